@@ -1,0 +1,1 @@
+"""Benchmark harness for customizing text-to-image models."""

@@ -1,0 +1,333 @@
+"""What methods, metrics, backbones and datasets promise each other. Everything else in `bench` is a pipe between these.
+
+Shapes: B rows of one forward pass, N images, C latent channels, H W latent size, P pixels per side, L tokens, D text width.
+Images cross every border as uint8 (N, 3, P, P); ranges are converted in one place, inside whoever needs another one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+EVALUATION_SEED_OFFSET = 1_000_000  # evaluation noise never meets training noise
+
+
+class BenchError(Exception):
+    """One clear sentence for the user: what was asked, what was found, what to type."""
+
+
+class Impossible(BenchError):
+    """This method cannot run on this dataset or backbone; the cell is recorded as skipped with this reason."""
+
+
+# --- what a method says ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Text:
+    """Embedded prompts: token states and what else the backbone's network needs, one row per prompt."""
+
+    states: Tensor  # (B, L, D)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)  # each (B, ...), e.g. SDXL's pooled embedding
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, rows: Any) -> Text:
+        return Text(self.states[rows], {name: value[rows] for name, value in self.extras.items()})
+
+    def expand(self, n: int) -> Text:
+        """One prompt repeated for n rows."""
+        return Text(
+            self.states.expand(n, *self.states.shape[1:]),
+            {name: value.expand(n, *value.shape[1:]) for name, value in self.extras.items()},
+        )
+
+    @staticmethod
+    def cat(texts: Sequence[Text]) -> Text:
+        import torch
+
+        return Text(
+            torch.cat([text.states for text in texts]),
+            {name: torch.cat([text.extras[name] for text in texts]) for name in texts[0].extras},
+        )
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Rows of one forward pass through the frozen backbone. The answer is the network's prediction (B, C, H, W).
+
+    An adapter with a scale takes part; absent is off. An ask all of whose adapters are frozen (or that has none) is
+    gradient-free. Any number of gradient-free asks may precede the one ask whose answer the next `Loss` is made of.
+    """
+
+    z: Tensor  # (B, C, H, W) noisy latents
+    t: Tensor  # (B,) timesteps
+    text: Text  # B rows
+    adapters: Mapping[str, Tensor | float] = field(default_factory=dict)  # adapter -> signed scale, for all or per row
+    frozen: frozenset[str] = frozenset()  # these take part but receive no gradient
+
+    @property
+    def trains(self) -> frozenset[str]:
+        return frozenset(self.adapters) - self.frozen
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar; the trainer runs the backward pass and steps the adapters that the last ask trained."""
+
+    value: Tensor  # ()
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """A low-rank adapter W = W0 + scale * up @ down, with `down` (r, in) and `up` (out, r) starting at zero.
+
+    `down` is drawn N(0, (1/r)^2) and trained, or, when `orthonormal_row` is set, made of rows
+    [orthonormal_row, orthonormal_row + rank) of a random orthonormal basis (one per input width, shared by all layers
+    of that width) and frozen (Pair Customization section 3.2).
+    """
+
+    rank: int
+    where: str = "attention"  # attention | linear | all
+    alpha: float | None = None  # None: alpha = rank, so the scale is 1
+    orthonormal_row: int | None = None
+    basis_seed: int = 123846
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a publication fixes about its optimisation."""
+
+    steps: int
+    lr: float
+    batch_size: int = 1
+    weight_decay: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    schedule: str = "constant"  # constant | cosine
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+    flip: bool = False  # mirror each drawn example with probability 1/2, pairs together
+    crop: float = 1.0  # smallest side of a random square crop as a fraction of the image, pairs together
+
+
+class Method(ABC):
+    """A customization method. It never calls the network: it asks, and the trainer or the sampler answers."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1  # raise it when the images change
+    needs: ClassVar[frozenset[str]] = frozenset()  # of "pairs", "references", "auxiliary", "class"
+    strength_knob: ClassVar[str]  # what `strength` turns, in the paper's words
+    strength: float  # the value used when none is asked for
+    start_t: float = 1000  # guidance begins at this timestep; before it the backbone's own guidance runs
+    recipe: Recipe | None = None  # None: nothing to train
+
+    def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
+        """The adapters to create, by name; the one called "style" is what is saved for others to load."""
+        return {}
+
+    def prior_prompts(self, dataset: Dataset) -> Sequence[str]:
+        """Prompts of images to be drawn from the untouched backbone before training; they become role "prior"."""
+        return ()
+
+    def step(self, data: TrainingData, k: int, rng: torch.Generator) -> Generator[Ask | Loss, Tensor | None, None]:
+        """One training step. `rng` depends on (seed, k) alone, so a resumed cell is the same cell."""
+        raise NotImplementedError(f"{type(self).__name__} has a recipe but no step")
+        yield
+
+    @abstractmethod
+    def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
+        """The texts that `guide` uses for one evaluation prompt, by role; "content" and "negative" are always there."""
+
+    @abstractmethod
+    def guide(
+        self, z: Tensor, t: Tensor, texts: Mapping[str, Text], cfg: float, strength: float
+    ) -> Generator[Ask, Tensor, Tensor]:
+        """Guided prediction (N, C, H, W) for latents z (N, C, H, W) at timesteps t (N,)."""
+
+
+def plain_guidance(
+    z: Tensor, t: Tensor, texts: Mapping[str, Text], cfg: float
+) -> Generator[Ask, Tensor, Tensor]:
+    """Classifier-free guidance of the untouched backbone on the content prompt (Ho & Salimans 2022)."""
+    import torch
+
+    answer = yield Ask(torch.cat([z, z]), torch.cat([t, t]), Text.cat([texts["negative"], texts["content"]]))
+    unconditional, conditional = answer.chunk(2)
+    return unconditional + cfg * (conditional - unconditional)
+
+
+# --- what a dataset provides -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training image with its caption (no style words, no rare token)."""
+
+    image: np.ndarray  # uint8 (3, P, P)
+    caption: str  # "a photo of a dog"
+    noun: str  # "dog"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same picture plain and stylised, aligned pixel by pixel."""
+
+    content: Example
+    style: Example
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A style or a subject: what to learn from, what to ask for, what to compare with."""
+
+    name: str
+    version: int
+    licence: str
+    source: str
+    style_words: str | None  # "in digital art style"; None for a subject
+    noun: str  # the class word, "dog"
+    pairs: tuple[Pair, ...]
+    references: tuple[Example, ...]  # style or subject images without a plain partner
+    auxiliary: tuple[Example, ...]
+    prompts: tuple[str, ...]  # evaluation prompts: content only
+    seeds: tuple[int, ...]  # evaluation seeds
+    controls: tuple[np.ndarray, ...]  # unrelated content images, each uint8 (3, P, P)
+    reference_set: Callable[[], np.ndarray] | None  # uint8 (M, 3, P, P), loaded when a metric needs it
+    oracle: Callable[[np.ndarray], np.ndarray] | None  # the style itself: uint8 (3, P, P) -> uint8 (3, P, P)
+    content_hash: str
+
+    @property
+    def provides(self) -> frozenset[str]:
+        have = {"pairs": self.pairs, "references": self.references, "auxiliary": self.auxiliary, "class": self.noun}
+        return frozenset(name for name, value in have.items() if value)
+
+
+class TrainingData(ABC):
+    """What `Method.step` draws from: latents of the dataset's images and embedded prompts, both cached."""
+
+    dataset: Dataset
+    batch_size: int
+
+    @abstractmethod
+    def draw(self, roles: Sequence[str], rng: torch.Generator) -> tuple[list[Tensor], list[Example]]:
+        """Latents (batch, C, H, W) per role, and the examples drawn for the first role.
+
+        Roles are "content" and "style" (the two halves of the pairs), "references", "auxiliary" and "prior". Roles
+        drawn together share indices, flips and crops, so pairs stay aligned.
+        """
+
+    @abstractmethod
+    def text(self, prompts: Sequence[str]) -> Text:
+        """Embedded prompts, one row each; computed once per prompt."""
+
+    @abstractmethod
+    def noise(self, like: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Gaussian noise shaped as `like` (B, C, H, W) and uniform timesteps (B,)."""
+
+    @abstractmethod
+    def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Latents diffused to timestep t, all (B, C, H, W)."""
+
+    @abstractmethod
+    def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What the network should predict: eps, or v (Salimans & Ho 2022), as the backbone was trained."""
+
+
+# --- what a backbone does ----------------------------------------------------------------------------------------
+
+
+class Backbone(ABC):
+    """A frozen text-to-image model behind one face: encode, decode, embed, diffuse, predict, schedule."""
+
+    name: str
+    resolution: int  # P, pixels per side
+    network: nn.Module  # where adapters attach
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def embed(self, prompts: Sequence[str]) -> Text: ...
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (N, 3, P, P) -> mean and standard deviation of the latent posterior, scaled, each (N, C, H, W)."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """(N, C, H, W) -> uint8 (N, 3, P, P)."""
+
+    @abstractmethod
+    def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def predict(self, z: Tensor, t: Tensor, text: Text) -> Tensor:
+        """The network's own prediction (B, C, H, W)."""
+
+    @abstractmethod
+    def scheduler(self, name: str, steps: int) -> Any:
+        """A fresh diffusers scheduler with its timesteps set, from the backbone's own noise schedule."""
+
+    @property
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+
+    @property
+    @abstractmethod
+    def train_timesteps(self) -> int: ...
+
+    def truncated(self, prompt: str) -> int:
+        """Tokens of the prompt beyond what the text encoder reads."""
+        return 0
+
+
+# --- what a metric measures --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything a metric may look at. Row i of every field belongs to generated image i."""
+
+    images: np.ndarray  # uint8 (N, 3, P, P)
+    baseline: np.ndarray  # uint8 (N, 3, P, P): the untouched backbone, same prompts and seeds
+    prompts: Sequence[str]  # content prompts, N
+    full_prompts: Sequence[str]  # as the method was asked at sampling, style words included, N
+    seeds: Sequence[int]  # evaluation seeds, N
+    dataset: Dataset
+    cache: Path  # features may be kept here
+
+
+@dataclass(frozen=True)
+class Score:
+    """Numbers of one metric: `values` by id, per-image values where they exist, and what they depend on."""
+
+    values: Mapping[str, float]
+    per_image: Mapping[str, np.ndarray] = field(default_factory=dict)  # id -> float (N,), NaN where undefined
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)  # network, weights hash, preprocessing, n, versions
+
+
+class Metric(ABC):
+    """A measurement of a set of images. Missing is absent, with the reason; no number is ever invented."""
+
+    higher_is_better: ClassVar[Mapping[str, bool]]  # id of each value -> direction
+
+    @abstractmethod
+    def missing(self) -> str | None:
+        """A sentence that names the weights file that is not on this machine, or None."""
+
+    @abstractmethod
+    def score(self, evaluation: Evaluation) -> Score:
+        """Raise `Impossible` with a sentence when the dataset lacks what the metric needs."""
