@@ -1,0 +1,27 @@
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: env demo test lint
+
+env: $(STAMP)  ## the environment in .venv, from nothing but Python 3.11+
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found; install one or type: make PYTHON=/path/to/python env"; exit 1; }
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/python -m uv pip install --quiet --python $(VENV)/bin/python -r requirements.lock
+	$(VENV)/bin/python -m uv pip install --quiet --python $(VENV)/bin/python --no-deps -e .
+	@touch $@
+
+demo: env  ## train a style on the embedded backbone, sample, score; prints the table row and where the grid lies
+	$(VENV)/bin/python -m bench method=pair dataset=halftone seed=0
+
+test: env
+	$(VENV)/bin/python -m pytest
+
+lint: env
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m mypy
