@@ -1,0 +1,1 @@
+"""The science of measurement: features once, then pure functions of features."""

@@ -1,0 +1,64 @@
+"""CLIP score: 100 x mean cosine of image and prompt, unclipped, kept per image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from bench.contracts import Evaluation, Metric, Score
+from metrics.features import FeatureStore
+from metrics.fingerprint import fingerprint
+from metrics.networks import OpenClip
+
+HESSEL_PREFIX = "A photo depicts "
+
+
+def cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Row by row, (..., D), (..., D) -> (...), float64."""
+    x, y = unit(x), unit(y)
+    return (x * y).sum(axis=-1)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows of (..., D) scaled to length one, float64."""
+    x = np.asarray(x, dtype=np.float64)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+class ClipScore(Metric):
+    """`clip_t` on the content prompt (the headline), `clip_t_full` on the prompt with the style words.
+
+    `hessel` adds 2.5 x mean max(cosine, 0) with the prefix "A photo depicts" (Hessel et al. 2021): it was calibrated
+    on ViT-B/32 and means nothing on another network.
+    """
+
+    higher_is_better: ClassVar = {"clip_t": True, "clip_t_full": True, "clipscore_hessel": True}
+
+    def __init__(self, network: OpenClip, hessel: bool = False):
+        self.network, self.hessel = network, hessel
+
+    def missing(self) -> str | None:
+        return self.network.missing()
+
+    def score(self, evaluation: Evaluation) -> Score:
+        store = FeatureStore(evaluation.cache)
+        images = store.features(evaluation.images, self.network)
+
+        def against(prompts: Sequence[str]) -> np.ndarray:
+            return cosine(images, store.texts(prompts, self.network))
+
+        per_image = {
+            "clip_t": 100 * against(evaluation.prompts),
+            "clip_t_full": 100 * against(evaluation.full_prompts),
+        }
+        if self.hessel:
+            captions = [HESSEL_PREFIX + prompt for prompt in evaluation.prompts]
+            per_image["clipscore_hessel"] = 2.5 * against(captions).clip(min=0)
+        truncated = self.network.truncated([*evaluation.prompts, *evaluation.full_prompts])
+        return Score(
+            {name: float(values.mean()) for name, values in per_image.items()},
+            per_image,
+            fingerprint("clip_score 1", len(images), self.network, truncated_captions=truncated),
+        )

@@ -1,0 +1,94 @@
+"""Distance to the stylised truth: the style function applied to the baseline image of the same prompt and seed.
+
+With y a generated image, y0 the baseline's and S the style, distances are d(y, S(y0)), and the closed fraction is
+1 - E d(y, S(y0)) / E d(y0, S(y0)): 0 for the untouched backbone, 1 for the truth (Pair Customization measures the
+distance to the stylised ground truth of the same seed in the same way).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from bench.contracts import Evaluation, Impossible, Metric, Score
+from metrics.clip_score import cosine
+from metrics.features import FeatureStore
+from metrics.fingerprint import fingerprint
+from metrics.networks import ImageNetwork, PerceptualNetwork
+from metrics.perceptual import distances
+
+
+def truth(evaluation: Evaluation) -> np.ndarray:
+    """S(y0), uint8 (N, 3, P, P); Impossible when the dataset knows no style function."""
+    style = evaluation.dataset.oracle
+    if style is None:
+        raise Impossible(f"The distance to the stylised truth needs an oracle, {evaluation.dataset.name} has none.")
+    return np.stack([style(image) for image in evaluation.baseline])
+
+
+def rms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Root mean square difference per image in units of 0..1, uint8 (N, 3, P, P) -> (N,)."""
+    return np.sqrt(np.square((a.astype(np.float64) - b) / 255).mean(axis=(1, 2, 3)))
+
+
+def closed(distance: np.ndarray, start: np.ndarray) -> float:
+    """1 - ratio of means; NaN when the baseline already is the truth."""
+    return float(1 - distance.mean() / start.mean()) if start.mean() > 0 else float("nan")
+
+
+class Oracle(Metric):
+    """In RGB and in a perceptual distance."""
+
+    higher_is_better: ClassVar = {
+        "oracle_rgb": False,
+        "oracle_lpips": False,
+        "oracle_closed_rgb": True,
+        "oracle_closed_lpips": True,
+    }
+
+    def __init__(self, network: PerceptualNetwork):
+        self.network = network
+
+    def missing(self) -> str | None:
+        return self.network.missing()
+
+    def score(self, evaluation: Evaluation) -> Score:
+        """Impossible when the dataset has no oracle."""
+        target, store = truth(evaluation), FeatureStore(evaluation.cache)
+        y, y0 = evaluation.images, evaluation.baseline
+        rgb = rms(y, target)
+        lpips = distances(store, self.network, y, target)
+        return Score(
+            {
+                "oracle_rgb": float(rgb.mean()),
+                "oracle_lpips": float(lpips.mean()),
+                "oracle_closed_rgb": closed(rgb, rms(y0, target)),
+                "oracle_closed_lpips": closed(lpips, distances(store, self.network, y0, target)),
+            },
+            {"oracle_rgb": rgb, "oracle_lpips": lpips},
+            fingerprint("oracle 1", len(y), self.network, target),
+        )
+
+
+class OracleClip(Metric):
+    """In the image features of a CLIP, 1 - cosine."""
+
+    higher_is_better: ClassVar = {"oracle_clip": False, "oracle_closed_clip": True}
+
+    def __init__(self, network: ImageNetwork):
+        self.network = network
+
+    def missing(self) -> str | None:
+        return self.network.missing()
+
+    def score(self, evaluation: Evaluation) -> Score:
+        """Impossible when the dataset has no oracle."""
+        target, store = truth(evaluation), FeatureStore(evaluation.cache)
+        y, y0, s = (store.features(x, self.network) for x in (evaluation.images, evaluation.baseline, target))
+        distance = 1 - cosine(y, s)
+        return Score(
+            {"oracle_clip": float(distance.mean()), "oracle_closed_clip": closed(distance, 1 - cosine(y0, s))},
+            {"oracle_clip": distance},
+            fingerprint("oracle_clip 1", len(y), self.network, target),
+        )
