@@ -1,0 +1,73 @@
+"""Between pixels and latents: diffusers' AutoencoderKL, with ranges and scaling in one place.
+
+Shapes: N images of P pixels per side, C latent channels, H W latent size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.backbones import read_config
+from bench.backbones.load import load_model
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+PIXELS_AT_ONCE = 2**20  # decoding needs about 6 kB per pixel
+
+
+class Autoencoder:
+    """z = (latent - shift) * scale. Half precision only where the weights say that they survive it."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device, variant: str | None = None):
+        import torch
+        from diffusers import AutoencoderKL
+
+        unsafe = read_config(folder, "config.json").get("force_upcast", True)
+        precision = torch.promote_types(dtype, torch.float32) if unsafe else dtype
+        self.network = load_model(AutoencoderKL, folder, precision, variant).to(device)
+        config = self.network.config
+        self.factor = 2 ** (len(config.block_out_channels) - 1)
+        self.channels = config.latent_channels
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        self.shift = self._column(mean or [config.shift_factor or 0.0])
+        self.scale = config.scaling_factor / self._column(std or [1.0])
+
+    def _column(self, values: list[float]) -> Tensor:
+        import torch
+
+        dtype = torch.promote_types(self.network.dtype, torch.float32)
+        return torch.tensor(values, device=self.network.device, dtype=dtype).view(1, -1, 1, 1)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (N, 3, P, P) -> mean and standard deviation of the scaled latent, each (N, C, H, W)."""
+        import torch
+
+        with torch.no_grad():
+            parts = [self._posterior(part) for part in images.split(self._at_once(images.shape[-1]))]
+        mean, std = (torch.cat(column).to(self.scale.dtype) for column in zip(*parts, strict=True))
+        return (mean - self.shift) * self.scale, std * self.scale
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = images.to(self.network.device, self.network.dtype) / 127.5 - 1
+        posterior = self.network.encode(x).latent_dist
+        return posterior.mean, posterior.std
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(N, C, H, W) -> uint8 (N, 3, P, P), rounded to the nearest grey level."""
+        import torch
+
+        latents = z.to(self.scale) / self.scale + self.shift
+        with torch.no_grad():
+            return torch.cat([self._pixels(part) for part in latents.split(self._at_once(z.shape[-1] * self.factor))])
+
+    def _pixels(self, latents: Tensor) -> Tensor:
+        import torch
+
+        x = self.network.decode(latents.to(self.network.dtype)).sample.to(self.scale.dtype)
+        return ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+    def _at_once(self, pixels: int) -> int:
+        return max(1, PIXELS_AT_ONCE // pixels**2)

@@ -1,0 +1,205 @@
+"""What the Stable Diffusion family shares: a UNet on the latents of an autoencoder, conditioned on prompts.
+
+Shapes: B rows, N images of P pixels per side, C latent channels, H W latent size.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from bench.backbones import read_config, resolve, sites
+from bench.contracts import Backbone, BenchError, Text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor, nn
+
+    from bench.backbones.text_encoder import TextEncoder
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+class LatentDiffusion(Backbone):
+    """A frozen UNet, its autoencoder, its noise schedule; subclasses add how prompts are read.
+
+    `dtype` is the precision of UNet and text encoders; below float32 the UNet runs under autocast, so adapters in
+    float32 keep their precision, and latents and answers stay float32.
+    """
+
+    pipeline_class: str  # of diffusers
+    conditioning: str | None  # what the UNet's configuration calls its added conditioning
+
+    def __init__(
+        self,
+        path: str,
+        resolution: int,
+        dtype: str = "float32",
+        device: str = "auto",
+        name: str = "",
+        vae: str | None = None,
+        variant: str | None = None,
+        channels_last: bool = False,
+        gradient_checkpointing: bool = False,
+        download_gb: float | None = None,
+    ):
+        from diffusers import UNet2DConditionModel
+
+        from bench.backbones.autoencoder import Autoencoder
+        from bench.backbones.load import load_model
+        from bench.backbones.noise_schedule import NoiseSchedule
+
+        self.name, self.resolution = name, resolution
+        self.dtype, self.device = _dtype(dtype), _device(device)
+        self.folder = resolve(path, variant, download_gb)
+        vae_folder = resolve(vae) if vae else self.folder / "vae"
+        self._check(read_config(self.folder, "unet/config.json"))
+        self.schedule = NoiseSchedule(read_config(self.folder, "scheduler/scheduler_config.json"))
+        self.network = load_model(UNet2DConditionModel, self.folder / "unet", self.dtype, variant).to(self.device)
+        self.vae = Autoencoder(vae_folder, self.dtype, self.device, variant)
+        self.text_encoders = self._text_encoders(self.folder, variant)
+        for encoder in self.text_encoders:
+            encoder.network.to(self.device)
+        self._check_sizes()
+        self._tune(channels_last, gradient_checkpointing)
+
+    # --- what subclasses say
+
+    @abstractmethod
+    def _text_encoders(self, folder: Path, variant: str | None) -> tuple[TextEncoder, ...]: ...
+
+    # --- pixels and latents
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (N, 3, P, P) -> mean and standard deviation of the scaled latent posterior, each (N, C, H, W)."""
+        if tuple(images.shape[1:]) != (3, self.resolution, self.resolution):
+            raise BenchError(
+                f"{self.name} encodes images (N, 3, {self.resolution}, {self.resolution}); found "
+                f"{tuple(images.shape)}; resize them or set backbone.resolution."
+            )
+        return self.vae.encode(images)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(N, C, H, W) -> uint8 (N, 3, P, P)."""
+        return self.vae.decode(z)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        side = self.resolution // self.vae.factor
+        return self.vae.channels, side, side
+
+    # --- noise
+
+    @property
+    def train_timesteps(self) -> int:
+        return self.schedule.train_timesteps
+
+    def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        return self.schedule.noisy(z, eps, t)
+
+    def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        return self.schedule.target(z, eps, t)
+
+    def scheduler(self, name: str, steps: int) -> Any:
+        return self.schedule.scheduler(name, steps)
+
+    # --- the network
+
+    def predict(self, z: Tensor, t: Tensor, text: Text) -> Tensor:
+        """The UNet's prediction (B, C, H, W) for latents at timesteps t (B,), in the precision of z."""
+        with self._autocast():
+            prediction = self.network(
+                z.to(self.device, self.dtype),
+                t.to(self.device),
+                encoder_hidden_states=text.states,
+                added_cond_kwargs=dict(text.extras) or None,
+                return_dict=False,
+            )[0]
+        return prediction.to(z.dtype)
+
+    def _autocast(self) -> AbstractContextManager:
+        import torch
+
+        return torch.autocast(self.device.type, self.dtype) if self.dtype.itemsize < 4 else nullcontext()
+
+    def sites(self, where: str) -> dict[str, nn.Module]:
+        """Layers of the network that carry adapters, by name; `where` is a key of `sites.WHERE`."""
+        return sites.sites(self.network, where)
+
+    def truncated(self, prompt: str) -> int:
+        return max(encoder.truncated(prompt) for encoder in self.text_encoders)
+
+    def pipeline(self) -> Any:
+        """diffusers' pipeline made of these very components, with the folder's own scheduler, no safety checker."""
+        import diffusers
+
+        scheduler = getattr(diffusers, self.schedule.config["_class_name"]).from_config(self.schedule.config)
+        parts = {"unet": self.network, "vae": self.vae.network, "scheduler": scheduler}
+        for number, encoder in enumerate(self.text_encoders, start=1):
+            suffix = "" if number == 1 else f"_{number}"
+            parts |= {f"text_encoder{suffix}": encoder.network, f"tokenizer{suffix}": encoder.tokenizer}
+        return getattr(diffusers, self.pipeline_class)(**parts, **self._pipeline_options())
+
+    @abstractmethod
+    def _pipeline_options(self) -> dict[str, Any]: ...
+
+    # --- checks and tuning
+
+    def _check(self, config: dict[str, Any]) -> None:
+        """A folder of another model family is told before its weights are read."""
+        if config.get("addition_embed_type") != self.conditioning:
+            other = "sd15" if self.conditioning else "sdxl"
+            raise BenchError(
+                f"{self.folder} holds a UNet with added conditioning {config.get('addition_embed_type')!r}, "
+                f"but {type(self).__name__} needs {self.conditioning!r}; try backbone={other} with this path."
+            )
+
+    def _check_sizes(self) -> None:
+        factor, channels = self.vae.factor, self.network.config.in_channels
+        if self.resolution < factor or self.resolution % factor:
+            raise BenchError(
+                f"The resolution {self.resolution} was asked for; {self.name} needs a multiple of {factor}, "
+                f"e.g. backbone.resolution={max(1, round(self.resolution / factor)) * factor}."
+            )
+        if channels != self.vae.channels:
+            raise BenchError(
+                f"The UNet of {self.folder} reads {channels} channels and its autoencoder makes {self.vae.channels}; "
+                "give a plain text-to-image model (inpainting and editing models are not)."
+            )
+
+    def _tune(self, channels_last: bool, gradient_checkpointing: bool) -> None:
+        """Memory layout, and activations recomputed in the backward pass (diffusers does so without reentrance)."""
+        import torch
+
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+            self.vae.network.to(memory_format=torch.channels_last)
+        if gradient_checkpointing:
+            self.network.enable_gradient_checkpointing()
+
+
+def _dtype(name: str) -> torch.dtype:
+    import torch
+
+    if name not in DTYPES:
+        raise BenchError(f"The precision {name!r} was asked for; give backbone.dtype={'|'.join(DTYPES)}.")
+    return getattr(torch, name)
+
+
+def _device(name: str) -> torch.device:
+    """`auto` is the GPU when there is one."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BenchError(f"The device {name!r} was asked for; give backbone.device=auto, cpu or cuda.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BenchError(f"The device {name!r} was asked for, but torch finds no GPU; give backbone.device=cpu.")
+    return device

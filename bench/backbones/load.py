@@ -1,0 +1,46 @@
+"""One model of a diffusers folder: every weight found, upcast or downcast to the asked precision, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.backbones import variant_of
+from bench.contracts import BenchError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """What the libraries raise about a broken folder, as one sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BenchError(
+            f"{folder} was asked for a model in diffusers format and cannot be read ({reason}); "
+            "check that the folder is complete, or stage it again."
+        ) from error
+
+
+def load_model(kind: type[Any], folder: Path, dtype: torch.dtype, variant: str | None = None) -> Any:
+    """A frozen model in evaluation mode, on the CPU. Raises BenchError when a weight is missing or a file broken.
+
+    Safetensors come first; .bin files are opened by the libraries with weights_only.
+    """
+    precision = {"torch_dtype" if kind.__module__.startswith("diffusers") else "dtype": dtype}
+    options = {"variant": variant_of(folder, variant), "output_loading_info": True, "local_files_only": True}
+    if not (folder / "config.json").is_file():
+        raise BenchError(f"{folder} was asked for a model in diffusers format; it has no config.json.")
+    with reading(folder):
+        model, report = kind.from_pretrained(folder, **precision, **options)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise BenchError(f"{folder} lacks {len(missing)} weights of its model, first {missing[0]}; stage it again.")
+    return model.eval().requires_grad_(False)

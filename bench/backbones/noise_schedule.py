@@ -1,0 +1,57 @@
+"""The backbone's own forward diffusion z_t = a_t z + s_t eps, what it predicts, and samplers that undo it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bench.contracts import BenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "pndm": "PNDMScheduler",
+}
+
+
+class NoiseSchedule:
+    """Built from a `scheduler_config.json` (betas, prediction type, timestep spacing)."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        from diffusers import DDPMScheduler
+
+        self.config = dict(config, clip_sample=False)  # latents are not confined to [-1, 1]
+        self._diffusion = DDPMScheduler.from_config(self.config)
+        self.prediction = self._diffusion.config.prediction_type
+        if self.prediction not in ("epsilon", "v_prediction"):
+            raise BenchError(
+                f"The backbone predicts {self.prediction!r}; only epsilon and v_prediction are understood, "
+                "choose another backbone.path."
+            )
+
+    @property
+    def train_timesteps(self) -> int:
+        return self._diffusion.config.num_train_timesteps
+
+    def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        return self._diffusion.add_noise(z, eps, t)
+
+    def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """eps, or v = a_t eps - s_t z (Salimans & Ho 2022)."""
+        return eps if self.prediction == "epsilon" else self._diffusion.get_velocity(z, eps, t)
+
+    def scheduler(self, name: str, steps: int) -> Any:
+        """A fresh diffusers scheduler with its timesteps set, on the CPU."""
+        import diffusers
+
+        if name not in SCHEDULERS:
+            raise BenchError(f"The scheduler {name!r} was asked for; known are {', '.join(SCHEDULERS)}.")
+        if not 1 <= steps <= self.train_timesteps:
+            raise BenchError(f"{steps} sampling steps were asked for; give 1 to {self.train_timesteps}.")
+        scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(self.config)
+        scheduler.set_timesteps(steps, device="cpu")
+        return scheduler

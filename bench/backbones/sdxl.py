@@ -1,0 +1,61 @@
+"""Stable Diffusion XL (Podell et al. 2023): two text encoders, a pooled embedding, and sizes as conditioning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.backbones import read_config
+from bench.backbones.latent_diffusion import LatentDiffusion
+from bench.backbones.text_encoder import TextEncoder
+from bench.contracts import Text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class StableDiffusionXL(LatentDiffusion):
+    """Both encoders' penultimate layers side by side; the second one's pooled embedding; original size, crop, target.
+
+    The published autoencoder overflows in float16 and is kept in float32, unless `vae` names one that does not.
+    """
+
+    pipeline_class = "StableDiffusionXLPipeline"
+    conditioning = "text_time"
+
+    def embed(self, prompts: Sequence[str]) -> Text:
+        """Where the model's index says so (as SDXL's does), the empty prompt is all zeros, as in diffusers."""
+        import torch
+
+        first, second = (encoder.outputs(prompts) for encoder in self.text_encoders)
+        states = torch.cat([torch.cat([out.hidden_states[-2] for out in outs]) for outs in (first, second)], dim=-1)
+        pooled = torch.cat([out.text_embeds for out in second])  # (B, D2)
+        keep = torch.tensor([not self._zeroed(prompt) for prompt in prompts], device=self.device)
+        states, pooled = states * keep[:, None, None], pooled * keep[:, None]
+        return Text(states, {"text_embeds": pooled, "time_ids": self._time_ids(len(prompts))})
+
+    def _zeroed(self, prompt: str) -> bool:
+        return not prompt and self._index.get("force_zeros_for_empty_prompt", True)
+
+    def _time_ids(self, n: int) -> Tensor:
+        """(n, 6): original height and width, crop top and left, target height and width; all in pixels."""
+        import torch
+
+        size = self.resolution
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        return torch.tensor([[size, size, 0, 0, size, size]], dtype=dtype, device=self.device).repeat(n, 1)
+
+    def _text_encoders(self, folder: Path, variant: str | None) -> tuple[TextEncoder, ...]:
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+        self._index = read_config(folder, "model_index.json")
+        kinds = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
+        return tuple(
+            TextEncoder(folder / f"tokenizer{suffix}", folder / f"text_encoder{suffix}", kind, self.dtype, variant)
+            for suffix, kind in kinds.items()
+        )
+
+    def _pipeline_options(self) -> dict[str, Any]:
+        zeros = self._index.get("force_zeros_for_empty_prompt", True)
+        return {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
