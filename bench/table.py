@@ -1,0 +1,254 @@
+"""All records as one table: python -m bench.table --where method=pair,dreambooth --markdown table.md
+
+`frame` has a line per record, strength and metric; `wide` a line per record and strength; `summary` a line per
+(method, dataset, backbone, settings, strength) with mean and standard deviation over seeds. A metric's column carries
+its network's name, so numbers of unlike networks never share one. Failed and skipped cells are lines with their reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.contracts import BenchError
+from bench.record import Record, Store, atomic_write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CELL = ["method", "dataset", "backbone", "settings", "seed"]
+STATE = ["status", "reason", "run_id"]
+SCORE = ["strength", "metric", "network", "value", "higher_is_better"]
+COST = (
+    "load_s baseline_s train_s sample_s score_s images_per_s steps_per_s peak_gb adapter_bytes trainable_parameters"
+).split()
+GROUP = ["method", "dataset", "backbone", "settings", "strength"]
+CONF = Path(__file__).parents[1] / "conf" / "table.yaml"
+
+
+def load(root: Path | str) -> pd.DataFrame:
+    """The long table of all records below a folder."""
+    return frame(Store(root).records())
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One line per record, strength and metric; a record without scores has one line."""
+    import pandas as pd
+
+    lines = [line for record in records for line in _lines(record)]
+    table = pd.DataFrame(lines, columns=[*CELL, *SCORE, *STATE, *COST])
+    return table.astype({"strength": float, "value": float} | dict.fromkeys(COST, float))
+
+
+def long(records: Iterable[Record]) -> pd.DataFrame:
+    """Only the numbers: strength, metric, network, value, higher_is_better."""
+    table = frame(records)
+    return table.loc[table.metric.notna(), SCORE].reset_index(drop=True)
+
+
+def _lines(record: Record) -> list[dict[str, Any]]:
+    cell = {key: _name(record.config.get(key)) for key in CELL if key != "settings"}
+    head = {**cell, "settings": _settings(record.config), "status": record.status, "reason": record.reason}
+    head |= {"run_id": record.run_id} | {key: record.cost.get(key) for key in COST}
+    scores = [score for score in record.scores if score.get("metric") is not None]
+    return [{**head, **{key: score.get(key) for key in SCORE}} for score in scores] or [head]
+
+
+def _name(value: Any) -> Any:
+    return value.get("name") if isinstance(value, Mapping) else value
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    """A short hash of everything but the dataset and the seed: cells that differ in it are not averaged."""
+    what = {key: config.get(key) for key in ("method", "backbone", "trainer", "sampler")}
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:6]
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """One line per record and strength; a column "metric [network]" for each metric."""
+    scored = table[table.metric.notna()]
+    names = column_names(scored)
+    keys = ["run_id", "strength"]
+    cells = table[[*CELL, "strength", *STATE, *COST]].drop_duplicates(keys)
+    values = scored.assign(column=names).drop_duplicates([*keys, "column"], keep="last")
+    values = values.pivot(index=keys, columns="column", values="value")[list(dict.fromkeys(names))].reset_index()
+    rows = cells.merge(values, on=keys, how="left").sort_values(["dataset", "method", "settings", "strength", "seed"])
+    rows.attrs["higher_is_better"] = dict(zip(names, scored.higher_is_better, strict=True))
+    return rows.reset_index(drop=True)
+
+
+def column_names(scored: pd.DataFrame) -> list[str]:
+    """ "fid [mini-clip]", or "cost" alone where no network is involved."""
+    pairs = zip(scored.metric, scored.network, strict=True)
+    return [f"{metric} [{network}]" if isinstance(network, str) else metric for metric, network in pairs]
+
+
+def metric_columns(rows: pd.DataFrame) -> list[str]:
+    """The columns of `wide` or `summary` that hold numbers to compare: metrics, then costs."""
+    fixed = {*CELL, *STATE, *COST, "strength", "n"}
+    return [column for column in rows if column not in fixed and not column.endswith(" sd")] + COST
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds, a column "<name> sd" with the standard deviation (n - 1; NaN for one seed), and n.
+
+    Failed and skipped cells are one line per reason, with n seeds and no numbers.
+    """
+    import pandas as pd
+
+    rows = wide(table)
+    numbers = metric_columns(rows)
+    done = rows[rows.status == "done"]
+    groups = done.groupby(GROUP, dropna=False)
+    parts = [groups.size().rename("n"), groups[numbers].mean(), groups[numbers].std().add_suffix(" sd")]
+    means = pd.concat(parts, axis=1).reset_index().assign(status="done", reason=None)
+    other = rows[rows.status != "done"].groupby([*GROUP, "status", "reason"], dropna=False).size()
+    joined = pd.concat([means, other.rename("n").reset_index()]) if len(other) else means
+    joined.attrs = rows.attrs
+    return joined.sort_values(["dataset", "method", "settings", "strength"]).reset_index(drop=True)
+
+
+def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """Lines that meet all of "column=a,b"; a and b may hold * and ?."""
+    for condition in conditions:
+        column, equals, wanted = condition.partition("=")
+        if not equals or column not in table:
+            raise BenchError(
+                f"--where takes column=value[,value] with a column of {', '.join(table)}; got {condition!r}."
+            )
+        patterns = wanted.split(",")
+        texts = table[column].map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+        table = table[[any(fnmatch(text, pattern) for pattern in patterns) for text in texts]]
+    return table
+
+
+# --- showing -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def headline() -> list[str]:
+    """Names of the columns shown first, from conf/table.yaml."""
+    import yaml
+
+    return yaml.safe_load(CONF.read_text())["headline"]
+
+
+def choose(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[str]:
+    """Columns to show: the headline, those named (without or with their network), or ["all"] that hold a number."""
+    have = [column for column in metric_columns(rows) if rows[column].notna().any()]
+    if metrics == ["all"]:
+        return have
+    wanted = metrics or headline()
+    unknown = [name for name in metrics or [] if name not in {_bare(column) for column in have} | set(have)]
+    if unknown:
+        raise BenchError(f"No record has the metric {', '.join(unknown)}; there are {', '.join(have) or 'none'}.")
+    return [column for name in wanted for column in have if name in (column, _bare(column))]
+
+
+def _bare(column: str) -> str:
+    return column.partition(" [")[0]
+
+
+def render(rows: pd.DataFrame, metrics: Sequence[str] | None = None, style: str = "simple") -> str:
+    """A readable text of `wide` or `summary`: what all lines share stands above, reasons below."""
+    from tabulate import tabulate
+
+    if rows.empty:
+        return "No record."
+    shared, keys = _keys(rows)
+    chosen = choose(rows, metrics)
+    head = [*keys, *[_heading(column, rows.attrs.get("higher_is_better", {}), style) for column in chosen]]
+    body = [[_text(row[key]) for key in keys] + [_number(row, column) for column in chosen] for row in _dicts(rows)]
+    align = ["left"] * len(keys) + ["right"] * len(chosen)
+    text = tabulate(body, head, tablefmt=style, colalign=align, disable_numparse=True)
+    return "\n\n".join(part for part in (shared, text, _reasons(rows, style)) if part)
+
+
+def _dicts(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return rows.to_dict("records")
+
+
+def _keys(rows: pd.DataFrame) -> tuple[str, list[str]]:
+    """A line of what is the same everywhere, and the columns that tell the lines apart."""
+    keys = [key for key in ("method", "dataset", "backbone", "strength", "seed", "n", "status") if key in rows]
+    same = [key for key in keys[2:] if rows[key].nunique(dropna=False) == 1]
+    shared = ", ".join(f"{key} {_text(rows[key].iloc[0])}" for key in same)
+    if (rows.groupby(["method", "backbone"], dropna=False).settings.nunique() > 1).any():
+        keys.insert(3, "settings")
+    return shared, [key for key in keys if key not in same]
+
+
+def _heading(column: str, higher: Mapping[str, Any], style: str) -> str:
+    arrow = {True: " ↑", False: " ↓"}.get(higher.get(column), "")
+    name, bracket, network = column.partition(" [")
+    return f"{name}{arrow}{' ' if style == 'pipe' else chr(10)}{'[' if bracket else ''}{network}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:g}"
+    return "" if value is None else str(value)
+
+
+def _number(row: Mapping[str, Any], column: str) -> str:
+    value, spread = row[column], row.get(f"{column} sd", float("nan"))
+    if value != value:
+        return ""
+    return f"{value:.4g}" if spread != spread else f"{value:.4g} ± {spread:.2g}"
+
+
+def _reasons(rows: pd.DataFrame, style: str) -> str:
+    """A line for each cell that has no numbers."""
+    bad = [row for row in _dicts(rows) if row["status"] != "done"]
+    lines = [f"{row['status']}: {row['method']} on {row['dataset']}: {_text(row['reason'])}" for row in bad]
+    start = "- " if style == "pipe" else ""
+    return "\n".join(start + line for line in dict.fromkeys(lines))
+
+
+# --- command line ------------------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(prog="python -m bench.table", description="Show all records as one table.")
+    parse.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    parse.add_argument("--where", nargs="+", action="extend", default=[], metavar="COLUMN=A,B", help="* and ? match")
+    parse.add_argument("--by", choices=("seeds", "runs"), default="seeds", help="mean over seeds, or each run")
+    parse.add_argument("--metrics", help="names, comma-separated, or all; default: conf/table.yaml")
+    for kind in ("csv", "parquet", "markdown"):
+        parse.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"also write {kind}, all columns")
+    return parse
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    table = where(load(options.results), options.where)
+    rows = summary(table) if options.by == "seeds" else wide(table)
+    metrics = options.metrics.split(",") if options.metrics else None
+    print(render(rows, metrics))
+    write(rows, metrics, options.csv, options.parquet, options.markdown)
+
+
+def write(
+    rows: pd.DataFrame, metrics: Sequence[str] | None, csv: Path | None, parquet: Path | None, markdown: Path | None
+) -> None:
+    """The table as files: csv and parquet with all columns, markdown with the chosen ones."""
+    if csv:
+        atomic_write(csv, rows.to_csv(index=False).encode())
+    if parquet:
+        atomic_write(parquet, rows.to_parquet(index=False))
+    if markdown:
+        atomic_write(markdown, (render(rows, metrics, "pipe") + "\n").encode())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BenchError as error:
+        sys.exit(f"bench.table: {error}")
