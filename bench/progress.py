@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
@@ -14,7 +14,7 @@ EVERY_S = 10.0
 def progress(work: Iterable[T] | int, label: str, unit: str = "it", total: int | None = None) -> Iterator[Any]:
     """Yield what `work` yields (or 0, 1, ... for a number) while showing how far it is on stderr."""
     items: Iterable[Any] = range(work) if isinstance(work, int) else work
-    total = total if total is not None else len(items) if hasattr(items, "__len__") else None
+    total = total if total is not None else len(items) if isinstance(items, Sized) else None
     if sys.stderr.isatty():
         return _bar(items, label, unit, total)
     return _lines(items, label, unit, total, sys.stderr)

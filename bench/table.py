@@ -186,7 +186,8 @@ def _keys(rows: pd.DataFrame) -> tuple[str, list[str]]:
 
 
 def _heading(column: str, higher: Mapping[str, Any], style: str) -> str:
-    arrow = {True: " ↑", False: " ↓"}.get(higher.get(column), "")
+    up = higher.get(column)
+    arrow = "" if up is None else " ↑" if up else " ↓"
     name, bracket, network = column.partition(" [")
     return f"{name}{arrow}{' ' if style == 'pipe' else chr(10)}{'[' if bracket else ''}{network}"
 

@@ -78,17 +78,17 @@ class Wandb(Tracker):
         self._try("log a table", lambda: self.run and self.run.log({name: _table(frame)}))
 
     def artifact(self, name: str, path: Path | str, type: str) -> None:
-        self._try("keep a file", lambda: self.run and self._artifact(name, path, type))
+        self._try("keep a file", lambda: self._artifact(name, path, type) if self.run else None)
 
     def finish(self, status: str) -> None:
-        self._try("finish", lambda: self.run and self._finish(status))
+        self._try("finish", lambda: self._finish(status) if self.run else None)
         if self.run and self.broken:
             with contextlib.suppress(Exception):  # said already
                 self.run.finish(exit_code=1)
         self.run = None
 
     def _start(self, run_id: str, config: dict[str, Any], group: str, tags: list[str]) -> None:
-        mode = os.environ.get("WANDB_MODE", self.mode)
+        mode: Any = os.environ.get("WANDB_MODE", self.mode)
         if mode != "online":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing leaves the machine unasked
         self.folder.mkdir(parents=True, exist_ok=True)
