@@ -1,0 +1,118 @@
+"""Rebuild `mini` from nothing: world -> tokenizer -> vae -> clip -> perceptual -> unet -> export.
+
+    python -m bench.mini.recipe --out DIR [--device cuda|cpu] [--scale 1.0] [--stages vae,clip] [--seed 0]
+
+Finished stages are skipped and an unfinished one goes on from its checkpoint. `--scale` multiplies pictures and steps;
+the committed bundle is scale 1 on two CPU cores (times in MODEL_CARD.md). A GPU affords `--scale 10`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
+
+from bench.mini.recipe import clip, export, perceptual, tokenizer, unet, vae, world
+
+PICTURES, ODD = 30000, 9000
+STEPS = {"vae": 3000, "clip": 900, "trunk": 1200, "weights": 300, "unet": 2600}
+
+
+class Recipe:
+    """The stages; each leaves its result under `work` and a `<stage>.done` file."""
+
+    def __init__(self, out: Path, device: str, scale: float, seed: int, threads: int):
+        self.work, self.out, self.device, self.seed = out / "work", out / "weights", device, seed
+        self.scale, self.threads = scale, threads
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def steps(self, name: str) -> int:
+        return max(1, round(STEPS[name] * self.scale))
+
+    def pictures(self) -> world.World:
+        return world.World.load(self.work / "world")
+
+    def vocabulary(self) -> int:
+        return len(CLIPTokenizer.from_pretrained(self.work / "tokenizer"))
+
+    def tokens(self, pictures: world.World) -> torch.Tensor:
+        return unet.token_table(CLIPTokenizer.from_pretrained(self.work / "tokenizer"), pictures.captions)
+
+    def do_world(self) -> None:
+        count, odd = (max(world.CHUNK, round(n * self.scale)) for n in (PICTURES, ODD))
+        world.build(self.work / "world", count, odd, self.seed, os.cpu_count() or 1)
+
+    def do_tokenizer(self) -> None:
+        tokenizer.build(self.work / "tokenizer")
+
+    def do_vae(self) -> None:
+        pictures = self.pictures()
+        model = vae.train(pictures, self.work, self.steps("vae"), self.seed, self.device)
+        model.to("cpu").save_pretrained(self.work / "vae")
+
+    def do_latents(self) -> None:
+        model = AutoencoderKL.from_pretrained(self.work / "vae").to(self.device)
+        mean, std = vae.encode(model, self.pictures().images, self.device, "latents")
+        save_file({"mean": mean, "std": std}, self.work / "latents.safetensors")
+
+    def do_clip(self) -> None:
+        pictures, size = self.pictures(), self.vocabulary()
+        model = clip.train(pictures, self.tokens(pictures), size, self.work, self.steps("clip"), self.seed, self.device)
+        clip.save(model.cpu(), size, self.work / "tokenizer", self.work / "clip")
+
+    def do_perceptual(self) -> None:
+        pictures = self.pictures()
+        trunk = perceptual.train_trunk(pictures, self.work, self.steps("trunk"), self.seed, self.device)
+        perceptual.calibrate(trunk, pictures, self.steps("weights"), self.seed, self.device)
+        trunk.cpu().save(self.work / "perceptual")
+
+    def do_unet(self) -> None:
+        pictures, latents = self.pictures(), load_file(self.work / "latents.safetensors")
+        scale = AutoencoderKL.load_config(self.work / "vae")["scaling_factor"]
+        contrastive = load_file(self.work / "clip" / "open_clip_model.safetensors")
+        unet.train(
+            (latents["mean"], latents["std"]), scale, self.tokens(pictures), self.vocabulary(), contrastive,
+            self.work, self.steps("unet"), self.seed, self.device,
+        )  # fmt: skip
+
+    def do_export(self) -> None:
+        export.export(self.work, self.out)
+
+    def run(self, stages: list[str]) -> None:
+        torch.set_num_threads(self.threads)
+        for stage in stages:
+            done = self.work / f"{stage}.done"
+            if done.exists():
+                print(f"{stage}: finished before, skipped", flush=True)
+                continue
+            began = time.time()
+            action: Callable[[], None] = getattr(self, f"do_{stage}")
+            action()
+            done.write_text(f"{time.time() - began:.0f} s\n")
+            print(f"{stage}: done in {time.time() - began:.0f} s", flush=True)
+
+
+STAGES = ("world", "tokenizer", "vae", "clip", "perceptual", "latents", "unet", "export")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1))
+    args = parser.parse_args()
+    Recipe(args.out, args.device, args.scale, args.seed, args.threads).run(args.stages.split(","))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Stage `export`: write the bundle `weights/{diffusion,clip,perceptual}` in half precision, file by file atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from bench.mini.recipe import unet as denoiser
+
+LIMIT_BYTES = 32 * 2**20
+
+
+def averaged(work: Path, vocabulary: int) -> tuple[torch.nn.Module, torch.nn.Module, int]:
+    """The averaged UNet and text encoder of the checkpoint, and its step."""
+    saved = torch.load(work / "unet.checkpoint.pt", map_location="cpu", weights_only=True)
+    unet, text = denoiser.build(), denoiser.build_text(vocabulary)
+    unet.load_state_dict(saved["averages"]["unet"])
+    text.load_state_dict(saved["averages"]["text"])
+    return unet.eval(), text.eval(), saved["step"]
+
+
+def pipeline(work: Path) -> StableDiffusionPipeline:
+    """The pipeline as it stands, in float32."""
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    unet, text, _ = averaged(work, len(tokenizer))
+    scheduler = DDIMScheduler(**denoiser.SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work / "vae").eval(),
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _replace_files(source: Path, target: Path) -> None:
+    """Move every file of source into target, one atomic replacement each; nothing of the old bundle is left over."""
+    fresh = {f.relative_to(source) for f in source.rglob("*") if f.is_file()}
+    for name in fresh:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, target / f"{name}.part")
+        os.replace(target / f"{name}.part", target / name)
+    for old in [f for f in target.rglob("*") if f.is_file() and f.relative_to(target) not in fresh]:
+        if old.suffix != ".md":
+            old.unlink()
+
+
+def bundle_bytes(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+def export(work: Path, out: Path) -> None:
+    """Assemble the bundle from the stage folders; refuses one over 32 MB."""
+    staging = work / "bundle"
+    shutil.rmtree(staging, ignore_errors=True)
+    pipe = pipeline(work)
+    pipe.to(torch.float16)
+    pipe.save_pretrained(staging / "diffusion", safe_serialization=True)
+    for name in ("clip", "perceptual"):
+        shutil.copytree(work / name, staging / name)
+    index = staging / "diffusion" / "model_index.json"
+    index.write_text(
+        json.dumps({k: v for k, v in json.loads(index.read_text()).items() if k != "_name_or_path"}, indent=2)
+    )
+    size = bundle_bytes(staging)
+    if size > LIMIT_BYTES:
+        raise ValueError(f"The bundle has {size / 2**20:.1f} MB, over the limit of 32: make a network smaller.")
+    _replace_files(staging, out)
+    print(f"export: {size / 2**20:.1f} MB in {out}", flush=True)
