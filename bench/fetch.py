@@ -6,15 +6,17 @@ Nothing is downloaded unless this command is typed: a run only ever reads what i
 
 from __future__ import annotations
 
+import argparse
 import errno
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -45,15 +47,24 @@ def mirror_folder() -> Path | None:
     return Path(named)
 
 
+def staged_folder() -> Path:
+    """What this command has fetched; laid out as a mirror, so it can be carried elsewhere and named in BENCH_MIRROR."""
+    return cache_folder() / "mirror"
+
+
 def inside(folder: Path, path: str) -> Path:
-    """`folder / path`, refusing absolute paths, `..` and links that lead out of `folder`."""
+    """`folder / path`. Raises BenchError for absolute paths and `..`."""
     pure = PurePosixPath(path)
     if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in pure.parts[0]:
         raise BenchError(f"the path {path!r} would leave its folder; use a relative path without '..'.")
-    target = folder.joinpath(*pure.parts)
-    if not target.parent.resolve().is_relative_to(folder.resolve()):
-        raise BenchError(f"the path {path!r} leaves {folder} through a link; remove the link {target.parent}.")
-    return target
+    return folder.joinpath(*pure.parts)
+
+
+def _refuse_links(target: Path) -> None:
+    """Nothing is written through a link that leads out of the cache."""
+    top = staged_folder().resolve()
+    if target.is_symlink() or not target.parent.resolve().is_relative_to(top):
+        raise BenchError(f"{target} would be written outside {top} through a link; remove the link and repeat.")
 
 
 # --- files and their hashes --------------------------------------------------------------------------------------
@@ -70,7 +81,7 @@ class File:
     licence: str = ""
 
     def cached(self) -> Path:
-        return inside(cache_folder() / "data", self.path)
+        return inside(staged_folder(), self.path)
 
     def place(self) -> Path | None:
         """Where the file lies on this machine, mirror first; its content is not read."""
@@ -215,7 +226,6 @@ def _final(error: Exception, url: str, part: Path) -> bool:
 
 def download(url: str, part: Path, label: str, wait_s: float = 1.0) -> None:
     """Fetch `url` into `part`, resuming what is there, with retries. Raises BenchError."""
-    part.parent.mkdir(parents=True, exist_ok=True)
     for k in range(TRIES):
         try:
             return _attempt(url, part, label)
@@ -233,7 +243,6 @@ def download(url: str, part: Path, label: str, wait_s: float = 1.0) -> None:
 
 
 def _room(size: int | None, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if size and size > free:
         raise BenchError(
@@ -242,28 +251,35 @@ def _room(size: int | None, folder: Path) -> None:
         )
 
 
-def stage(file: File, target: Path | None = None, wait_s: float = 1.0) -> Path:
+def stage(file: File, wait_s: float = 1.0) -> Path:
     """Make one file present and verified; return where it lies. Raises BenchError."""
     expected = file.sha256 or checksums().get(file.path)
-    place = file.place() if target is None else (target if target.is_file() else None)
+    place = file.place()
     if place:
-        verify(place, expected, f"delete it and type the command again ({file.url or 'no url'}).")
+        verify(place, expected, "delete it and type the command again.")
         return place
     if not file.url:
         raise BenchError(f"{file.path} is not staged and has no address; copy it to {file.cached()} yourself.")
-    target = target or file.cached()
+    target = file.cached()
     part = target.with_name(target.name + ".part")
-    _room(file.size, target.parent)
-    download(file.url, part, Path(file.path).name, wait_s)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _refuse_links(target)
+    _refuse_links(part)
+    download(file.url, part, target.name, wait_s)
+    _accept(file, part, target, expected)
+    return target
+
+
+def _accept(file: File, part: Path, target: Path, expected: str | None) -> None:
+    """Verify what was fetched and give it its name; throw it away when it is something else."""
     try:
-        digest = verify(part, expected, "the download was removed; try again, and report it if it stays so.")
+        digest = verify(part, expected, "the download was thrown away; try again, and report it if it stays so.")
     except BenchError:
         part.unlink()
         raise
     os.replace(part, target)
     if expected is None:
         _remember(file.path, digest)
-    return target
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
@@ -287,7 +303,7 @@ def weights_folders() -> list[Path]:
     """Where weights are looked for, in this order: the mirror, the cache, torch's own cache."""
     mirror = mirror_folder()
     torch_home = Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch")
-    return ([mirror / "weights"] if mirror else []) + [cache_folder() / "weights", torch_home / "hub" / "checkpoints"]
+    return ([mirror / "weights"] if mirror else []) + [staged_folder() / "weights", torch_home / "hub" / "checkpoints"]
 
 
 def _weights_place(entry: Mapping[str, Any]) -> Path | None:
@@ -309,7 +325,7 @@ def weights_file(id: str) -> Path:
         raise BenchError(
             f"the weights {id} ({entry['file']}, {human(entry.get('size'))}, {entry['used_by']}) are not on this "
             f"machine; type python -m bench.fetch weights {id}, or download {entry['url']} elsewhere and copy it to "
-            f"{cache_folder() / 'weights'}, to weights/ in the BENCH_MIRROR folder, or to $TORCH_HOME/hub/checkpoints."
+            f"{staged_folder() / 'weights'}, to weights/ in the BENCH_MIRROR folder, or to $TORCH_HOME/hub/checkpoints."
         )
     expected = entry.get("sha256") or checksums().get(f"weights/{entry['file']}")
     verify(place, expected, f"delete it and type python -m bench.fetch weights {id}.")
@@ -319,3 +335,104 @@ def weights_file(id: str) -> Path:
 def hub_command(entry: Mapping[str, Any]) -> str:
     """How to stage a hub repository on a machine with network, for one without."""
     return f"HF_HOME=<folder> hf download {entry['hub']} (then copy <folder> over and set HF_HOME and HF_HUB_OFFLINE=1)"
+
+
+def weights_as_file(id: str) -> File:
+    """A plain weights file of the registry as a file to stage."""
+    entry = _entry(id)
+    return File(f"weights/{entry['file']}", entry["url"], entry.get("sha256"), licence=entry["licence"])
+
+
+# --- command line ------------------------------------------------------------------------------------------------
+
+
+def show() -> None:
+    """Print every dataset and every entry of the weights registry with what is on this machine."""
+    from bench import data
+
+    for name in data.names():
+        spec = data.describe(name)
+        wanted = data.files(spec)
+        here = sum(file.place() is not None for file in wanted)
+        state = f"{here} of {len(wanted)} files here" if wanted else "drawn by the project, or your own images"
+        print(f"{name:32} {state:42} {spec['licence'] or ''}")
+    print()
+    show_weights()
+
+
+def show_weights() -> None:
+    for id, entry in weights().items():
+        if "hub" in entry:
+            print(f"{id:24} hub     {entry['used_by']}\n{'':32} {hub_command(entry)}")
+        else:
+            state = "here" if _weights_place(entry) else "absent"
+            print(f"{id:24} {state:7} {entry['used_by']}; {human(entry.get('size'))}; {entry['licence']}")
+
+
+def check(file: File) -> Path:
+    """Like `stage`, but only look. Raises BenchError when the file is absent or wrong."""
+    place = file.place()
+    if place is None:
+        raise BenchError(f"{file.path} is not on this machine.")
+    verify(place, file.sha256 or checksums().get(file.path), "delete it and fetch it again.")
+    return place
+
+
+def fetch_dataset(name: str, act: Callable[[File], Path]) -> None:
+    """Stage or check every file of a dataset, its licence shown first. Raises BenchError."""
+    from bench import data
+
+    spec = data.describe(name)
+    wanted = data.files(spec)
+    print(f"{name}: {len(wanted)} files. Licence: {spec['licence']}. Source: {spec['source']}")
+    for file in wanted:
+        print(f"  {act(file)}")
+
+
+def fetch_weights(id: str, act: Callable[[File], Path]) -> None:
+    """Stage or check one file of the registry; of a hub repository, print the command. Raises BenchError."""
+    entry = _entry(id)
+    if "hub" in entry:
+        print(f"{id}: {hub_command(entry)}")
+        return
+    print(f"{id}: {human(entry.get('size'))}. Licence: {entry['licence']}. Source: {entry['url']}")
+    here = _weights_place(entry)
+    print(f"  {weights_file(id) if here else act(weights_as_file(id))}")
+
+
+def _tasks(what: Sequence[str]) -> list[tuple[Callable, str]]:
+    """(function, name) for everything asked for; `all` is every dataset, `weights all` every file of the registry."""
+    from bench import data
+
+    if what[0] == "weights":
+        ids = list(weights()) if "all" in what[1:] else what[1:]
+        return [(fetch_weights, id) for id in ids]
+    names = data.names() if "all" in what else what
+    return [(fetch_dataset, name) for name in names]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 when everything asked for is here, 1 otherwise; one failure does not keep the others from being staged."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.fetch", description="Stage datasets and weights on this machine and verify them."
+    )
+    parser.add_argument(
+        "what", nargs="*", help="datasets, or all; or: weights [ID ...|all]; nothing lists what there is"
+    )
+    parser.add_argument("--check", action="store_true", help="download nothing, only verify what is here")
+    args = parser.parse_args(argv)
+    failures = 0
+    if args.what in ([], ["weights"]):
+        show() if not args.what else show_weights()
+        return 0
+    for task, name in _tasks(args.what):
+        try:
+            task(name, check if args.check else stage)
+        except BenchError as error:
+            failures += 1
+            print(f"bench.fetch: {name}: {error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
