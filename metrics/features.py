@@ -70,9 +70,7 @@ class FeatureStore:
         keys = [text_key(text) for text in texts]
         return self.lookup(keys, f"{network.id} text", lambda rows: network.embed_text([texts[row] for row in rows]))
 
-    def lookup(
-        self, keys: Sequence[str], extractor_id: str, compute: Callable[[list[int]], np.ndarray]
-    ) -> np.ndarray:
+    def lookup(self, keys: Sequence[str], extractor_id: str, compute: Callable[[list[int]], np.ndarray]) -> np.ndarray:
         """Rows of `keys`, float32 (N, D); `compute` is asked for the row numbers that are missing, once per key."""
         if not keys:
             raise ValueError(f"no items to take features of with {extractor_id}")
@@ -112,4 +110,3 @@ class FeatureStore:
         write_atomically(path, data)
         self._known[extractor_id].update(zip(keys, values, strict=True))
         self._read.add(path)
-

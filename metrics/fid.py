@@ -96,9 +96,7 @@ class Fid(Metric):
         publishable = min(len(x), len(y)) >= PUBLISHABLE
         return Score(
             {"fid": frechet_distance(x, y), "fid_null": null},
-            fingerprint=fingerprint(
-                "fid 1", len(x), self.network, reference, null_n=null_n, publishable=publishable
-            ),
+            fingerprint=fingerprint("fid 1", len(x), self.network, reference, null_n=null_n, publishable=publishable),
         )
 
 

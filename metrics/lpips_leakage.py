@@ -73,7 +73,7 @@ def mean(values: np.ndarray) -> float:
 
 
 def leak_fraction(leak: np.ndarray, full: np.ndarray) -> float:
-    """Percent of a full copy, a ratio of means of per-image values (N,); NaN when a full copy is not told from noise."""
+    """Percent of a full copy, a ratio of means of per-image values (N,); NaN when that is lost in noise."""
     defined = full[~np.isnan(full)]
     error = defined.std(ddof=1) / np.sqrt(len(defined)) if len(defined) > 1 else np.inf
     if not mean(full) >= max(SMALLEST_FULL, 5 * error):

@@ -10,7 +10,8 @@ import contextlib
 import functools
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +20,8 @@ import numpy as np
 
 import bench
 from bench.contracts import BenchError
-from bench.fetch import sha256, weights_file
+from bench.fetch import hub_command, sha256, weights_file
+from bench.fetch import weights as registry
 
 if TYPE_CHECKING:
     import torch
@@ -37,12 +39,25 @@ def weights_path(weights: str) -> Path:
 
     Raises BenchError with what to type when it is not on this machine.
     """
-    for path in (Path(weights), ROOT / weights):
-        if path.is_absolute() and path.exists():
-            return path
     if "/" in weights or "\\" in weights:
-        raise BenchError(f"The weights {weights} were asked for, but {ROOT / weights} does not exist.")
-    return Path(weights_file(weights))
+        if not (ROOT / weights).exists():
+            raise BenchError(f"The weights {weights} were asked for, but {ROOT / weights} does not exist.")
+        return ROOT / weights
+    entry = registry().get(weights, {})
+    return _hub_file(weights, entry) if "hub" in entry else Path(weights_file(weights))
+
+
+def _hub_file(weights: str, entry: Mapping[str, Any]) -> Path:
+    """The open_clip checkpoint of a hub repository, from the local Hugging Face cache; no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+        found = try_to_load_from_cache(entry["hub"], name)
+        if isinstance(found, str):
+            return Path(found)
+    raise BenchError(
+        f"The weights {weights} ({entry['used_by']}) are not on this machine; stage them with: {hub_command(entry)}"
+    )
 
 
 @contextlib.contextmanager
@@ -214,6 +229,7 @@ CONFIG = "open_clip_config.json"
 def _load_clip(network: OpenClip) -> tuple[Any, Any, Any]:
     import open_clip
     import torch
+    from open_clip.transform import PreprocessCfg, image_transform_v2
 
     (weights,) = network.files()
     name = network.model if network.weights is not None else f"local-dir:{weights_path(network.model)}"
@@ -222,7 +238,7 @@ def _load_clip(network: OpenClip) -> tuple[Any, Any, Any]:
         model = open_clip.create_model(name, pretrained=pretrained, require_pretrained=True)
     model.eval().requires_grad_(False).to(best_device(network.device))
     assert not model.training, "open_clip returns models in training mode"
-    transform = open_clip.image_transform_v2(open_clip.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     return model, transform, open_clip.get_tokenizer(name)
 
 
@@ -236,7 +252,7 @@ class Inception(ImageNetwork):
     The weights are torch-fidelity's conversion of the 2015 TensorFlow network; torchvision's Inception is another one.
     """
 
-    weights: str = "inception-fid"
+    weights: str = "inception_fid"
     name: str = "inception-2015-clean"
     packages: ClassVar[tuple[str, ...]] = ("torch", "torch-fidelity")
 
@@ -258,28 +274,28 @@ def inception_layers() -> nn.Sequential:
     from torch_fidelity import feature_extractor_inceptionv3 as fid
 
     conv = fid.BasicConv2d
-    layers = {
-        "Conv2d_1a_3x3": conv(3, 32, kernel_size=3, stride=2),
-        "Conv2d_2a_3x3": conv(32, 32, kernel_size=3),
-        "Conv2d_2b_3x3": conv(32, 64, kernel_size=3, padding=1),
-        "MaxPool_1": nn.MaxPool2d(3, 2),
-        "Conv2d_3b_1x1": conv(64, 80, kernel_size=1),
-        "Conv2d_4a_3x3": conv(80, 192, kernel_size=3),
-        "MaxPool_2": nn.MaxPool2d(3, 2),
-        "Mixed_5b": fid.InceptionA(192, pool_features=32),
-        "Mixed_5c": fid.InceptionA(256, pool_features=64),
-        "Mixed_5d": fid.InceptionA(288, pool_features=64),
-        "Mixed_6a": fid.InceptionB(288),
-        "Mixed_6b": fid.InceptionC(768, channels_7x7=128),
-        "Mixed_6c": fid.InceptionC(768, channels_7x7=160),
-        "Mixed_6d": fid.InceptionC(768, channels_7x7=160),
-        "Mixed_6e": fid.InceptionC(768, channels_7x7=192),
-        "Mixed_7a": fid.InceptionD(768),
-        "Mixed_7b": fid.InceptionE_1(1280),
-        "Mixed_7c": fid.InceptionE_2(2048),
-        "AvgPool": nn.AdaptiveAvgPool2d(1),
-    }
-    return nn.Sequential(layers)  # type: ignore[arg-type]
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        Conv2d_1a_3x3=conv(3, 32, kernel_size=3, stride=2),
+        Conv2d_2a_3x3=conv(32, 32, kernel_size=3),
+        Conv2d_2b_3x3=conv(32, 64, kernel_size=3, padding=1),
+        MaxPool_1=nn.MaxPool2d(3, 2),
+        Conv2d_3b_1x1=conv(64, 80, kernel_size=1),
+        Conv2d_4a_3x3=conv(80, 192, kernel_size=3),
+        MaxPool_2=nn.MaxPool2d(3, 2),
+        Mixed_5b=fid.InceptionA(192, pool_features=32),
+        Mixed_5c=fid.InceptionA(256, pool_features=64),
+        Mixed_5d=fid.InceptionA(288, pool_features=64),
+        Mixed_6a=fid.InceptionB(288),
+        Mixed_6b=fid.InceptionC(768, channels_7x7=128),
+        Mixed_6c=fid.InceptionC(768, channels_7x7=160),
+        Mixed_6d=fid.InceptionC(768, channels_7x7=160),
+        Mixed_6e=fid.InceptionC(768, channels_7x7=192),
+        Mixed_7a=fid.InceptionD(768),
+        Mixed_7b=fid.InceptionE_1(1280),
+        Mixed_7c=fid.InceptionE_2(2048),
+        AvgPool=nn.AdaptiveAvgPool2d(1),
+    )
+    return nn.Sequential(layers)
 
 
 @functools.cache
@@ -313,7 +329,7 @@ class LpipsNet(PerceptualNetwork):
     Values grow with the resolution, so every image is brought to `size` by `resize_clean` first.
     """
 
-    weights: str = "alexnet"
+    weights: str = "lpips_alex_trunk"
     name: str = "lpips-alex-256"
     size: int = 256
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "lpips")
@@ -376,3 +392,39 @@ def _load_lpips(network: LpipsNet) -> tuple[nn.Sequential, list[Tensor]]:
     device = best_device(network.device)
     heads = [lin[f"lin{layer}.model.1.weight"].flatten().to(device) for layer in range(len(TAPS))]
     return trunk.eval().requires_grad_(False).to(device), heads
+
+
+# --- the perceptual trunk of mini --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniPerceptual(PerceptualNetwork):
+    """The LPIPS-like trunk that ships with `mini`: unrelated scenes lie about 1 apart; no LPIPS number."""
+
+    weights: str = "bench/mini/weights/perceptual"  # a folder: config.json and model.safetensors
+    name: str = "mini-perceptual"
+    size: int = 64
+
+    def files(self) -> tuple[Path, ...]:
+        return (weights_path(self.weights) / "model.safetensors",)
+
+    @property
+    def recipe(self) -> str:
+        return f"mini perceptual trunk 1, float bicubic antialias clamp {self.size}, [-1, 1]"
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        return _load_mini(self).features(resize_clean(images, self.size) / 127.5 - 1)
+
+    def heads(self) -> list[Tensor]:
+        return [weight.clamp(min=0) for weight in _load_mini(self).weights]
+
+
+@functools.cache
+def _load_mini(network: MiniPerceptual) -> Any:
+    import torch
+
+    from bench.mini.perceptual import PerceptualTrunk
+
+    with torch.random.fork_rng(devices=[]):
+        trunk = PerceptualTrunk.load(weights_path(network.weights))
+    return trunk.to(best_device(network.device))

@@ -39,9 +39,7 @@ def standardise(images: Tensor) -> Tensor:
 def phi(network: PerceptualNetwork, images: Tensor) -> list[Tensor]:
     """The LPIPS embedding of images (B, 3, P, P) in 0..255: (B, F) per layer."""
     maps = zip(network.maps(images), network.heads(), strict=True)
-    return [
-        (found * (weight.sqrt() / found[0, 0].numel() ** 0.5)[:, None, None]).flatten(1) for found, weight in maps
-    ]
+    return [(found * (weight.sqrt() / found[0, 0].numel() ** 0.5)[:, None, None]).flatten(1) for found, weight in maps]
 
 
 def phi_standardised(network: PerceptualNetwork, images: Tensor) -> list[Tensor]:

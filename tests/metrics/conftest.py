@@ -1,0 +1,80 @@
+"""Tiny random networks saved as the files that the extractors read, and small evaluations."""
+
+import json
+
+import numpy as np
+import pytest
+from metric_cases import dataset, scenes, sepia
+
+from bench.contracts import Evaluation
+from metrics.networks import LpipsNet, OpenClip
+
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("clip")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**TINY_CLIP)
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
+    preprocess = {"mean": [0.5] * 3, "std": [0.25] * 3, "size": [32, 32], "resize_mode": "shortest"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP, "preprocess_cfg": preprocess}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(clip_folder):
+    return OpenClip(name="tiny-clip", model=str(clip_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def alex_file(tmp_path_factory):
+    """A random AlexNet trunk under the names of torchvision's file."""
+    import torch
+    from torchvision.models import alexnet
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        state = alexnet(weights=None).state_dict()
+    path = tmp_path_factory.mktemp("alex") / "alexnet.pth"
+    torch.save({name: value for name, value in state.items() if name.startswith("features.")}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def alex(alex_file):
+    return LpipsNet(weights=str(alex_file), name="random-alex-64", size=64, device="cpu")
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    """Build an evaluation: `evaluation(images=..., baseline=..., dataset=...)`."""
+
+    def build(images=None, baseline=None, **changes):
+        baseline = scenes(8, 7) if baseline is None else baseline
+        images = np.stack([sepia(image) for image in baseline]) if images is None else images
+        prompts = [("a red house", "a dog")[row % 2] for row in range(len(images))]
+        defaults = {
+            "images": images,
+            "baseline": baseline,
+            "prompts": prompts,
+            "full_prompts": [f"{prompt} in sepia style" for prompt in prompts],
+            "seeds": [row // 2 for row in range(len(images))],
+            "dataset": dataset(),
+            "cache": tmp_path / "features",
+        }
+        return Evaluation(**(defaults | changes))
+
+    return build

@@ -1,0 +1,149 @@
+"""Frechet and kernel distances against closed forms, clean-fid, torchmetrics and a double loop."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+from metric_cases import dataset
+
+from bench.contracts import Impossible
+from metrics.fid import Fid, frechet_distance, frechet_null, trace_root
+from metrics.kid import Kid, mmd2
+
+
+def features(n, d, seed, shift=0.0):
+    rng = np.random.default_rng(seed)
+    return np.maximum(rng.normal(size=(n, d)) @ np.diag(np.linspace(2, 0.1, d)) + shift, 0)
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+@pytest.mark.parametrize("n, m", [(20, 30), (30, 20), (200, 40), (300, 250), (16, 16)])
+def test_frechet_agrees_with_clean_fid(n, m):
+    from cleanfid.fid import fid_from_feats
+
+    x, y = features(n, 64, 0), features(m, 64, 1, 0.3)
+    assert frechet_distance(x, y) == pytest.approx(fid_from_feats(x, y), rel=1e-5)
+
+
+def test_frechet_of_gaussians_with_known_moments():
+    rng = np.random.default_rng(0)
+    d = 8
+
+    def exactly(n, mean, covariance):  # samples whose mean and unbiased covariance are the given ones
+        z = rng.normal(size=(n, d))
+        z -= z.mean(axis=0)
+        z = z @ np.linalg.inv(np.linalg.cholesky(z.T @ z / (n - 1))).T
+        return z @ np.linalg.cholesky(covariance).T + mean
+
+    a, b = (m @ m.T + np.eye(d) for m in rng.normal(size=(2, d, d)))
+    mean_a, mean_b = rng.normal(size=(2, d))
+    expected = np.square(mean_a - mean_b).sum() + np.trace(a + b - 2 * scipy.linalg.sqrtm(a @ b).real)
+    assert frechet_distance(exactly(50, mean_a, a), exactly(70, mean_b, b)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_both_routes_of_the_trace_agree_also_when_a_covariance_is_singular():
+    rng = np.random.default_rng(0)
+    wide = rng.normal(size=(40, 30))
+    wide[:, -1] = wide[:, 0]  # singular: Cholesky fails or nearly so
+    other = rng.normal(size=(50, 30))
+    nuclear = np.linalg.svd(wide @ other.T, compute_uv=False).sum()
+    assert trace_root(wide, other) == pytest.approx(nuclear, rel=1e-6)
+    assert trace_root(wide[:20], other) == pytest.approx(np.linalg.svd(wide[:20] @ other.T)[1].sum(), rel=1e-6)
+
+
+def test_frechet_of_a_set_with_itself_is_zero_and_order_does_not_matter():
+    x, y = features(30, 64, 0), features(25, 64, 1)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-5)
+    assert frechet_distance(x[::-1], y) == pytest.approx(frechet_distance(y, x), rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_frechet_and_kernel_agree_with_torchmetrics_on_the_same_features():
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    class Identity(torch.nn.Module):
+        num_features = 32
+
+        def forward(self, x):
+            return x
+
+    x, y = features(60, 32, 0), features(60, 32, 1, 0.2)
+    fid = FrechetInceptionDistance(feature=Identity()).set_dtype(torch.float64)
+    kid = KernelInceptionDistance(feature=Identity(), subsets=1, subset_size=60)
+    for metric in (fid, kid):
+        metric.update(torch.from_numpy(y), real=True)
+        metric.update(torch.from_numpy(x), real=False)
+    assert frechet_distance(x, y) == pytest.approx(float(fid.compute()), rel=1e-6)
+    assert mmd2(x, y)[0] == pytest.approx(float(kid.compute()[0]), rel=1e-4)
+
+
+def test_kernel_agrees_with_clean_fid_when_its_subsets_are_the_sets():
+    from cleanfid.fid import kernel_distance
+
+    np.random.seed(0)
+    x, y = features(50, 32, 0), features(50, 32, 1, 0.2)
+    assert mmd2(x, y)[0] == pytest.approx(kernel_distance(x, y, num_subsets=2), rel=1e-9)
+
+
+def unbiased_double_loop(x, y):
+    def k(a, b):
+        return (a @ b / len(a) + 1) ** 3
+
+    n, m = len(x), len(y)
+    within_x = sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    within_y = sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    return within_x + within_y - 2 * sum(k(a, b) for a in x for b in y) / (n * m)
+
+
+def test_kernel_and_its_jackknife_agree_with_double_loops():
+    x, y = features(7, 5, 0), features(9, 5, 1, 0.2)
+    value, error = mmd2(x, y)
+    assert value == pytest.approx(unbiased_double_loop(x, y), rel=1e-12)
+    left_x = np.array([unbiased_double_loop(np.delete(x, i, 0), y) for i in range(7)])
+    left_y = np.array([unbiased_double_loop(x, np.delete(y, j, 0)) for j in range(9)])
+    variance = 6 / 7 * np.square(left_x - left_x.mean()).sum() + 8 / 9 * np.square(left_y - left_y.mean()).sum()
+    assert error == pytest.approx(np.sqrt(variance), rel=1e-9)
+
+
+def test_kernel_is_unbiased_and_its_error_covers():
+    pool = np.random.default_rng(0).normal(size=(200, 2, 20, 8))
+    found = np.array([mmd2(x, y) for x, y in pool])
+    spread = found[:, 0].std()
+    assert abs(found[:, 0].mean()) < 3 * spread / np.sqrt(200)
+    assert (found[:, 0] < 0).any()  # a negative KID stays negative
+    assert 0.9 < found[:, 1].mean() / spread < 2.0
+
+
+def test_blocks_do_not_change_the_kernel_distance(monkeypatch):
+    x, y = features(30, 8, 0), features(20, 8, 1)
+    whole = mmd2(x, y)
+    monkeypatch.setattr("metrics.kid.BLOCK", 7)
+    assert mmd2(x, y) == pytest.approx(whole, rel=1e-12)
+
+
+def test_the_null_uses_two_disjoint_parts_of_the_asked_size():
+    rows = np.random.default_rng(0).normal(size=(30, 6))
+    value, size = frechet_null(rows, 10)
+    assert size == 10 and value > 0
+    assert frechet_null(rows, 10) == (value, size)
+    assert frechet_null(rows, 100)[1] == 15
+    assert np.isnan(frechet_null(rows[:3], 10)[0])
+
+
+def test_scores_name_their_network_and_say_that_few_images_are_not_publishable(clip, evaluation):
+    case = evaluation()
+    fid, kid = Fid(clip).score(case), Kid(clip).score(case)
+    assert set(fid.values) == set(Fid.higher_is_better) and set(kid.values) == set(Kid.higher_is_better)
+    assert fid.fingerprint["network"] == "tiny-clip" and fid.fingerprint["publishable"] is False
+    assert (fid.fingerprint["n"], fid.fingerprint["reference_n"], fid.fingerprint["null_n"]) == (8, 24, 8)
+    x, y = clip(case.images), clip(case.dataset.reference_set())
+    assert kid.values["kid"] == pytest.approx(1000 * unbiased_double_loop(*map(np.float64, (x, y))), rel=1e-6)
+
+
+def test_without_a_reference_set_the_cell_is_told_why(clip, evaluation):
+    case = evaluation(dataset=dataset(reference_set=None))
+    with pytest.raises(Impossible, match="reference set, and the dataset sepia has none"):
+        Fid(clip).score(case)
+    with pytest.raises(Impossible, match="at least 2 images"):
+        Kid(clip).score(evaluation(dataset=dataset(reference_set=lambda: np.zeros((1, 3, 64, 64), np.uint8))))
