@@ -6,6 +6,7 @@ Images cross every border as uint8 (N, 3, P, P); ranges are converted in one pla
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,6 +102,7 @@ class AdapterSpec:
     alpha: float | None = None  # None: alpha = rank, so the scale is 1
     orthonormal_row: int | None = None
     basis_seed: int = 123846
+    file: str | None = None  # a LoRA file to start from, e.g. another cell's style to blend in
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,9 @@ class Recipe:
 class Method(ABC):
     """A customization method. It never calls the network: it asks, and the trainer or the sampler answers."""
 
-    name: ClassVar[str]
-    version: ClassVar[int] = 1  # raise it when the images change
     needs: ClassVar[frozenset[str]] = frozenset()  # of "pairs", "references", "auxiliary", "class"
     strength_knob: ClassVar[str]  # what `strength` turns, in the paper's words
-    strength: float  # the value used when none is asked for
+    strength: float = 1.0  # the value used when none is asked for
     start_t: float = 1000  # guidance begins at this timestep; before it the backbone's own guidance runs
     recipe: Recipe | None = None  # None: nothing to train
 
@@ -135,9 +135,14 @@ class Method(ABC):
         """The adapters to create, by name; the one called "style" is what is saved for others to load."""
         return {}
 
-    def prior_prompts(self, dataset: Dataset) -> Sequence[str]:
-        """Prompts of images to be drawn from the untouched backbone before training; they become role "prior"."""
-        return ()
+    def lacks(self, dataset: Dataset) -> str | None:
+        """What the dataset lacks for this method, in words, or None."""
+        missing = sorted(self.needs - dataset.provides)
+        return ", ".join(missing) or None
+
+    def prior(self, dataset: Dataset) -> tuple[str, int] | None:
+        """Prompt and number of images to be drawn from the untouched backbone before training; role "prior"."""
+        return None
 
     def step(self, data: TrainingData, k: int, rng: torch.Generator) -> Generator[Ask | Loss, Tensor | None, None]:
         """One training step. `rng` depends on (seed, k) alone, so a resumed cell is the same cell."""
@@ -155,9 +160,12 @@ class Method(ABC):
         """Guided prediction (N, C, H, W) for latents z (N, C, H, W) at timesteps t (N,)."""
 
 
-def plain_guidance(
-    z: Tensor, t: Tensor, texts: Mapping[str, Text], cfg: float
-) -> Generator[Ask, Tensor, Tensor]:
+def with_token(prompt: str, noun: str, token: str) -> str:
+    """The rare token in front of the class noun: "a photo of a dog" -> "a photo of a sks dog"."""
+    return re.sub(rf"\b{re.escape(noun)}\b", f"{token} {noun}", prompt, count=1)
+
+
+def plain_guidance(z: Tensor, t: Tensor, texts: Mapping[str, Text], cfg: float) -> Generator[Ask, Tensor, Tensor]:
     """Classifier-free guidance of the untouched backbone on the content prompt (Ho & Salimans 2022)."""
     import torch
 
@@ -194,7 +202,7 @@ class Dataset:
     version: int
     licence: str
     source: str
-    style_words: str | None  # "in digital art style"; None for a subject
+    style_words: str | None  # appended to a prompt, "in digital art style"; None for a subject
     noun: str  # the class word, "dog"
     pairs: tuple[Pair, ...]
     references: tuple[Example, ...]  # style or subject images without a plain partner
@@ -205,6 +213,10 @@ class Dataset:
     reference_set: Callable[[], np.ndarray] | None  # uint8 (M, 3, P, P), loaded when a metric needs it
     oracle: Callable[[np.ndarray], np.ndarray] | None  # the style itself: uint8 (3, P, P) -> uint8 (3, P, P)
     content_hash: str
+
+    def styled(self, prompt: str) -> str:
+        """The prompt with the style words, "a photo of a dog in digital art style"; a subject's prompt is unchanged."""
+        return f"{prompt} {self.style_words}" if self.style_words else prompt
 
     @property
     def provides(self) -> frozenset[str]:

@@ -1,0 +1,66 @@
+"""The command line: python -m bench method=pair dataset=halftone seed=0, with -m for a sweep. Hydra ends here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from bench import data
+from bench.contracts import BenchError
+from bench.record import Record
+from bench.run import Cell, run
+
+CONF = str(Path(__file__).parents[1] / "conf")
+records: list[Record] = []
+
+
+def register_datasets() -> None:
+    """Every datasets/<name>/dataset.yaml is a choice of the group `dataset`."""
+    for name in data.names():
+        folder, _, leaf = name.rpartition("/")
+        group = f"dataset/{folder}" if folder else "dataset"
+        ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=data.describe(name))
+
+
+def cell(config: DictConfig) -> Cell:
+    """Plain typed settings from Hydra's."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    strength = plain.pop("strength")
+    strengths = strength if isinstance(strength, list) else [] if strength is None else [strength]
+    results = Path(plain.pop("results"))
+    return Cell(**plain, results=results, strengths=tuple(map(float, strengths)))
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
+def main(config: DictConfig) -> None:
+    try:
+        record = run(cell(config))
+    except BenchError as error:
+        sys.exit(f"bench: {error}")
+    records.append(record)
+    sweep = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
+    report(record, brief=sweep)
+
+
+def report(record: Record, brief: bool) -> None:
+    """The verdict on one cell: a line in a sweep, a table row and where to look otherwise."""
+    from bench import table
+
+    if record.status != "done":
+        print(f"{record.status}: {record.run_id}: {record.reason}")
+    elif brief:
+        print(f"done: {record.run_id}")
+    else:
+        print(table.render(table.wide(table.frame([record]))))
+        print("\n".join(f"note: {note}" for note in record.notes))
+
+
+if __name__ == "__main__":
+    register_datasets()
+    main()
+    sys.exit(1 if any(record.status == "failed" for record in records) else 0)

@@ -1,0 +1,296 @@
+"""Stacked low-rank adapters: each layer holds those of all cells of a pack; each row of a batch uses its own cell's.
+
+K cells, B rows, r rank. `down` (K, r, in), `up` (K, out, r); for convolutions `down` (K, r, in, kh, kw).
+The trainable numbers of one adapter lie in one flat tensor `theta` (K, n), so a cell's optimizer sees a single row.
+LoRA: Hu et al. 2021; orthonormal frozen `down`: Pair Customization (arXiv 2405.01536) section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, Text
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of the current forward pass that use one adapter: `size` consecutive rows for each of `cells`."""
+
+    rows: Tensor | None  # (len(cells) * size,), or None for all rows in order
+    cells: tuple[int, ...]
+    size: int
+    scale: Tensor  # (len(cells) * size,)
+
+
+@dataclass
+class Layer:
+    """One adapter at one site, for all cells."""
+
+    module: nn.Module
+    down: Tensor  # (K, r, in) or (K, r, in, kh, kw)
+    up: Tensor  # (K, out, r)
+    scale: float  # alpha / rank
+
+
+class Bank:
+    """The adapters of K cells on one backbone, and the forward pass that routes rows to them.
+
+    `specs` is what every cell of the pack asks for; `generators` (one per cell) draw the initial values.
+    """
+
+    def __init__(self, backbone: Backbone, specs: Mapping[str, AdapterSpec], generators: Sequence[torch.Generator]):
+        self.backbone = backbone
+        self.specs = dict(specs)
+        self.cells = len(generators)
+        self.layers: dict[str, dict[str, Layer]] = {}  # adapter -> site -> layer
+        self.theta: dict[str, Tensor] = {}  # adapter -> (K, n)
+        self.grad: dict[str, Tensor] = {}
+        self.active: dict[str, list[Block]] = {}
+        for name, spec in self.specs.items():
+            self._create(name, spec, generators)
+        self._hooks = [module.register_forward_hook(self._hook(site)) for site, module in self._sites().items()]
+
+    def close(self) -> None:
+        """Take the adapters off the backbone, which is then exactly what it was."""
+        for hook in self._hooks:
+            hook.remove()
+
+    # --- one forward pass for many cells
+
+    def answer(self, asks: Sequence[tuple[int, Ask]]) -> list[Tensor]:
+        """The backbone's predictions for each (cell, ask), all rows in one forward pass.
+
+        Gradients are recorded when any of the asks trains an adapter.
+        """
+        self.active = self._route(asks)
+        z = torch.cat([ask.z for _, ask in asks])
+        training = any(ask.trains for _, ask in asks)
+        try:
+            with torch.set_grad_enabled(training), self._detached(asks):
+                t, text = torch.cat([ask.t for _, ask in asks]), Text.cat([ask.text for _, ask in asks])
+                out = self.backbone.predict(z, t, text).to(z.dtype)
+        finally:
+            self.active = {}
+        return list(out.split([len(ask.z) for _, ask in asks]))
+
+    @contextmanager
+    def _detached(self, asks: Sequence[tuple[int, Ask]]) -> Iterator[None]:
+        """Save the work of gradients that nobody wants: adapters that every ask freezes."""
+        trained = {name for _, ask in asks for name in ask.trains}
+        frozen = [layer for name in self.active if name not in trained for layer in self.layers[name].values()]
+        switched = [tensor for layer in frozen for tensor in (layer.down, layer.up) if tensor.requires_grad]
+        for tensor in switched:
+            tensor.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for tensor in switched:
+                tensor.requires_grad_(True)
+
+    def _route(self, asks: Sequence[tuple[int, Ask]]) -> dict[str, list[Block]]:
+        total = sum(len(ask.z) for _, ask in asks)
+        return {name: blocks for name in self.specs if (blocks := self._blocks(name, asks, total))}
+
+    def _blocks(self, name: str, asks: Sequence[tuple[int, Ask]], total: int) -> list[Block]:
+        """Rows that use the adapter, grouped into blocks in which every cell has the same number of rows."""
+        by_size: dict[int, list[tuple[int, int, Tensor]]] = {}
+        start = 0
+        for cell, ask in asks:
+            size, scale = len(ask.z), ask.adapters.get(name)
+            scales = scale.tolist() if isinstance(scale, Tensor) else [scale or 0.0] * size
+            used = [row for row, value in enumerate(scales) if value]
+            if used:
+                column = torch.tensor([scales[row] for row in used], dtype=ask.z.dtype, device=ask.z.device)
+                by_size.setdefault(len(used), []).append((cell, start, torch.tensor(used), column))
+            start += size
+        return [self._block(size, users, total) for size, users in by_size.items()]
+
+    def _block(self, size: int, users: list, total: int) -> Block:
+        rows = torch.cat([start + used for _, start, used, _ in users])
+        everything = len(rows) == total
+        return Block(
+            rows=None if everything else rows.to(self.backbone.device),
+            cells=tuple(cell for cell, *_ in users),
+            size=size,
+            scale=torch.cat([scale for *_, scale in users]),
+        )
+
+    def _hook(self, site: str):
+        def add_deltas(module: nn.Module, args: tuple, out: Tensor) -> Tensor | None:
+            for name, blocks in self.active.items():
+                layer = self.layers[name].get(site)
+                if layer is not None:
+                    for block in blocks:
+                        out = _add(out, args[0], layer, block)
+            return out
+
+        return add_deltas
+
+    # --- one adapter of one cell: its numbers, its file
+
+    def row(self, name: str, cell: int) -> Tensor:
+        """The trainable numbers (n,) of one adapter of one cell; a view."""
+        return self.theta[name].detach()[cell]
+
+    def grad_row(self, name: str, cell: int) -> Tensor:
+        return self.grad[name][cell]
+
+    def zero_grad(self) -> None:
+        for grad in self.grad.values():
+            grad.zero_()
+
+    def state(self, name: str, cell: int) -> dict[str, Tensor]:
+        """The adapter under the names that diffusers' `load_lora_weights` and PEFT read, alpha folded into `up`."""
+        state = {}
+        for site, layer in self.layers[name].items():
+            up = layer.up[cell] * layer.scale
+            if layer.down.dim() == 5:
+                up = up[:, :, None, None]
+            for key, value in (("lora_A", layer.down[cell]), ("lora_B", up)):
+                state[f"unet.{site}.{key}.weight"] = value.detach().float().cpu().contiguous()
+        return state
+
+    def load(self, name: str, cell: int, state: Mapping[str, Tensor]) -> None:
+        """Fill one adapter from a state dict as `state` gives it. Every site must be there, with the same rank."""
+        with torch.no_grad():
+            for site, layer in self.layers[name].items():
+                for key, target in (("lora_A", layer.down[cell]), ("lora_B", layer.up[cell])):
+                    found = state.get(f"unet.{site}.{key}.weight")
+                    if found is None or found.numel() != target.numel():
+                        shape = "nothing" if found is None else tuple(found.shape)
+                        raise BenchError(
+                            f"Loading adapter {name!r}: expected {tuple(target.shape)} for unet.{site}.{key}.weight, "
+                            f"found {shape}; use the rank and the layers that the file was trained with."
+                        )
+                    value = found.reshape(target.shape).to(target)
+                    target.copy_(value / layer.scale if key == "lora_B" else value)
+
+    # --- creation
+
+    def _sites(self) -> dict[str, nn.Module]:
+        return {site: layer.module for layers in self.layers.values() for site, layer in layers.items()}
+
+    def _create(self, name: str, spec: AdapterSpec, generators: Sequence[torch.Generator]) -> None:
+        device, dtype = self.backbone.device, _dtype(self.backbone)
+        sites = self.backbone.sites(spec.where)
+        downs = {site: self._down(spec, module, generators) for site, module in sites.items()}
+        trained = spec.orthonormal_row is None
+        shapes = {site: (_width(module)[1], spec.rank) for site, module in sites.items()}
+        sizes = [prod(downs[site].shape[1:]) * trained + prod(shapes[site]) for site in sites]
+        theta = torch.zeros(self.cells, sum(sizes), dtype=dtype, device=device)
+        grad = torch.zeros_like(theta)
+        self.theta[name], self.grad[name], self.layers[name] = theta, grad, {}
+        for (site, module), values, grads in zip(
+            sites.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True
+        ):
+            split = values.shape[1] - prod(shapes[site])
+            up = _leaf(values[:, split:], grads[:, split:], shapes[site])
+            down = downs[site].to(device, dtype)
+            if trained:
+                values[:, :split] = down.flatten(1)
+                down = _leaf(values[:, :split], grads[:, :split], down.shape[1:])
+            else:
+                down = down.expand(self.cells, *down.shape[1:])
+            scale = 1.0 if spec.alpha is None else spec.alpha / spec.rank
+            self.layers[name][site] = Layer(module, down, up, scale)
+        if spec.file is not None:
+            state = read_lora(Path(spec.file))
+            for cell in range(self.cells):
+                self.load(name, cell, state)
+
+    def _down(self, spec: AdapterSpec, module: nn.Module, generators: Sequence[torch.Generator]) -> Tensor:
+        """Initial (K, r, in...), or (1, r, in...) of the frozen orthonormal basis."""
+        shape, _ = _width(module)
+        width = prod(shape)
+        if spec.orthonormal_row is None:
+            drawn = [torch.randn(spec.rank, *shape, generator=generator) for generator in generators]
+            return torch.stack(drawn) / spec.rank
+        first, last = spec.orthonormal_row, spec.orthonormal_row + spec.rank
+        if last > width:
+            raise BenchError(
+                f"Orthonormal adapters need {last} rows in all, but a layer has only {width} inputs; "
+                f"choose ranks that add up to at most {width}, e.g. method.rank={width // 2}."
+            )
+        return basis(width, spec.basis_seed)[first:last].reshape(1, spec.rank, *shape)
+
+
+@cache
+def basis(width: int, seed: int) -> Tensor:
+    """A random orthonormal basis (width, width), the Q of a Gaussian matrix, the same for every layer of that width."""
+    gaussian = torch.randn(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.linalg.qr(gaussian).Q
+
+
+def read_lora(path: Path) -> dict[str, Tensor]:
+    """A LoRA file in any format that diffusers reads, under the names that `Bank.state` writes."""
+    from diffusers import StableDiffusionPipeline
+
+    if not path.is_file():
+        raise BenchError(f"Loading an adapter: {path} is not a file; give the .safetensors file of a LoRA.")
+    state, alphas = StableDiffusionPipeline.lora_state_dict(str(path), use_safetensors=path.suffix == ".safetensors")
+    scaled = dict(state)
+    for key, alpha in (alphas or {}).items():
+        down = key.removesuffix(".alpha")
+        scaled[f"{down}.lora_B.weight"] = state[f"{down}.lora_B.weight"] * (
+            alpha / state[f"{down}.lora_A.weight"].shape[0]
+        )
+    return {key: value for key, value in scaled.items() if key.startswith("unet.")}
+
+
+def _leaf(values: Tensor, grads: Tensor, shape: Sequence[int]) -> Tensor:
+    """A trainable view of the flat numbers whose gradient accumulates in the flat gradient."""
+    leaf = values.unflatten(1, tuple(shape)).detach().requires_grad_(True)
+    leaf.grad = grads.unflatten(1, tuple(shape))
+    return leaf
+
+
+def _width(module: nn.Module) -> tuple[tuple[int, ...], int]:
+    """Input shape of one adapter row, and output width, of a linear or convolutional layer."""
+    if isinstance(module, nn.Conv2d):
+        return (module.in_channels, *module.kernel_size), module.out_channels
+    return (module.in_features,), module.out_features
+
+
+def _dtype(backbone: Backbone) -> torch.dtype:
+    return torch.float64 if backbone.dtype == torch.float64 else torch.float32
+
+
+def _add(out: Tensor, x: Tensor, layer: Layer, block: Block) -> Tensor:
+    """`out` plus scale * up(down(x)) on the rows of the block."""
+    if block.rows is not None:
+        x = x.index_select(0, block.rows)
+    down, up = _pick(layer.down, block.cells), _pick(layer.up, block.cells)
+    delta = (_conv(x, down, up, layer.module, block) if down.dim() == 5 else _linear(x, down, up)).to(out.dtype)
+    scale = (block.scale * layer.scale).to(out.dtype).view(-1, *[1] * (delta.dim() - 1))
+    delta = delta * scale
+    return out + delta if block.rows is None else out.index_add(0, block.rows, delta)
+
+
+def _pick(stacked: Tensor, cells: tuple[int, ...]) -> Tensor:
+    return stacked if cells == tuple(range(len(stacked))) else stacked[list(cells)]
+
+
+def _linear(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """x (k * b, ..., in) -> (k * b, ..., out), the k-th part of the rows through the k-th adapter."""
+    if len(down) == 1:
+        return F.linear(F.linear(x, down[0]), up[0])
+    hidden = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.transpose(1, 2))
+    return torch.bmm(hidden, up.transpose(1, 2)).reshape(*x.shape[:-1], up.shape[1])
+
+
+def _conv(x: Tensor, down: Tensor, up: Tensor, module: nn.Module, block: Block) -> Tensor:
+    """x (k * b, in, H, W) -> (k * b, out, H', W'): one grouped convolution for all cells."""
+    k = len(down)
+    x = x.unflatten(0, (k, block.size)).transpose(0, 1).flatten(1, 2)  # (b, k * in, H, W)
+    hidden = F.conv2d(x, down.flatten(0, 1), None, module.stride, module.padding, module.dilation, groups=k)
+    y = F.conv2d(hidden, up.flatten(0, 1)[:, :, None, None], groups=k)  # (b, k * out, H', W')
+    return y.unflatten(1, (k, -1)).transpose(0, 1).flatten(0, 1)

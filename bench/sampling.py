@@ -1,0 +1,133 @@
+"""Draws images: the guided rows of many prompts, and of many cells, in one forward pass per denoising step.
+
+Shapes: N images, C latent channels, H W latent size, P pixels per side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.adapters import Bank
+from bench.contracts import EVALUATION_SEED_OFFSET, Ask, Dataset, Method, Text, plain_guidance
+from bench.trainer import generator
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How images are drawn; the same for all methods of an experiment."""
+
+    scheduler: str = "ddim"  # ddim | euler | dpm++ | pndm
+    steps: int = 25
+    cfg: float = 5.0  # classifier-free guidance scale
+    batch: int = 16  # images per chunk
+    start_t: float | None = None  # overrides every method's late start
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One image to draw. Its noise depends on the prompt's place and the evaluation seed alone."""
+
+    index: int  # place of the prompt in the dataset
+    prompt: str
+    seed: int
+
+    def noise(self, shape: tuple[int, int, int]) -> Tensor:
+        rng = generator("sample", EVALUATION_SEED_OFFSET + self.seed, self.index)
+        return torch.randn(shape, generator=rng, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images of one cell at one strength."""
+
+    cell: int
+    method: Method
+    dataset: Dataset
+    shots: Sequence[Shot]
+    strength: float
+
+
+class Untouched(Method):
+    """The backbone as it is: the baseline of every comparison."""
+
+    strength_knob = "none"
+
+    def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
+        return {"content": prompt, "negative": ""}
+
+    def guide(self, z, t, texts, cfg, strength):
+        return (yield from plain_guidance(z, t, texts, cfg))
+
+
+def shots(dataset: Dataset) -> list[Shot]:
+    """All evaluation images of a dataset: every prompt with every evaluation seed."""
+    return [Shot(i, prompt, seed) for i, prompt in enumerate(dataset.prompts) for seed in dataset.seeds]
+
+
+def sample(bank: Bank, requests: Sequence[Request], sampler: Sampler) -> Iterator[list[np.ndarray]]:
+    """Yield, chunk by chunk, one uint8 (n, 3, P, P) array per request. All requests have the same number of shots.
+
+    With several requests a chunk holds the same places of each, and all their rows share one forward pass.
+    """
+    size = max(1, sampler.batch // len(requests))
+    for first in range(0, len(requests[0].shots), size):
+        parts = [(request, request.shots[first : first + size]) for request in requests]
+        yield _chunk(bank, parts, sampler)
+
+
+@torch.no_grad()
+def _chunk(bank: Bank, parts: Sequence[tuple[Request, Sequence[Shot]]], sampler: Sampler) -> list[np.ndarray]:
+    backbone = bank.backbone
+    scheduler = backbone.scheduler(sampler.scheduler, sampler.steps)
+    noise = torch.stack([shot.noise(backbone.latent_shape) for _, chosen in parts for shot in chosen])
+    z = noise.to(backbone.device) * scheduler.init_noise_sigma
+    z = z.double() if backbone.dtype == torch.float64 else z
+    texts = [_texts(backbone, request, chosen) for request, chosen in parts]
+    counts = [len(chosen) for _, chosen in parts]
+    for t in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(z, t)
+        guides = [
+            (request.cell, _guide(request, part, t, text, sampler))
+            for (request, _), part, text in zip(parts, scaled.split(counts), texts, strict=True)
+        ]
+        z = scheduler.step(torch.cat(resolve(bank, guides)), t, z).prev_sample
+    return [image.cpu().numpy() for image in _decode(backbone, z).split(counts)]
+
+
+def _decode(backbone, z: Tensor, batch: int = 16) -> Tensor:
+    return torch.cat([backbone.decode(part) for part in z.split(batch)])
+
+
+def _texts(backbone, request: Request, chosen: Sequence[Shot]) -> dict[str, Text]:
+    roles = [request.method.prompts(shot.prompt, request.dataset) for shot in chosen]
+    return {role: backbone.embed([prompts[role] for prompts in roles]) for role in roles[0]}
+
+
+def _guide(request: Request, z: Tensor, t: Tensor, texts: Mapping[str, Text], sampler: Sampler) -> Generator:
+    start = request.method.start_t if sampler.start_t is None else sampler.start_t
+    rows = torch.full((len(z),), float(t), device=z.device)
+    rows = rows.long() if float(t).is_integer() else rows
+    if float(t) > start:
+        return plain_guidance(z, rows, texts, sampler.cfg)
+    return request.method.guide(z, rows, texts, sampler.cfg, request.strength)
+
+
+def resolve(bank: Bank, guides: Sequence[tuple[int, Generator[Ask, Tensor, Tensor]]]) -> list[Tensor]:
+    """Run coroutines to their end, answering what all of them ask in one forward pass at a time."""
+    results: list[Tensor | None] = [None] * len(guides)
+    answers: dict[int, Tensor | None] = {i: None for i in range(len(guides))}
+    while answers:
+        asks: dict[int, Ask] = {}
+        for i, answer in answers.items():
+            try:
+                asks[i] = guides[i][1].send(answer)
+            except StopIteration as stop:
+                results[i] = stop.value
+        predictions = bank.answer([(guides[i][0], ask) for i, ask in asks.items()]) if asks else []
+        answers = dict(zip(asks, predictions, strict=True))
+    return results

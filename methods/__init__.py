@@ -1,0 +1,1 @@
+"""Customization methods: one file per paper, only what the paper would say."""

@@ -1,0 +1,75 @@
+"""DreamBooth (Ruiz et al. 2023, arXiv 2208.12242) in its LoRA form: bind a rare token to a subject or a style.
+
+A second loss on the backbone's own images of the class keeps the class (prior preservation, eq. 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import mse_loss
+
+from bench.contracts import AdapterSpec, Ask, Dataset, Loss, Method, Recipe, Text, with_token
+
+
+@dataclass
+class DreamBooth(Method):
+    """Learns from a pair's style image, or from the references where there is no pair (or `images` says so)."""
+
+    recipe: Recipe
+    rank: int = 4
+    token: str = "sks"
+    prior_weight: float = 1.0
+    class_images: int = 100
+    images: str | None = None  # role to learn from: style | references
+    where: str = "attention"
+    strength: float = 1.0
+
+    needs = frozenset({"class"})
+    strength_knob = "LoRA scale"
+
+    def lacks(self, dataset: Dataset) -> str | None:
+        return super().lacks(dataset) or (None if dataset.references or dataset.pairs else "references or pairs")
+
+    def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
+        return {"style": AdapterSpec(self.rank, self.where)}
+
+    def prior(self, dataset: Dataset) -> tuple[str, int] | None:
+        return (f"a photo of a {dataset.noun}", self.class_images) if self.prior_weight else None
+
+    def step(self, data, k, rng):
+        role = self.images or ("style" if data.dataset.pairs else "references")
+        (z,), examples = data.draw((role,), rng)
+        eps, t = data.noise(z, rng)
+        captions = [self._bound(example.caption, example.noun, data.dataset) for example in examples]
+        if not self.prior_weight:
+            out = yield Ask(data.noisy(z, eps, t), t, data.text(captions), {"style": 1.0})
+            yield Loss(mse_loss(out, data.target(z, eps, t)))
+            return
+        (own,), owns = data.draw(("prior",), rng)
+        own_eps, own_t = data.noise(own, rng)  # each sample has its own noise and timestep
+        out = yield Ask(
+            torch.cat([data.noisy(z, eps, t), data.noisy(own, own_eps, own_t)]),
+            torch.cat([t, own_t]),
+            Text.cat([data.text(captions), data.text([example.caption for example in owns])]),
+            {"style": 1.0},
+        )
+        instance, prior = out.chunk(2)
+        loss = mse_loss(instance, data.target(z, eps, t))
+        yield Loss(loss + self.prior_weight * mse_loss(prior, data.target(own, own_eps, own_t)))
+
+    def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
+        return {"content": prompt, "negative": "", "style": self._bound(prompt, dataset.noun, dataset)}
+
+    def guide(self, z, t, texts, cfg, strength):
+        """Classifier-free guidance with the adapter in both rows."""
+        text = Text.cat([texts["negative"], texts["style"]])
+        out = yield Ask(torch.cat([z, z]), t.repeat(2), text, {"style": strength})
+        unconditional, conditional = out.chunk(2)
+        return unconditional + cfg * (conditional - unconditional)
+
+    def _bound(self, prompt: str, noun: str, dataset: Dataset) -> str:
+        """The rare token names the style of a style dataset and the subject of a subject dataset."""
+        return f"{prompt} in {self.token} style" if dataset.style_words else with_token(prompt, noun, self.token)

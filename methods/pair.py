@@ -1,0 +1,79 @@
+"""Pair Customization (Jones, Wang, Kumari, Bau, Zhu 2024, arXiv 2405.01536): a style from one pair of images.
+
+Two adapters learn together: one explains the content image, the other what is left in the stylised image. Their
+frozen `down` halves are disjoint rows of one orthonormal basis (section 3.2). Only the style adapter is used to draw,
+through style guidance (eq. 10, several styles eq. 11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import mse_loss
+
+from bench.contracts import AdapterSpec, Ask, Dataset, Loss, Method, Recipe, Text, with_token
+
+
+@dataclass
+class PairCustomization(Method):
+    """Content steps come first; then each step is one on the content image and one on the style image."""
+
+    recipe: Recipe
+    rank: int = 64
+    content_steps: int = 250
+    token: str = "sbu"
+    strength: float = 3.0
+    start_t: float = 800
+    where: str = "attention"
+    blend: Sequence[Mapping[str, Any]] = ()  # further styles: {file, style_words, strength}
+
+    needs = frozenset({"pairs"})
+    strength_knob = "style guidance"
+
+    def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
+        content = AdapterSpec(self.rank, self.where, orthonormal_row=0)
+        style = AdapterSpec(self.rank, self.where, orthonormal_row=self.rank)
+        others = {
+            f"blend{i}": AdapterSpec(other.get("rank", self.rank), self.where, file=str(other["file"]))
+            for i, other in enumerate(self.blend)
+        }
+        return {"content": content, "style": style, **others}
+
+    def step(self, data, k, rng):
+        (content, style), examples = data.draw(("content", "style"), rng)
+        eps, t = data.noise(content, rng)  # shared by both passes
+        captions = [with_token(example.caption, example.noun, self.token) for example in examples]
+
+        out = yield Ask(data.noisy(content, eps, t), t, data.text(captions), {"content": 1.0})
+        yield Loss(mse_loss(out, data.target(content, eps, t)))
+
+        if k >= self.content_steps:
+            styled = data.text([data.dataset.styled(caption) for caption in captions])
+            both = {"content": 1.0, "style": 1.0}
+            out = yield Ask(data.noisy(style, eps, t), t, styled, both, frozen=frozenset({"content"}))
+            yield Loss(mse_loss(out, data.target(style, eps, t)))
+
+    def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
+        others = {f"blend{i}": f"{prompt} {other['style_words']}" for i, other in enumerate(self.blend)}
+        return {"content": prompt, "negative": "", "style": dataset.styled(prompt), **others}
+
+    def guide(self, z, t, texts, cfg, strength):
+        """e0 + cfg (ec - e0) + sum_i g_i (es_i - ec): adapters are on in the style rows alone."""
+        styles = {"style": strength} | {f"blend{i}": other["strength"] for i, other in enumerate(self.blend)}
+        styles = {name: g for name, g in styles.items() if g != 0}
+        n, parts = len(z), 2 + len(styles)
+        rows = torch.arange(n * parts) // n
+        out = yield Ask(
+            torch.cat([z] * parts),
+            t.repeat(parts),
+            Text.cat([texts[role] for role in ("negative", "content", *styles)]),
+            {name: (rows == i).float() for i, name in enumerate(styles, start=2)},
+        )
+        unconditional, content, *styled = out.chunk(parts)
+        guided = unconditional + cfg * (content - unconditional)
+        for g, prediction in zip(styles.values(), styled, strict=True):
+            guided = guided + g * (prediction - content)
+        return guided

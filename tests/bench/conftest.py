@@ -1,0 +1,110 @@
+"""A tiny random backbone and a tiny dataset, for tests of what does not depend on a trained network."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bench.contracts import Backbone, Dataset, Example, Pair, Text
+
+
+class TinyBackbone(Backbone):
+    """A random UNet on 4 x 8 x 8 latents; "encoding" is 8 x 8 mean pooling, prompts embed as noise from their hash."""
+
+    name, resolution, train_timesteps, latent_shape = "tiny", 64, 1000, (4, 8, 8)
+
+    def __init__(self, dtype=torch.float32):
+        from diffusers import DDIMScheduler, UNet2DConditionModel
+
+        self.device, self.dtype = torch.device("cpu"), dtype
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.network = UNet2DConditionModel(
+                sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                cross_attention_dim=16, norm_num_groups=8, attention_head_dim=8,
+            )  # fmt: skip
+        self.network.to(dtype).eval().requires_grad_(False)
+        self.ddim = DDIMScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False
+        )
+
+    def embed(self, prompts):
+        def one(prompt):
+            seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6], "big")
+            return torch.randn(6, 16, generator=torch.Generator().manual_seed(seed)).to(self.dtype)
+
+        return Text(torch.stack([one(prompt) for prompt in prompts]))
+
+    def encode(self, images):
+        pooled = F.avg_pool2d(images.to(self.dtype) / 127.5 - 1, 8)
+        mean = torch.cat([pooled, pooled.mean(1, keepdim=True)], 1)
+        return mean, torch.full_like(mean, 0.05)
+
+    def decode(self, z):
+        return ((F.interpolate(z[:, :3], scale_factor=8) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    def noisy(self, z, eps, t):
+        kept = self.ddim.alphas_cumprod.to(z)[t].view(-1, 1, 1, 1)
+        return kept.sqrt() * z + (1 - kept).sqrt() * eps
+
+    def target(self, z, eps, t):
+        return eps
+
+    def predict(self, z, t, text):
+        return self.network(z, t, text.states).sample
+
+    def scheduler(self, name, steps):
+        from diffusers import DDIMScheduler
+
+        scheduler = DDIMScheduler.from_config(self.ddim.config)
+        scheduler.set_timesteps(steps)
+        return scheduler
+
+    def sites(self, where):
+        ends = ("to_q", "to_k", "to_v", "to_out.0")
+        kinds = {"attention": torch.nn.Linear, "linear": torch.nn.Linear, "all": (torch.nn.Linear, torch.nn.Conv2d)}
+        found = {n: m for n, m in self.network.named_modules() if isinstance(m, kinds[where])}
+        return {n: m for n, m in found.items() if where != "attention" or n.endswith(ends)}
+
+
+def picture(seed):
+    """A smooth random picture, uint8 (3, 64, 64)."""
+    rough = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return (F.interpolate(rough, size=64, mode="bilinear")[0] * 255).to(torch.uint8).numpy()
+
+
+def tiny_dataset(seed=0, **changes):
+    content = Example(picture(seed), "a photo of a dog", "dog")
+    style = Example(255 - picture(seed), "a photo of a dog", "dog")
+    values = dict(
+        name=f"tiny{seed}", version=1, licence="none", source="drawn", style_words="in inverted style", noun="dog",
+        pairs=(Pair(content, style),), references=(style,), auxiliary=(), prompts=("a photo of a cat", "a photo of a car"),
+        seeds=(0, 1), controls=(), reference_set=None, oracle=lambda image: 255 - image, content_hash=str(seed),
+    )  # fmt: skip
+    return Dataset(**{**values, **changes})
+
+
+@pytest.fixture
+def tiny():
+    return TinyBackbone
+
+
+@pytest.fixture
+def dataset():
+    return tiny_dataset
+
+
+@pytest.fixture
+def image():
+    return picture
+
+
+@pytest.fixture
+def equal_bits():
+    def check(a, b):
+        return np.array_equal(np.asarray(a), np.asarray(b))
+
+    return check
