@@ -60,7 +60,7 @@ def _from_hub(path: str, variant: str | None, download_gb: float | None) -> Path
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repo, _, revision = path.partition("@")
-    wanted = {"repo_id": repo, "revision": revision or None, "allow_patterns": _patterns(variant)}
+    wanted: dict[str, Any] = {"repo_id": repo, "revision": revision or None, "allow_patterns": _patterns(variant)}
     try:
         cached = Path(snapshot_download(**wanted, local_files_only=True))
         if constants.HF_HUB_OFFLINE or _complete(cached):

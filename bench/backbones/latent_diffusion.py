@@ -30,6 +30,7 @@ class LatentDiffusion(Backbone):
     float32 keep their precision, and latents and answers stay float32.
     """
 
+    network: Any  # diffusers' UNet2DConditionModel
     pipeline_class: str  # of diffusers
     conditioning: str | None  # what the UNet's configuration calls its added conditioning
 

@@ -34,13 +34,12 @@ def load_model(kind: type[Any], folder: Path, dtype: torch.dtype, variant: str |
 
     Safetensors come first; .bin files are opened by the libraries with weights_only.
     """
-    precision = {"torch_dtype" if kind.__module__.startswith("diffusers") else "dtype": dtype}
-    options = {"variant": variant_of(folder, variant), "output_loading_info": True, "local_files_only": True}
+    options = {"dtype": dtype, "variant": variant_of(folder, variant), "output_loading_info": True}
     if not (folder / "config.json").is_file():
         raise BenchError(f"{folder} was asked for a model in diffusers format; it has no config.json.")
     with reading(folder):
-        model, report = kind.from_pretrained(folder, **precision, **options)
+        model, report = kind.from_pretrained(folder, local_files_only=True, **options)
     missing = sorted(report["missing_keys"])
     if missing:
         raise BenchError(f"{folder} lacks {len(missing)} weights of its model, first {missing[0]}; stage it again.")
-    return model.eval().requires_grad_(False)
+    return model.to(dtype).eval().requires_grad_(False)  # diffusers before 0.36 knows no `dtype`
