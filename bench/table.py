@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
@@ -158,16 +160,17 @@ def _bare(column: str) -> str:
 
 def render(rows: pd.DataFrame, metrics: Sequence[str] | None = None, style: str = "simple") -> str:
     """A readable text of `wide` or `summary`: what all lines share stands above, reasons below."""
-    from tabulate import tabulate
+    import tabulate
 
     if rows.empty:
         return "No record."
+    tabulate.MIN_PADDING = 0  # else each heading is two letters wider
     shared, keys = _keys(rows)
     chosen = choose(rows, metrics)
     head = [*keys, *[_heading(column, rows.attrs.get("higher_is_better", {}), style) for column in chosen]]
-    body = [[_text(row[key]) for key in keys] + [_number(row, column) for column in chosen] for row in _dicts(rows)]
+    body = [[_text(row[key]) for key in keys] + _cells(row, chosen) for row in _dicts(rows)]
     align = ["left"] * len(keys) + ["right"] * len(chosen)
-    text = tabulate(body, head, tablefmt=style, colalign=align, disable_numparse=True)
+    text = tabulate.tabulate(body, head, tablefmt=style, colalign=align, disable_numparse=True)
     return "\n\n".join(part for part in (shared, text, _reasons(rows, style)) if part)
 
 
@@ -177,7 +180,7 @@ def _dicts(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _keys(rows: pd.DataFrame) -> tuple[str, list[str]]:
     """A line of what is the same everywhere, and the columns that tell the lines apart."""
-    keys = [key for key in ("method", "dataset", "backbone", "strength", "seed", "n", "status") if key in rows]
+    keys = [key for key in ("method", "dataset", "backbone", "strength", "seed", "n") if key in rows]
     same = [key for key in keys[2:] if rows[key].nunique(dropna=False) == 1]
     shared = ", ".join(f"{key} {_text(rows[key].iloc[0])}" for key in same)
     if (rows.groupby(["method", "backbone"], dropna=False).settings.nunique() > 1).any():
@@ -186,10 +189,24 @@ def _keys(rows: pd.DataFrame) -> tuple[str, list[str]]:
 
 
 def _heading(column: str, higher: Mapping[str, Any], style: str) -> str:
+    """Name, direction and network; in the terminal on several short lines."""
     up = higher.get(column)
     arrow = "" if up is None else " ↑" if up else " ↓"
     name, bracket, network = column.partition(" [")
-    return f"{name}{arrow}{' ' if style == 'pipe' else chr(10)}{'[' if bracket else ''}{network}"
+    parts = [name + arrow, bracket.strip() + network]
+    if style == "pipe":
+        return " ".join(filter(None, parts))
+    return "\n".join(line for part in parts for line in _short_lines(part))
+
+
+def _short_lines(text: str, width: int = 12) -> list[str]:
+    """Break behind _ and - so that lines stay short."""
+    lines = [""]
+    for word in re.findall(r"[^_-]*[_-]?", text):
+        if len(lines[-1]) + len(word) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += word
+    return [line for line in lines if line]
 
 
 def _text(value: Any) -> str:
@@ -198,11 +215,21 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _cells(row: Mapping[str, Any], chosen: Sequence[str]) -> list[str]:
+    """The numbers of a line, or "failed" or "skipped" in the first one's place."""
+    numbers = [_number(row, column) for column in chosen]
+    return numbers if row["status"] == "done" else [row["status"], *numbers[1:]][: len(chosen)]
+
+
 def _number(row: Mapping[str, Any], column: str) -> str:
-    value, spread = row[column], row.get(f"{column} sd", float("nan"))
-    if value != value:
+    """Four figures, or as many as the standard deviation's second figure warrants."""
+    value, spread = row[column], row.get(f"{column} sd", math.nan)
+    if math.isnan(value):
         return ""
-    return f"{value:.4g}" if spread != spread else f"{value:.4g} ± {spread:.2g}"
+    if math.isnan(spread) or spread == 0:
+        return f"{value:.4g}"
+    places = max(0, 1 - math.floor(math.log10(spread)))
+    return f"{value:.{places}f}±{spread:.{places}f}"
 
 
 def _reasons(rows: pd.DataFrame, style: str) -> str:

@@ -133,6 +133,28 @@ def test_arrows_follow_the_direction(records):
     assert "up_a ↑" in text and "low_b ↓" in text
 
 
+def test_numbers_have_the_figures_that_their_spread_warrants():
+    def shown(value, spread):
+        return table._number({"a": value, "a sd": spread}, "a")
+
+    assert [shown(23.8213, 2.81), shown(92.84, 11.2), shown(0.00978, 0.0014)] == [
+        "23.8±2.8",
+        "93±11",
+        "0.0098±0.0014",
+    ]
+    assert [shown(1234.5, math.nan), shown(-0.5, 0.0), shown(math.nan, math.nan)] == ["1234", "-0.5", ""]
+
+
+def test_the_headline_of_a_full_table_fits_130_columns(monkeypatch):
+    names = ["clip_t", "fid", "fid_null", "kid", "lpips_leak", "oracle_closed_lpips", "train_s"]
+    monkeypatch.setattr(table, "headline", lambda: names)
+    cells = [done("dreambooth", "stained_glass", seed, [score(1.0, name, 0.012345 * (seed + 1), "mini-perceptual")
+             for name in names[:-1]]) for seed in range(3)]  # fmt: skip
+    cells += [unhappy("skipped", "three", "lines", 0, "it needs pairs")]
+    shown = table.render(table.summary(table.frame(cells)))
+    assert max(map(len, shown.splitlines())) <= 130 and shown.count("±") == 7 and "  skipped" in shown
+
+
 def test_the_long_table_holds_only_numbers(records):
     frame = table.long(records[1])
     assert list(frame) == table.SCORE and len(frame) == len(records[0])
