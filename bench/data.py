@@ -283,8 +283,8 @@ def decode(path: Path) -> Image:
     from PIL import Image, ImageOps
 
     try:
-        with warnings.catch_warnings(), Image.open(path) as file:
-            warnings.simplefilter("ignore")  # of a damaged EXIF block; damaged pixels raise
+        # Damaged EXIF blocks only warn, damaged pixels raise.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
             picture = _rgb(ImageOps.exif_transpose(file))
     except FileNotFoundError as error:
         raise BenchError(f"the image {path} does not exist; correct the path.") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
+import http.client
 import os
 import shutil
 import sys
@@ -213,29 +214,38 @@ def _attempt(url: str, part: Path, label: str) -> None:
         os.fsync(file.fileno())
 
 
-def _final(error: Exception, url: str, part: Path) -> bool:
-    """Whether another try is useless; what is left over from another file is removed on the way."""
-    if isinstance(error, urllib.error.HTTPError) and error.code == 416:  # nothing after what we have
-        part.unlink(missing_ok=True)
+def _refused(error: urllib.error.HTTPError, url: str, part: Path) -> bool:
+    """Whether a refusal means that `part` is whole already. Raises NotThere when no try can succeed."""
+    error.close()
+    if error.code in (403, 404, 410):
+        raise NotThere(f"{url} is not there (HTTP {error.code}); check the address, or set BENCH_MIRROR.") from error
+    if error.code != 416 or not part.exists():  # 416: there is nothing after what we have
         return False
-    gone = isinstance(error, urllib.error.HTTPError) and error.code in (403, 404, 410)
-    if gone or "No such file" in str(getattr(error, "reason", error)):  # the second for file:// addresses
-        raise NotThere(f"{url} is not there ({error}); check the address in the dataset's yaml.") from error
-    return False
+    whole = (error.headers.get("Content-Range") or "").endswith(f"/{part.stat().st_size}")
+    if not whole:
+        part.unlink()  # left over from another file
+    return whole
 
 
 def download(url: str, part: Path, label: str, wait_s: float = 1.0) -> None:
     """Fetch `url` into `part`, resuming what is there, with retries. Raises BenchError."""
+    problem: Exception | None = None
     for k in range(TRIES):
+        time.sleep(wait_s * 2 ** (k - 1) if k else 0)
         try:
             return _attempt(url, part, label)
-        except OSError as error:  # URLError, timeouts and closed connections are OSErrors
-            told = _told(error, part)
-            if told is not error:
-                raise told from error
-            _final(error, url, part)
+        except urllib.error.HTTPError as error:
+            if _refused(error, url, part):
+                return
             problem = error
-            time.sleep(wait_s * 2**k if k < TRIES - 1 else 0)
+        except (OSError, http.client.HTTPException) as error:  # URLError, timeouts, closed connections
+            problem = error
+            if "No such file" in str(getattr(error, "reason", "")):  # file:// addresses
+                raise NotThere(f"{url} is not there; check the address.") from error
+            if isinstance(told := _told(error, part), BenchError):
+                raise told from error
+        except ValueError as error:
+            raise BenchError(f"{url} is no address that can be fetched ({error}); correct it.") from error
     raise BenchError(
         f"{url} could not be fetched in {TRIES} tries ({problem}); on a machine without network copy the file to "
         f"{part.with_suffix('')} yourself, or set BENCH_MIRROR to a folder that holds it."
@@ -262,9 +272,9 @@ def stage(file: File, wait_s: float = 1.0) -> Path:
         raise BenchError(f"{file.path} is not staged and has no address; copy it to {file.cached()} yourself.")
     target = file.cached()
     part = target.with_name(target.name + ".part")
-    target.parent.mkdir(parents=True, exist_ok=True)
     _refuse_links(target)
     _refuse_links(part)
+    target.parent.mkdir(parents=True, exist_ok=True)
     download(file.url, part, target.name, wait_s)
     _accept(file, part, target, expected)
     return target
