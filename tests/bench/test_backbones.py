@@ -356,7 +356,7 @@ def test_gradient_checkpointing_changes_no_gradient(family, ours):
     plain = adapter_gradients(ours(family, dtype="float64"))
     backbone = ours(family, dtype="float64", gradient_checkpointing=True)
     forwards = []
-    hook = backbone.network.down_blocks[1].resnets[0].register_forward_pre_hook(lambda *args: forwards.append(1))
+    hook = backbone.network.up_blocks[0].resnets[0].register_forward_pre_hook(lambda *args: forwards.append(1))
     recomputed = adapter_gradients(backbone)
     hook.remove()
     assert len(forwards) == 2  # forward, and again in the backward pass
