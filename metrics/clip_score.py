@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from bench.contracts import Evaluation, Metric, Score
-from metrics.features import FeatureStore
+from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
 from metrics.networks import OpenClip
 
@@ -43,7 +43,7 @@ class ClipScore(Metric):
         return self.network.missing()
 
     def score(self, evaluation: Evaluation) -> Score:
-        store = FeatureStore(evaluation.cache)
+        store = feature_store(evaluation.cache)
         images = store.features(evaluation.images, self.network)
 
         def against(prompts: Sequence[str]) -> np.ndarray:

@@ -5,6 +5,7 @@ Shapes: N items, D features, P pixels per side.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self._known: dict[str, dict[str, np.ndarray]] = {}  # extractor id -> key -> (D,)
+        self._places: dict[str, dict[str, tuple[Path, int]]] = {}  # extractor id -> key -> shard and row
         self._read: set[Path] = set()
 
     def features(self, images: np.ndarray, extractor: Extractor) -> np.ndarray:
@@ -74,30 +75,33 @@ class FeatureStore:
         """Rows of `keys`, float32 (N, D); `compute` is asked for the row numbers that are missing, once per key."""
         if not keys:
             raise ValueError(f"no items to take features of with {extractor_id}")
-        known = self._load(extractor_id)
+        places = self._index(extractor_id)
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
-        rows = sorted(row for key, row in first.items() if key not in known)
+        rows = sorted(row for key, row in first.items() if key not in places)
         for start in range(0, len(rows), SHARD):
             part = rows[start : start + SHARD]
             values = np.asarray(compute(part), dtype=np.float32)
             if values.shape[0] != len(part) or not np.isfinite(values).all():
                 raise ValueError(f"{extractor_id} gave features {values.shape} for {len(part)} items, or not finite")
             self._write(extractor_id, [keys[row] for row in part], values)
-        return np.stack([known[key] for key in keys])
+        return _gather([places[key] for key in keys])
 
     def _subfolder(self, extractor_id: str) -> Path:
         return self.folder / hashlib.blake2b(extractor_id.encode(), digest_size=8).hexdigest()
 
-    def _load(self, extractor_id: str) -> dict[str, np.ndarray]:
-        """Everything stored for one extractor; files read before are not read again."""
-        from safetensors.numpy import load_file
+    def _index(self, extractor_id: str) -> dict[str, tuple[Path, int]]:
+        """Where everything stored for one extractor lies; files seen before are not read again."""
+        from safetensors import safe_open
 
-        known = self._known.setdefault(extractor_id, {})
+        places = self._places.setdefault(extractor_id, {})
         for path in set(self._subfolder(extractor_id).glob("*.safetensors")) - self._read:
-            shard = load_file(path)
-            known.update(zip((key.tobytes().hex() for key in shard["keys"]), shard["features"], strict=True))
-            self._read.add(path)
-        return known
+            with safe_open(path, "np") as shard:
+                self._add(extractor_id, path, shard.get_tensor("keys"))
+        return places
+
+    def _add(self, extractor_id: str, path: Path, raw: np.ndarray) -> None:
+        self._places[extractor_id].update({key.tobytes().hex(): (path, row) for row, key in enumerate(raw)})
+        self._read.add(path)
 
     def _write(self, extractor_id: str, keys: Sequence[str], values: np.ndarray) -> None:
         from safetensors.numpy import save
@@ -108,5 +112,18 @@ class FeatureStore:
         path = folder / f"{hashlib.blake2b(raw.tobytes(), digest_size=16).hexdigest()}.safetensors"
         data = save({"keys": raw, "features": np.ascontiguousarray(values)}, metadata={"extractor": extractor_id})
         write_atomically(path, data)
-        self._known[extractor_id].update(zip(keys, values, strict=True))
-        self._read.add(path)
+        self._add(extractor_id, path, raw)
+
+
+def _gather(places: Sequence[tuple[Path, int]]) -> np.ndarray:
+    """Stored rows in the order asked for, (N, D); each shard is read once."""
+    from safetensors.numpy import load_file
+
+    shards = {path: load_file(path)["features"] for path in {path for path, _ in places}}
+    return np.stack([shards[path][row] for path, row in places])
+
+
+@functools.cache
+def feature_store(cache: Path) -> FeatureStore:
+    """The store inside a cache folder; one object per process, so that its index is read once."""
+    return FeatureStore(cache / "features")

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from bench.contracts import Evaluation, Impossible, Metric, Score
-from metrics.features import FeatureStore
+from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork
 
@@ -89,7 +89,7 @@ class Fid(Metric):
     def score(self, evaluation: Evaluation) -> Score:
         """Impossible without a reference set or with fewer than two images."""
         reference = reference_images(evaluation, "FID")
-        store = FeatureStore(evaluation.cache)
+        store = feature_store(evaluation.cache)
         x = store.features(evaluation.images, self.network)
         y = store.features(reference, self.network)
         null, null_n = frechet_null(y, len(x))

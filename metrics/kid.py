@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from bench.contracts import Evaluation, Metric, Score
-from metrics.features import FeatureStore
+from metrics.features import feature_store
 from metrics.fid import reference_images
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork
@@ -72,7 +72,7 @@ class Kid(Metric):
     def score(self, evaluation: Evaluation) -> Score:
         """Impossible without a reference set or with fewer than two images."""
         reference = reference_images(evaluation, "KID")
-        store = FeatureStore(evaluation.cache)
+        store = feature_store(evaluation.cache)
         x = store.features(evaluation.images, self.network)
         value, error = mmd2(x, store.features(reference, self.network))
         return Score(

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.contracts import Dataset, Evaluation, Metric, Score
-from metrics.features import FeatureStore, images_hash
+from metrics.features import FeatureStore, feature_store, images_hash
 from metrics.fingerprint import fingerprint
 from metrics.networks import PerceptualNetwork
 from metrics.perceptual import DistancesTo, distances
@@ -182,7 +182,7 @@ class LpipsLeakage(Metric):
 
     def score(self, evaluation: Evaluation) -> Score:
         """Impossible when the dataset has no training images; without eight controls the leak itself is absent."""
-        store, dataset = FeatureStore(evaluation.cache), evaluation.dataset
+        store, dataset = feature_store(evaluation.cache), evaluation.dataset
         known = content(dataset)
         same_class = related(evaluation.prompts, known.nouns)
         values, per_image = self._content(store, evaluation)

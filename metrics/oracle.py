@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.contracts import Evaluation, Impossible, Metric, Score
 from metrics.clip_score import cosine
-from metrics.features import FeatureStore
+from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork, PerceptualNetwork
 from metrics.perceptual import distances
@@ -55,7 +55,7 @@ class Oracle(Metric):
 
     def score(self, evaluation: Evaluation) -> Score:
         """Impossible when the dataset has no oracle."""
-        target, store = truth(evaluation), FeatureStore(evaluation.cache)
+        target, store = truth(evaluation), feature_store(evaluation.cache)
         y, y0 = evaluation.images, evaluation.baseline
         rgb = rms(y, target)
         lpips = distances(store, self.network, y, target)
@@ -84,7 +84,7 @@ class OracleClip(Metric):
 
     def score(self, evaluation: Evaluation) -> Score:
         """Impossible when the dataset has no oracle."""
-        target, store = truth(evaluation), FeatureStore(evaluation.cache)
+        target, store = truth(evaluation), feature_store(evaluation.cache)
         y, y0, s = (store.features(x, self.network) for x in (evaluation.images, evaluation.baseline, target))
         distance = 1 - cosine(y, s)
         return Score(

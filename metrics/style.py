@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.contracts import Evaluation, Metric, Score
 from metrics.clip_score import unit
-from metrics.features import FeatureStore
+from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork, PerceptualNetwork
 from metrics.perceptual import DistancesTo
@@ -32,7 +32,7 @@ class StyleGram(Metric):
     def score(self, evaluation: Evaluation) -> Score:
         targets = style(evaluation.dataset)
         to_style = DistancesTo(self.network, "gram", targets)
-        store = FeatureStore(evaluation.cache)
+        store = feature_store(evaluation.cache)
 
         def distance(images: np.ndarray) -> np.ndarray:
             return np.sqrt(store.features(images, to_style).astype(np.float64)).mean(axis=1)
@@ -57,7 +57,7 @@ class StyleClip(Metric):
         return self.network.missing()
 
     def score(self, evaluation: Evaluation) -> Score:
-        targets, store = style(evaluation.dataset), FeatureStore(evaluation.cache)
+        targets, store = style(evaluation.dataset), feature_store(evaluation.cache)
         y, y0, t = (unit(store.features(x, self.network)) for x in (evaluation.images, evaluation.baseline, targets))
         gain = 100 * ((y - y0) @ t.T).mean(axis=1)
         return Score(

@@ -1,0 +1,215 @@
+"""CLIP score, distance to the stylised truth and style similarity against plain loops over the networks' outputs."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from metric_cases import dataset, scenes, sepia
+
+from bench.contracts import BenchError, Evaluation, Example, Impossible
+from bench.run import build
+from metrics import networks
+from metrics.clip_score import ClipScore
+from metrics.features import feature_store
+from metrics.oracle import Oracle, OracleClip
+from metrics.perceptual import embed
+from metrics.style import StyleClip, StyleGram
+
+
+def cosine(a, b):
+    a, b = np.float64(a), np.float64(b)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def lpips(network, a, b):
+    (x,), (y,) = (list(embed(network, "phi", image[None])) for image in (a, b))
+    return sum(float((p - q).double().square().sum()) for p, q in zip(x, y, strict=True))
+
+
+# --- CLIP score --------------------------------------------------------------------------------------------------
+
+
+def test_clip_score_agrees_with_a_loop_over_pairs(clip, evaluation):
+    case = evaluation()
+    score = ClipScore(clip, hessel=True).score(case)
+    pairs = [
+        (clip(image[None])[0], clip.embed_text([plain])[0], clip.embed_text([full])[0])
+        for image, plain, full in zip(case.images, case.prompts, case.full_prompts, strict=True)
+    ]
+    expected = [100 * cosine(image, text) for image, text, _ in pairs]
+    np.testing.assert_allclose(score.per_image["clip_t"], expected, rtol=1e-5)
+    assert score.values["clip_t"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert score.values["clip_t_full"] == pytest.approx(np.mean([100 * cosine(i, f) for i, _, f in pairs]), rel=1e-4)
+    prefixed = [clip.embed_text([f"A photo depicts {prompt}"])[0] for prompt in case.prompts]
+    hessel = [2.5 * max(cosine(image, text), 0) for (image, _, _), text in zip(pairs, prefixed, strict=True)]
+    assert score.values["clipscore_hessel"] == pytest.approx(np.mean(hessel), rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered caption longer:UserWarning")
+def test_clip_score_agrees_with_torchmetrics(clip, evaluation):
+    """Its wrapper of transformers crashes with version 5, so it is given our embeddings; it clips its mean at zero."""
+    from torchmetrics.functional.multimodal import clip_score
+
+    case = evaluation()
+    ours = ClipScore(clip).score(case).values["clip_t"]
+
+    class Model(torch.nn.Module):
+        config = SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=77))
+
+        def get_image_features(self, pixels):
+            return torch.from_numpy(clip(pixels.numpy()))
+
+        def get_text_features(self, ids, mask):
+            return torch.from_numpy(clip.embed_text([case.prompts[row] for row in ids[:, 0]])) * float(np.sign(ours))
+
+    def processor(text=None, images=None, **_):
+        if images is not None:
+            return {"pixel_values": torch.stack([torch.as_tensor(image) for image in images])}
+        return {"input_ids": torch.arange(len(text))[:, None], "attention_mask": torch.ones(len(text), 1)}
+
+    found = clip_score(list(torch.from_numpy(case.images)), case.prompts, lambda: (Model(), processor))
+    assert abs(ours) == pytest.approx(float(found), rel=1e-4)
+
+
+def test_hessels_variant_is_only_given_when_asked_for_and_long_prompts_are_counted(clip, evaluation):
+    case = dataclasses.replace(evaluation(), prompts=["dog " * 40] * 8)
+    score = ClipScore(clip).score(case)
+    assert set(score.values) == {"clip_t", "clip_t_full"}
+    assert score.fingerprint["truncated_captions"] == 8 and score.fingerprint["network"] == "tiny-clip"
+
+
+# --- the stylised truth ------------------------------------------------------------------------------------------
+
+
+def test_oracle_distances_agree_with_a_loop(alex, clip, evaluation):
+    case = evaluation(images=scenes(8, 8))
+    truth = [sepia(image) for image in case.baseline]
+    score = Oracle(alex).score(case)
+    rgb = [np.sqrt((((y / 255.0) - (s / 255.0)) ** 2).mean()) for y, s in zip(case.images, truth, strict=True)]
+    start = [np.sqrt((((y / 255.0) - (s / 255.0)) ** 2).mean()) for y, s in zip(case.baseline, truth, strict=True)]
+    assert score.values["oracle_rgb"] == pytest.approx(np.mean(rgb))
+    assert score.values["oracle_closed_rgb"] == pytest.approx(1 - np.mean(rgb) / np.mean(start))
+    far = np.mean([lpips(alex, y, s) for y, s in zip(case.images, truth, strict=True)])
+    near = np.mean([lpips(alex, y, s) for y, s in zip(case.baseline, truth, strict=True)])
+    assert score.values["oracle_lpips"] == pytest.approx(far, rel=1e-5)
+    assert score.values["oracle_closed_lpips"] == pytest.approx(1 - far / near, rel=1e-5)
+    clip_score = OracleClip(clip).score(case)
+    features = [1 - cosine(clip(y[None])[0], clip(s[None])[0]) for y, s in zip(case.images, truth, strict=True)]
+    assert clip_score.values["oracle_clip"] == pytest.approx(np.mean(features), rel=1e-4)
+
+
+def test_the_truth_closes_everything_the_baseline_nothing(alex, clip, evaluation):
+    at_truth = {**Oracle(alex).score(evaluation()).values, **OracleClip(clip).score(evaluation()).values}
+    baseline = scenes(8, 7)
+    case = evaluation(images=baseline, baseline=baseline)
+    at_start = {**Oracle(alex).score(case).values, **OracleClip(clip).score(case).values}
+    for name in ("oracle_closed_rgb", "oracle_closed_lpips", "oracle_closed_clip"):
+        assert at_truth[name] == pytest.approx(1, abs=1e-6) and at_start[name] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_dataset_without_an_oracle_is_told_so(alex, clip, evaluation):
+    case = evaluation(dataset=dataset(oracle=None))
+    for metric in (Oracle(alex), OracleClip(clip)):
+        with pytest.raises(Impossible, match="needs an oracle, sepia has none"):
+            metric.score(case)
+
+
+def test_a_baseline_that_is_the_truth_leaves_the_closed_fraction_undefined(alex, evaluation):
+    case = evaluation(dataset=dataset(oracle=lambda image: image))
+    assert np.isnan(Oracle(alex).score(case).values["oracle_closed_rgb"])
+
+
+# --- style similarity --------------------------------------------------------------------------------------------
+
+
+def test_style_differences_agree_with_loops(alex, clip, evaluation):
+    references = tuple(Example(sepia(image), "a lamp", "lamp") for image in scenes(3, 50))
+    case = evaluation(dataset=dataset(pairs=(), references=references))
+    targets = [example.image for example in references]
+
+    def grams(image):
+        (layers,) = list(embed(alex, "gram", image[None]))
+        return np.concatenate([layer[0].double().numpy() for layer in layers])
+
+    expected = [
+        np.mean([np.linalg.norm(grams(y) - grams(t)) - np.linalg.norm(grams(y0) - grams(t)) for t in targets])
+        for y, y0 in zip(case.images, case.baseline, strict=True)
+    ]
+    np.testing.assert_allclose(StyleGram(alex).score(case).per_image["style_gram"], expected, atol=1e-5)
+    features = [
+        100
+        * np.mean(
+            [cosine(clip(y[None])[0], clip(t[None])[0]) - cosine(clip(y0[None])[0], clip(t[None])[0]) for t in targets]
+        )
+        for y, y0 in zip(case.images, case.baseline, strict=True)
+    ]
+    np.testing.assert_allclose(StyleClip(clip).score(case).per_image["style_clip"], features, atol=1e-3)
+
+
+def test_the_right_style_is_closer_and_the_baseline_is_at_zero(alex, evaluation):
+    assert StyleGram(alex).score(evaluation()).values["style_gram"] < -0.01
+    baseline = scenes(4, 7)
+    assert StyleGram(alex).score(evaluation(images=baseline, baseline=baseline)).values["style_gram"] == 0
+
+
+# --- together ----------------------------------------------------------------------------------------------------
+
+
+def configured(name):
+    hydra = pytest.importorskip("hydra")
+    from omegaconf import OmegaConf
+
+    with hydra.initialize_config_dir(str(networks.ROOT / "conf"), version_base="1.3"):
+        return OmegaConf.to_container(hydra.compose(overrides=[f"+metrics={name}"]).metrics)
+
+
+@pytest.mark.parametrize("name", ["mini", "sd", "sd15", "sdxl"])
+def test_configured_metrics_are_built_without_weights_and_say_what_they_lack(name):
+    metrics = build(configured(name))
+    assert {"clip_score", "fid", "kid", "lpips_leakage", "oracle"} <= set(metrics)
+    for metric in metrics.values():
+        missing = metric.missing()
+        assert (
+            missing is None or "type python -m bench.fetch" in missing or "hf download" in missing or "exist" in missing
+        )
+        assert all(isinstance(direction, bool) for direction in metric.higher_is_better.values())
+
+
+def test_no_two_metrics_of_a_config_give_the_same_id():
+    ids = [key for metric in build(configured("mini")).values() for key in metric.higher_is_better]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_second_scoring_passes_no_image_through_a_network(alex, clip, evaluation, monkeypatch):
+    case = evaluation()
+    metrics = [ClipScore(clip), Oracle(alex), OracleClip(clip), StyleGram(alex), StyleClip(clip)]
+    first = [metric.score(case).values for metric in metrics]
+    feature_store.cache_clear()
+
+    def refuse(*_):
+        raise AssertionError("a network was run again")
+
+    monkeypatch.setattr(networks.OpenClip, "forward", refuse)
+    monkeypatch.setattr(networks.LpipsNet, "maps", refuse)
+    assert [metric.score(case).values for metric in metrics] == first
+
+
+def test_every_score_has_a_direction_a_network_and_finite_per_image_rows(alex, clip, evaluation):
+    case = evaluation()
+    assert isinstance(case, Evaluation)
+    for metric in (ClipScore(clip), Oracle(alex), OracleClip(clip), StyleGram(alex), StyleClip(clip)):
+        score = metric.score(case)
+        assert set(score.values) <= set(metric.higher_is_better)
+        assert {"metric", "n", "network", "weights", "preprocessing", "versions"} <= set(score.fingerprint)
+        for name, values in score.per_image.items():
+            assert values.shape == (8,) and np.isfinite(values).all()
+            assert values.mean() == pytest.approx(score.values[name], rel=1e-9, abs=1e-12)
+
+
+def test_missing_weights_stop_a_score_with_the_same_sentence(evaluation):
+    metric = ClipScore(networks.OpenClip(name="gone", model="no/such/folder"))
+    with pytest.raises(BenchError, match="no/such/folder"):
+        metric.score(evaluation())
+    assert "no/such/folder" in metric.missing()
