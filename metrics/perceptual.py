@@ -105,7 +105,8 @@ class DistancesTo:
             self._embedded = [torch.cat(layer) for layer in zip(*batches, strict=True)]
         parts = []
         for batch in embed(self.network, self.view, images):
-            parts.append(sum(_squared(x, r) for x, r in zip(batch, self._embedded, strict=True)).float().cpu().numpy())
+            layers = [_squared(x, r) for x, r in zip(batch, self._embedded, strict=True)]
+            parts.append(torch.stack(layers).sum(0).float().cpu().numpy())
         return np.concatenate(parts)
 
 
@@ -119,10 +120,12 @@ def distances(store: FeatureStore, network: PerceptualNetwork, a: np.ndarray, b:
     """LPIPS d(a_i, b_i) of two uint8 sets (N, 3, P, P), float64 (N,); known pairs are not computed again."""
 
     def compute(rows: list[int]) -> np.ndarray:
+        import torch
+
         parts = []
         for x, y in zip(embed(network, "phi", a[rows]), embed(network, "phi", b[rows]), strict=True):
             layers = [(p - q).double().square().sum(1) for p, q in zip(x, y, strict=True)]
-            parts.append(sum(layers).cpu().numpy())
+            parts.append(torch.stack(layers).sum(0).cpu().numpy())
         return np.concatenate(parts)[:, None]
 
     keys = [pixel_key(np.stack([x, y])) for x, y in zip(a, b, strict=True)]
