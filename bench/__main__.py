@@ -11,9 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from bench import data
+from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.record import Record
-from bench.run import Cell, run
+from bench.run import run
 
 CONF = str(Path(__file__).parents[1] / "conf")
 records: list[Record] = []
@@ -31,9 +32,10 @@ def cell(config: DictConfig) -> Cell:
     """Plain typed settings from Hydra's."""
     plain = OmegaConf.to_container(config, resolve=True)
     strength = plain.pop("strength")
-    strengths = strength if isinstance(strength, list) else [] if strength is None else [strength]
-    results = Path(plain.pop("results"))
-    return Cell(**plain, results=results, strengths=tuple(map(float, strengths)))
+    if strength is None:
+        strength = plain["method"].get("strength", 1.0)
+    strengths = strength if isinstance(strength, list) else [strength]
+    return Cell(**plain | {"results": Path(plain["results"])}, strengths=tuple(map(float, strengths)))
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")

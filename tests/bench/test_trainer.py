@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from tiny import TinyBackbone, tiny_dataset
 from torch.nn.functional import mse_loss
 
 from bench.adapters import Bank
@@ -45,14 +46,14 @@ class TwoPhase(Method):
         return (yield Ask(z, t, texts["content"], {"style": strength}))
 
 
-RECIPE = Recipe(steps=50, lr=1e-2, batch_size=2, flip=True, clip_norm=0.05, schedule="cosine", warmup_steps=3)
+RECIPE = Recipe(steps=50, lr=2e-3, batch_size=2, flip=True, clip_norm=0.05, schedule="cosine", warmup_steps=3)
 
 
-def jobs_of(backbone, dataset, count, method=TwoPhase, **changes):
+def jobs_of(backbone, count, method=TwoPhase, **changes):
     """Cells with their own seed, dataset, learning rate and length."""
     for i in range(count):
         recipe = replace(RECIPE, lr=RECIPE.lr * (1 + i), steps=RECIPE.steps + i, **changes)
-        yield Job(i, method(recipe), Latents(dataset(i), backbone, recipe), recipe, seed=10 + i)
+        yield Job(i, method(recipe), Latents(tiny_dataset(i), backbone, recipe), recipe, seed=10 + i)
 
 
 def trained(backbone, jobs, cells):
@@ -65,15 +66,15 @@ def trained(backbone, jobs, cells):
 
 
 @pytest.mark.parametrize("count,where", [(2, "attention"), (5, "attention"), (2, "all")])
-def test_packed_and_alone_give_the_same_weights(tiny, dataset, count, where):
-    backbone = tiny(torch.float64)
+def test_packed_and_alone_give_the_same_weights(count, where):
+    backbone = TinyBackbone(torch.float64)
 
     def method(recipe):
         return TwoPhase(recipe, where=where)
 
-    jobs = list(jobs_of(backbone, dataset, count, method))
+    jobs = list(jobs_of(backbone, count, method))
     packed, _ = trained(backbone, jobs, jobs)
-    for job in jobs_of(backbone, dataset, count, method):
+    for job in jobs_of(backbone, count, method):
         alone, _ = trained(backbone, [replace(job, cell=0)], [job])
         for name in ("content", "style"):
             mine, theirs = alone.row(name, 0), packed.row(name, job.cell)
@@ -81,18 +82,18 @@ def test_packed_and_alone_give_the_same_weights(tiny, dataset, count, where):
             torch.testing.assert_close(theirs, mine, rtol=0, atol=1e-9)
 
 
-def test_one_step_is_torchs_adamw_on_the_low_rank_factors(tiny, dataset):
+def test_one_step_is_torchs_adamw_on_the_low_rank_factors():
     """A second implementation without bank or trainer: the same draws, merged weights, torch's own AdamW."""
-    backbone, recipe = tiny(torch.float64), replace(RECIPE, steps=4, flip=False)
-    job = Job(0, TwoPhase(recipe, turn=9), Latents(dataset(), backbone, recipe), recipe, seed=3)
+    backbone, recipe = TinyBackbone(torch.float64), replace(RECIPE, steps=4, flip=False)
+    job = Job(0, TwoPhase(recipe, turn=9), Latents(tiny_dataset(), backbone, recipe), recipe, seed=3)
     bank, steps = trained(backbone, [job], [job])
 
-    spare = Bank(backbone, job.method.adapters(dataset()), [generator("adapters", 3)])
+    spare = Bank(backbone, job.method.adapters(tiny_dataset()), [generator("adapters", 3)])
     spare.close()
     layers = spare.layers["content"]
     ups = {site: layer.up.detach()[0].clone().requires_grad_() for site, layer in layers.items()}
     optimizer = torch.optim.AdamW(ups.values(), betas=recipe.betas, weight_decay=recipe.weight_decay)
-    data = Latents(dataset(), backbone, recipe)
+    data = Latents(tiny_dataset(), backbone, recipe)
     for k in range(recipe.steps):
         rng = generator("train", 3, k)
         (a, _), _ = data.draw(("content", "style"), rng)
@@ -111,10 +112,10 @@ def test_one_step_is_torchs_adamw_on_the_low_rank_factors(tiny, dataset):
         torch.testing.assert_close(layer.up[0].detach(), ups[site].detach(), rtol=0, atol=1e-9)
 
 
-def test_a_loss_moves_only_what_its_ask_trained(tiny, dataset):
-    backbone = tiny()
-    (job,) = jobs_of(backbone, dataset, 1)
-    bank = Bank(backbone, job.method.adapters(dataset()), [generator("adapters", 0)])
+def test_a_loss_moves_only_what_its_ask_trained():
+    backbone = TinyBackbone()
+    (job,) = jobs_of(backbone, 1)
+    bank = Bank(backbone, job.method.adapters(tiny_dataset()), [generator("adapters", 0)])
     before = bank.row("style", 0).clone()
     content = []
     for step in itertools.islice(train(bank, [job]), 4):
@@ -125,14 +126,14 @@ def test_a_loss_moves_only_what_its_ask_trained(tiny, dataset):
 
 
 @pytest.mark.parametrize("killed_after", [1, 7, 49])
-def test_a_killed_training_goes_on_to_the_same_bits(tiny, dataset, tmp_path, monkeypatch, killed_after):
-    backbone = tiny()
-    (job,) = jobs_of(backbone, dataset, 1)
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, killed_after):
+    backbone = TinyBackbone()
+    (job,) = jobs_of(backbone, 1)
     calm, calm_steps = trained(backbone, [job], [job])
 
     monkeypatch.setattr("bench.trainer.CHECKPOINT_SHARE", 1e9)  # a checkpoint after every step
     job = replace(job, checkpoint=tmp_path / "checkpoint.safetensors")
-    bank = Bank(backbone, job.method.adapters(dataset()), [generator("adapters", job.seed)])
+    bank = Bank(backbone, job.method.adapters(tiny_dataset()), [generator("adapters", job.seed)])
     for step in train(bank, [job]):
         if step.k == killed_after + 1:  # this step is lost
             break
@@ -143,7 +144,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(tiny, dataset, tmp_path, mon
         assert torch.equal(resumed.row(name, 0), calm.row(name, 0))
 
 
-def test_a_loss_that_is_not_finite_ends_its_cell_and_leaves_the_others_unharmed(tiny, dataset):
+def test_a_loss_that_is_not_finite_ends_its_cell_and_leaves_the_others_unharmed():
     class Poisoned(TwoPhase):
         def step(self, data, k, rng):
             coroutine = super().step(data, k, rng)
@@ -157,8 +158,8 @@ def test_a_loss_that_is_not_finite_ends_its_cell_and_leaves_the_others_unharmed(
                 except StopIteration:
                     return
 
-    backbone = tiny(torch.float64)
-    good, other = jobs_of(backbone, dataset, 2)
+    backbone = TinyBackbone(torch.float64)
+    good, other = jobs_of(backbone, 2)
     bad = replace(other, method=Poisoned(other.recipe))
     packed, steps = trained(backbone, [good, bad], [good, bad])
     failures = [step for step in steps if step.error]

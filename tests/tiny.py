@@ -2,8 +2,6 @@
 
 import hashlib
 
-import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -23,10 +21,14 @@ class TinyBackbone(Backbone):
             torch.manual_seed(0)
             self.network = UNet2DConditionModel(
                 sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
-                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
                 cross_attention_dim=16, norm_num_groups=8, attention_head_dim=8,
             )  # fmt: skip
-        self.network.to(dtype).eval().requires_grad_(False)
+        self.network = self.network.eval()
+        for parameter in self.network.parameters():
+            parameter.data = parameter.data.to(dtype)
+        self.network.requires_grad_(False)
         self.ddim = DDIMScheduler(
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False
         )
@@ -81,30 +83,8 @@ def tiny_dataset(seed=0, **changes):
     style = Example(255 - picture(seed), "a photo of a dog", "dog")
     values = dict(
         name=f"tiny{seed}", version=1, licence="none", source="drawn", style_words="in inverted style", noun="dog",
-        pairs=(Pair(content, style),), references=(style,), auxiliary=(), prompts=("a photo of a cat", "a photo of a car"),
+        pairs=(Pair(content, style),), references=(style,), auxiliary=(),
+        prompts=("a photo of a cat", "a photo of a car"),
         seeds=(0, 1), controls=(), reference_set=None, oracle=lambda image: 255 - image, content_hash=str(seed),
     )  # fmt: skip
     return Dataset(**{**values, **changes})
-
-
-@pytest.fixture
-def tiny():
-    return TinyBackbone
-
-
-@pytest.fixture
-def dataset():
-    return tiny_dataset
-
-
-@pytest.fixture
-def image():
-    return picture
-
-
-@pytest.fixture
-def equal_bits():
-    def check(a, b):
-        return np.array_equal(np.asarray(a), np.asarray(b))
-
-    return check

@@ -1,0 +1,69 @@
+"""A cell: one method, dataset, backbone, seed and their settings; the unit of work and of the table."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The settings of one cell, as plain dictionaries; `_target_` names a class, the other keys its arguments."""
+
+    method: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    backbone: Mapping[str, Any]
+    trainer: Mapping[str, Any]
+    sampler: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, Any]]
+    tracker: Mapping[str, Any]
+    seed: int
+    strengths: tuple[float, ...]  # one table row each, from one training run
+    results: Path = Path("results")
+    missing_metrics: str = "fail"
+    mode: str = "cached"
+    group: str | None = None
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that the images depend on."""
+        from bench import backbones, data
+
+        return {
+            "method": {key: value for key, value in self.method.items() if key != "strength"},
+            "dataset": {"name": self.dataset["name"], "content": data.identity(dict(self.dataset))},
+            "backbone": {**self.backbone, "weights": backbones.identity(dict(self.backbone))},
+            "trainer": dict(self.trainer),
+            "sampler": dict(self.sampler),
+            "seed": self.seed,
+        }
+
+    def measure(self, name: str, strength: float) -> str:
+        """What names one metric with its settings at one strength, to see whether a record has it."""
+        return f"{name} {digest(self.metrics[name])} {strength:g}"
+
+    @cached_property
+    def run_id(self) -> str:
+        words = [self.method["name"], self.dataset["name"].replace("/", "."), self.backbone["name"], f"s{self.seed}"]
+        return "-".join([*words, digest(self.identity)])
+
+
+def digest(value: Any, length: int = 10) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:length]
+
+
+def build(spec: Any) -> Any:
+    """Turn {_target_: package.Class, ...} into an object, inner ones first. `name` and `version` are labels."""
+    if isinstance(spec, Mapping):
+        made = {key: build(value) for key, value in spec.items()}
+        if "_target_" not in made:
+            return made
+        module, _, attribute = made.pop("_target_").rpartition(".")
+        return getattr(importlib.import_module(module), attribute)(**made)
+    return [build(value) for value in spec] if isinstance(spec, (list, tuple)) else spec

@@ -1,0 +1,351 @@
+"""The steps of a cell and the parts they need: backbone, dataset, method, adapters, images, scores."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.cell import Cell, build, digest
+from bench.contracts import Backbone, BenchError, Dataset, Evaluation, Example, Impossible, Method, Metric
+from bench.fetch import cache_folder
+from bench.progress import progress
+from bench.record import Record, atomic_write, image_name, load_images, save_images, strength_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bench.adapters import Bank
+    from bench.sampling import Request, Sampler, Shot
+    from bench.track import Tracker
+    from bench.trainer import Job, Step
+
+
+@dataclass
+class Work:
+    """The parts of a cell, each loaded when it is first needed."""
+
+    cell: Cell
+    folder: Path
+    notes: list[str] = field(default_factory=list)
+    cost: dict[str, float] = field(default_factory=dict)
+    scored: list[str] = field(default_factory=list)
+
+    # --- the parts
+
+    @cached_property
+    def method(self) -> Method:
+        return build({key: value for key, value in self.cell.method.items() if key not in ("name", "version")})
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        with self.clock("load_s"):
+            return _loaded(json.dumps(dict(self.cell.backbone)))
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        from bench import data
+
+        missing = data.missing(dict(self.cell.dataset))
+        if missing:
+            raise BenchError(missing)
+        return data.load(dict(self.cell.dataset), self.backbone.resolution)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        from bench.sampling import Sampler
+
+        return Sampler(**self.cell.sampler)
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """The metrics that this machine can compute; asked before training, so nothing is found missing after it."""
+        metrics = {name: build(spec) for name, spec in self.cell.metrics.items()}
+        for name, sentence in [(name, metric.missing()) for name, metric in metrics.items()]:
+            if sentence and self.cell.missing_metrics != "skip":
+                raise BenchError(f"{sentence} Or leave such metrics out with missing_metrics=skip.")
+            if sentence:
+                self.notes.append(f"metric {name} left out: {sentence}")
+                del metrics[name]
+        return metrics
+
+    @cached_property
+    def bank(self) -> Bank:
+        """The cell's adapters on the backbone, trained if the cell is finished."""
+        from bench.adapters import Bank, read_lora
+        from bench.trainer import generator
+
+        bank = Bank(self.backbone, self.method.adapters(self.dataset), [generator("adapters", self.cell.seed)])
+        for file in sorted((self.folder / "adapters").glob("*.safetensors")):
+            bank.load(file.stem, 0, read_lora(file))
+        return bank
+
+    @cached_property
+    def shots(self) -> list[Shot]:
+        from bench.sampling import shots
+
+        return shots(self.dataset)
+
+    # --- the steps, in their order
+
+    def check(self) -> None:
+        """Everything that can stop a cell is found before it costs anything."""
+        _ = self.metrics
+        lacks = self.method.lacks(self.dataset)
+        if lacks:
+            raise Impossible(
+                f"Method {self.cell.method['name']} needs {lacks}; dataset {self.dataset.name} "
+                f"provides {', '.join(sorted(self.dataset.provides)) or 'nothing'}."
+            )
+        for prompt in self.dataset.prompts:
+            lost = max(map(self.backbone.truncated, self.method.prompts(prompt, self.dataset).values()))
+            if lost:
+                self.notes.append(f"prompt cut by {lost} tokens, its end token kept: {prompt!r}")
+
+    @cached_property
+    def baseline(self) -> np.ndarray:
+        """Images of the untouched backbone, (N, 3, P, P); kept for all cells with these prompts, seeds and sampler."""
+        from bench.sampling import Untouched
+
+        with self.clock("baseline_s"):
+            return self._own_images(Untouched(), self.shots, "baseline")
+
+    def train(self, tracker: Tracker) -> None:
+        """Train the adapters; a finished training is read from its last checkpoint."""
+        if self.method.recipe is None:
+            return
+        from bench.trainer import train
+
+        with self.clock("train_s"):
+            job = self._job()
+            log = TrainingLog(self.folder / "log.csv")
+            for step in progress(train(self.bank, [job]), f"train {self.cell.run_id}", "step", job.recipe.steps):
+                if step.error:
+                    raise step.error
+                log.write(step)
+                tracker.log(step.k, {"loss": step.losses[-1], "lr": step.lr})
+                self.cost["steps"] = self.cost.get("steps", 0) + 1
+        self._save_adapters()
+
+    def sample(self, strength: float) -> np.ndarray:
+        """Images (N, 3, P, P) at one strength, drawn or, when they are stored, read."""
+        from bench.sampling import Request
+
+        folder = self.folder / "images" / strength_folder(strength)
+        if not folder.is_dir():
+            with self.clock("sample_s"):
+                request = Request(0, self.method, self.dataset, self.shots, strength)
+                images = self._draw(self.bank, request, f"sample {self.cell.run_id} strength {strength:g}")
+                save_images(folder, images, self._names(self.shots))
+                self.cost["images"] = self.cost.get("images", 0) + len(images)
+        return load_images(folder, self._names(self.shots))
+
+    def score(self, strength: float, names: Sequence[str]) -> list[dict]:
+        """Entries of the record for some metrics, and their per-image values in per_image.csv."""
+        evaluation = self._evaluation(strength)
+        entries = []
+        with self.clock("score_s"):
+            for name in progress([name for name in names if name in self.metrics], "score", "metric"):
+                entries += self._measure(name, strength, evaluation)
+                self.scored.append(self.cell.measure(name, strength))
+        return entries
+
+    def show(self, tracker: Tracker, record: Record) -> None:
+        """A grid of images, and what the tracker wants to see."""
+        from bench import table
+        from bench.grid import grid
+
+        first = [i for i, shot in enumerate(self.shots) if shot.seed == self.shots[0].seed][:8]
+        rows = [("backbone", self.baseline[first])]
+        rows += [(f"{self.method.strength_knob} {s:g}", self.sample(s)[first]) for s in self.cell.strengths]
+        if self.dataset.oracle is not None:
+            import numpy as np
+
+            rows.append(("style itself", np.stack([self.dataset.oracle(image) for image in self.baseline[first]])))
+        path = self.folder / "grid.png"
+        grid(rows, [self.shots[i].prompt for i in first], path)
+        tracker.images("grid", path)
+        tracker.table("metrics", table.long([record]))
+        for file in sorted((self.folder / "adapters").glob("*.safetensors")):
+            tracker.artifact(f"{self.cell.run_id}-{file.stem}", file, "adapter")
+
+    # --- how
+
+    def _job(self) -> Job:
+        from bench.latents import Latents
+        from bench.trainer import Job
+
+        scale = self.cell.trainer["lr_scale"]
+        recipe = replace(self.method.recipe, lr=self.method.recipe.lr * scale)
+        if scale != 1:
+            self.notes.append(
+                f"the method's learning rate {self.method.recipe.lr:g} of the method times {scale:g} for this backbone"
+            )
+        data = Latents(self.dataset, self.backbone, recipe, self._prior(), self.cell.trainer["resample"])
+        return Job(0, self.method, data, recipe, self.cell.seed, self.folder / "checkpoint.safetensors")
+
+    def _prior(self) -> list[Example]:
+        """The backbone's own images of the class, for prior preservation; kept for all cells."""
+        from bench.sampling import Shot, Untouched
+
+        wanted = self.method.prior(self.dataset)
+        if wanted is None:
+            return []
+        prompt, count = wanted
+        most = self.cell.trainer["prior_images"]
+        if most is not None and most < count:
+            self.notes.append(f"{most} images for prior preservation instead of {count}")
+            count = most
+        chosen = [Shot(0, prompt, seed) for seed in range(-count, 0)]  # never an evaluation seed
+        images = self._own_images(Untouched(), chosen, "class images")
+        return [Example(image, prompt, self.dataset.noun) for image in images]
+
+    def _own_images(self, method: Method, chosen: Sequence[Shot], label: str) -> np.ndarray:
+        from bench.adapters import Bank
+        from bench.sampling import Request
+
+        asked = [(shot.index, shot.prompt, shot.seed) for shot in chosen]
+        own = {"backbone": self.cell.identity["backbone"], "sampler": self.cell.sampler, "shots": asked}
+        folder = cache_folder() / "baseline" / digest(own, 16)
+        if not folder.is_dir():
+            request = Request(0, method, self.dataset, chosen, 0.0)
+            images = self._draw(Bank(self.backbone, {}, [None]), request, label)
+            save_images(folder, images, self._names(chosen))
+        return load_images(folder, self._names(chosen))
+
+    def _draw(self, bank: Bank, request: Request, label: str) -> np.ndarray:
+        import numpy as np
+
+        from bench.sampling import sample
+
+        drawn = (image for (images,) in sample(bank, [request], self.sampler) for image in images)
+        return np.stack(list(progress(drawn, label, "image", len(request.shots))))
+
+    def _names(self, chosen: Sequence[Shot]) -> list[str]:
+        return [image_name(shot.index, shot.seed) for shot in chosen]
+
+    def _evaluation(self, strength: float) -> Evaluation:
+        styles = {shot.prompt: self.method.prompts(shot.prompt, self.dataset) for shot in self.shots}
+        return Evaluation(
+            images=self.sample(strength),
+            baseline=self.baseline,
+            prompts=[shot.prompt for shot in self.shots],
+            full_prompts=[styles[shot.prompt].get("style", shot.prompt) for shot in self.shots],
+            seeds=[shot.seed for shot in self.shots],
+            dataset=self.dataset,
+            cache=cache_folder(),
+        )
+
+    def _measure(self, name: str, strength: float, evaluation: Evaluation) -> list[dict]:
+        metric = self.metrics[name]
+        try:
+            score = metric.score(evaluation)
+        except Impossible as reason:
+            self.notes.append(f"metric {name} left out: {reason}")
+            return []
+        self._keep_per_image(strength, evaluation, score.per_image)
+        return [
+            {
+                "strength": strength,
+                "group": name,
+                "metric": key,
+                "value": value,
+                "higher_is_better": metric.higher_is_better.get(key),
+                "network": score.fingerprint.get("network"),
+                "fingerprint": dict(score.fingerprint),
+            }
+            for key, value in score.values.items()
+        ]
+
+    def _keep_per_image(self, strength: float, evaluation: Evaluation, values: Mapping[str, np.ndarray]) -> None:
+        """Add columns to per_image.csv: one line for each strength, prompt and seed."""
+        import pandas as pd
+
+        path = self.folder / "per_image.csv"
+        index = ["strength", "prompt", "seed"]
+        new = pd.DataFrame(
+            {"strength": strength, "prompt": evaluation.prompts, "seed": evaluation.seeds, **values}
+        ).set_index(index)
+        old = pd.read_csv(path, index_col=index) if path.is_file() else new
+        atomic_write(path, new.combine_first(old).to_csv().encode())
+
+    def _save_adapters(self) -> None:
+        from safetensors.torch import save
+
+        (self.folder / "adapters").mkdir(exist_ok=True)
+        for name, spec in self.bank.specs.items():
+            if spec.file is None:
+                atomic_write(self.folder / "adapters" / f"{name}.safetensors", save(self.bank.state(name, 0)))
+
+    def config(self) -> dict[str, Any]:
+        """All that the images depend on, and what was measured on them."""
+        return {**self.cell.identity, "scored": self.scored}
+
+    def costs(self) -> dict[str, float]:
+        """Seconds of each phase, rates, memory, and the size of what was trained."""
+        costs = {"peak_gb": peak_gb(), **self.cost}
+        if "sample_s" in costs and "images" in costs:
+            costs["images_per_s"] = costs.pop("images") / costs["sample_s"]
+        if "train_s" in costs and "steps" in costs:
+            costs["steps_per_s"] = costs["steps"] / costs["train_s"]
+        if "bank" in vars(self):
+            costs["trainable_parameters"] = sum(theta.shape[1] for theta in self.bank.theta.values())
+            style = self.folder / "adapters" / "style.safetensors"
+            costs["adapter_bytes"] = style.stat().st_size if style.is_file() else 0
+        return costs
+
+    @contextmanager
+    def clock(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.cost[phase] = self.cost.get(phase, 0.0) + time.perf_counter() - started
+
+    def tracker(self) -> Tracker:
+        tracker = build({"folder": str(self.cell.results), **self.cell.tracker})
+        tags = (self.cell.method["name"], self.cell.dataset["name"], self.cell.backbone["name"])
+        tracker.start(self.cell.run_id, self.cell.identity, self.cell.group or "", tags)
+        return tracker
+
+    def close(self) -> None:
+        """Leave the backbone as it was."""
+        if "bank" in vars(self):
+            self.bank.close()
+
+
+def peak_gb() -> float:
+    """Most memory used so far, in GB: of the GPU where one is used, else of this process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+class TrainingLog:
+    """The losses of each step as a csv file; a resumed training goes on behind its last finished step."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.known = path.read_text().splitlines() if path.is_file() else []
+
+    def write(self, step: Step) -> None:
+        if not self.path.is_file() or self.known:
+            kept = [line for line in self.known[1:] if (k := line.split(",")[0]).isdigit() and int(k) < step.k]
+            self.path.write_text("\n".join(["step,lr,losses", *kept]) + "\n")
+            self.known = []
+        with self.path.open("a") as file:
+            file.write(f"{step.k},{step.lr:g},{' '.join(f'{loss:.6g}' for loss in step.losses)}\n")
+
+
+@lru_cache(maxsize=1)
+def _loaded(backbone: str) -> Backbone:
+    """The backbone of a json spec; the last one stays loaded, so the cells of a sweep in one process share it."""
+    return build(json.loads(backbone))
