@@ -34,6 +34,8 @@ def cell(config: DictConfig) -> Cell:
     strength = plain.pop("strength")
     if strength is None:
         strength = plain["method"].get("strength", 1.0)
+    if strength == "curve":
+        strength = plain["method"]["curve"]
     strengths = strength if isinstance(strength, list) else [strength]
     return Cell(**plain | {"results": Path(plain["results"])}, strengths=tuple(map(float, strengths)))
 

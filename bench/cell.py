@@ -36,7 +36,7 @@ class Cell:
         from bench import backbones, data
 
         return {
-            "method": {key: value for key, value in self.method.items() if key != "strength"},
+            "method": {key: value for key, value in self.method.items() if key not in ("strength", "curve")},
             "dataset": {"name": self.dataset["name"], "content": data.identity(dict(self.dataset))},
             "backbone": {**self.backbone, "weights": backbones.identity(dict(self.backbone))},
             "trainer": dict(self.trainer),

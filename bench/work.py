@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from bench.trainer import Job, Step
 
 
+LABELS = ("name", "version", "curve")  # keys of a method's yaml that are not arguments of its class
+
+
 @dataclass
 class Work:
     """The parts of a cell, each loaded when it is first needed."""
@@ -42,7 +45,7 @@ class Work:
 
     @cached_property
     def method(self) -> Method:
-        return build({key: value for key, value in self.cell.method.items() if key not in ("name", "version")})
+        return build({key: value for key, value in self.cell.method.items() if key not in LABELS})
 
     @cached_property
     def backbone(self) -> Backbone:

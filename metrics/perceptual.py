@@ -76,7 +76,8 @@ def embed(network: PerceptualNetwork, view: str, images: np.ndarray) -> Iterator
     for start in range(0, len(images), BATCH):
         batch = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).to(device)
         with exact():
-            yield VIEWS[view](network, batch.float())
+            seen = VIEWS[view](network, batch.float())
+        yield seen  # outside: two such generators side by side would otherwise leave inference mode on
 
 
 @dataclass
