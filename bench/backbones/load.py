@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """What the libraries raise about a broken folder, as one sentence."""
+    """No bars for single models; what the libraries raise about a broken folder, as one sentence."""
     from safetensors import SafetensorError
+    from transformers.utils import logging
 
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -27,6 +30,9 @@ def reading(folder: Path) -> Iterator[None]:
             f"{folder} was asked for a model in diffusers format and cannot be read ({reason}); "
             "check that the folder is complete, or stage it again."
         ) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def load_model(kind: type[Any], folder: Path, dtype: torch.dtype, variant: str | None = None) -> Any:
@@ -42,4 +48,5 @@ def load_model(kind: type[Any], folder: Path, dtype: torch.dtype, variant: str |
     missing = sorted(report["missing_keys"])
     if missing:
         raise BenchError(f"{folder} lacks {len(missing)} weights of its model, first {missing[0]}; stage it again.")
-    return model.to(dtype).eval().requires_grad_(False)  # diffusers before 0.36 knows no `dtype`
+    model = model if model.dtype == dtype else model.to(dtype)  # older versions of diffusers know no `dtype`
+    return model.eval().requires_grad_(False)

@@ -472,6 +472,46 @@ def test_missing_weights_say_what_where_from_how_large_and_what_to_type(no_hub):
         backbones.identity({"path": "/nowhere/at/all"})
 
 
+SDXL_FILES = """
+model_index.json README.md sd_xl_base_1.0.safetensors scheduler/scheduler_config.json
+text_encoder/config.json text_encoder/model.safetensors text_encoder/model.fp16.safetensors text_encoder/model.onnx
+text_encoder_2/config.json text_encoder_2/model.safetensors text_encoder_2/model.fp16.safetensors
+tokenizer/merges.txt tokenizer/vocab.json tokenizer/tokenizer_config.json tokenizer/special_tokens_map.json
+tokenizer_2/merges.txt tokenizer_2/vocab.json tokenizer_2/tokenizer_config.json
+unet/config.json unet/diffusion_pytorch_model.safetensors unet/diffusion_pytorch_model.fp16.safetensors
+unet/diffusion_pytorch_model-00001-of-00002.safetensors unet/diffusion_pytorch_model.bin unet/model.onnx
+vae/config.json vae/diffusion_pytorch_model.safetensors vae/diffusion_pytorch_model.fp16.safetensors
+vae_1_0/config.json vae_1_0/diffusion_pytorch_model.safetensors vae_decoder/model.onnx
+""".split()
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_only_what_is_read_is_downloaded(variant, monkeypatch, no_hub):
+    """The file list of SDXL's repository, filtered as huggingface_hub filters it."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import filter_repo_objects
+
+    def snapshot_download(repo_id, revision, allow_patterns, local_files_only=False):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not cached")
+        asked.update(filter_repo_objects(SDXL_FILES, allow_patterns=allow_patterns))
+        raise OSError("no route to host")
+
+    asked = set()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(
+        BenchError, match=r"are not on this machine .* and the hub did not give them \(no route to host"
+    ):
+        backbones.resolve("stabilityai/stable-diffusion-xl-base-1.0", variant)
+    weights = {name for name in asked if name.endswith(("safetensors", "bin", "onnx"))}
+    plain = {name for name in SDXL_FILES if name.endswith("safetensors") and name.count("/") and "vae_1_0" not in name}
+    assert weights == {name for name in plain if (".fp16." in name) == (variant == "fp16")}
+    texts = {name for name in SDXL_FILES if name.endswith((".json", ".txt")) and "vae_1_0" not in name}
+    assert asked - weights == texts
+
+
 def test_staged_weights_are_found_in_the_mirror(no_hub, folders):
     for place in ("someone/model", "other"):
         copied(folders["sd"], no_hub / "mirror" / "weights" / place)
