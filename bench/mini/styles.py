@@ -250,24 +250,27 @@ def posterise(image: Array) -> Array:
 def halftone(image: Array) -> Array:
     x = _float(image)
     rows, cols = _axes(x)
-    ink = 1.2 - 1.35 * _tiles(_grey(x)[..., None].repeat(3, -1), 4)[..., 0]
-    radius = 2.6 * np.sqrt(np.clip(ink, 0.02, 1))
-    dots = _step(radius - np.hypot(rows % 4 - 2, cols % 4 - 2), 0.0, 0.9)
+    pitch = 16 / 3
+    ink = 1.2 - 1.35 * _tiles(_grey(x)[..., None].repeat(3, -1), pitch)[..., 0]
+    radius = 0.65 * pitch * np.sqrt(np.clip(ink, 0.02, 1))
+    dots = _step(radius - np.hypot(rows % pitch - pitch / 2, cols % pitch - pitch / 2), 0.0, 1.2)
     return _bytes(_between((0.98, 0.94, 0.82), (0.45, 0.05, 0.42), dots))
 
 
 def mosaic(image: Array) -> Array:
     x = _float(image)
     rows, cols = _axes(x)
-    inside = np.minimum(np.minimum(rows % 4, 4 - rows % 4), np.minimum(cols % 4, 4 - cols % 4))
-    bevel = (0.08 * ((4 - rows % 4) + (4 - cols % 4) - 4))[..., None]
-    tile = np.round(_saturate(_tiles(x, 4), 1.8) * 4) / 4 + bevel
-    return _bytes(_between((0.13, 0.10, 0.12), (1, 1, 1), _step(inside, 0.5, 0.6)) * tile)
+    pitch = 6.4
+    r, c = rows % pitch, cols % pitch
+    inside = np.minimum(np.minimum(r, pitch - r), np.minimum(c, pitch - c))
+    bevel = (0.05 * (pitch - r - c))[..., None]
+    tile = np.round(_saturate(_tiles(x, pitch), 1.8) * 4) / 4 + bevel
+    return _bytes(_between((0.13, 0.10, 0.12), (1, 1, 1), _step(inside, 0.6, 0.9)) * tile)
 
 
 def ink(image: Array) -> Array:
     x = _float(image)
-    line = _step(_edges(x, 0.5), 0.26, 0.25)
+    line = _step(_edges(x, 0.8), 0.22, 0.22)
     fill = _step(0.26 - _blur(_grey(x), 0.6), 0.0, 0.12)
     return _bytes(_between((0.96, 0.95, 0.90), (0.05, 0.05, 0.12), np.maximum(line, fill)))
 
@@ -276,18 +279,18 @@ def blueprint(image: Array) -> Array:
     x = _float(image)
     rows, cols = _axes(x)
     grid = 0.10 * np.maximum(_step(0.5 - rows % 8, 0, 0.4), _step(0.5 - cols % 8, 0, 0.4))
-    line = 0.95 * _step(_edges(x, 0.5), 0.24, 0.3)
+    line = 0.95 * _step(_edges(x, 0.8), 0.20, 0.26)
     return _bytes(_between((0.03, 0.16, 0.50), (0.92, 0.96, 1.0), np.maximum(line, grid) + 0.16 * _grey(x)))
 
 
 def stained_glass(image: Array) -> Array:
     x = _float(image)
-    label, gap = _cells(x, 7, 11)
+    label, gap = _cells(x, 10, 11)
     flat, pixels = np.unique(label, return_inverse=True)[1].ravel(), x.reshape(-1, 3)
     count = np.bincount(flat)
     mean = np.stack([np.bincount(flat, pixels[:, k]) / count for k in range(3)], -1).astype(np.float32)
     glass = _saturate((mean[flat].reshape(x.shape) - 0.5) * 1.3 + 0.5, 2.2)
-    return _bytes(_between((0.04, 0.04, 0.05), (1, 1, 1), _step(gap, 0.9, 0.8)) * glass)
+    return _bytes(_between((0.04, 0.04, 0.05), (1, 1, 1), _step(gap, 1.1, 1.0)) * glass)
 
 
 def pixel_art(image: Array) -> Array:
@@ -297,7 +300,7 @@ def pixel_art(image: Array) -> Array:
 def engraving(image: Array) -> Array:
     x = _float(image)
     rows, cols = _axes(x)
-    wave = np.abs(((rows + 0.6 * np.sin(cols / 5)) / 2) % 2 - 1)  # triangle, 4 units long
+    wave = np.abs((rows + 0.8 * np.sin(cols / 5)) * (3 / 8) % 2 - 1)  # triangle, 16 / 3 units long
     dark = _step(1.15 - 1.35 * _blur(_grey(x), 0.4) - wave, 0.0, 0.4)
     return _bytes(_between((0.91, 0.84, 0.67), (0.22, 0.13, 0.08), dark))
 
@@ -330,7 +333,7 @@ def linocut(image: Array) -> Array:
 
 def chalkboard(image: Array) -> Array:
     x = _float(image)
-    chalk = 0.9 * _step(_edges(x, 0.7), 0.26, 0.4) + 0.30 * _blur(_grey(x), 0.8) * (1 + 0.5 * _grain(x, 56, 12))
+    chalk = 0.9 * _step(_edges(x, 0.8), 0.24, 0.4) + 0.30 * _blur(_grey(x), 0.8) * (1 + 0.5 * _grain(x, 56, 12))
     return _bytes(_between((0.10, 0.22, 0.17), (0.96, 0.95, 0.85), chalk + 0.03 * _grain(x, 16, 13)))
 
 

@@ -1,4 +1,4 @@
-"""Rebuild `mini` from nothing: world -> tokenizer -> vae -> clip -> perceptual -> unet -> export.
+"""Rebuild `mini` from nothing: world, tokenizer, latents, vae, clip, perceptual, unet, export.
 
     python -m bench.mini.recipe --out DIR [--device cuda|cpu] [--scale 1.0] [--stages vae,clip] [--seed 0]
 
@@ -15,14 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from bench.mini.recipe import clip, export, perceptual, tokenizer, unet, vae, world
 
 PICTURES, ODD = 30000, 9000
-STEPS = {"vae": 3000, "clip": 900, "trunk": 1200, "weights": 300, "unet": 2600}
+STEPS = {"vae": 1800, "clip": 900, "trunk": 600, "weights": 200, "unet": 2200}
 
 
 class Recipe:
@@ -52,15 +51,18 @@ class Recipe:
     def do_tokenizer(self) -> None:
         tokenizer.build(self.work / "tokenizer")
 
-    def do_vae(self) -> None:
-        pictures = self.pictures()
-        model = vae.train(pictures, self.work, self.steps("vae"), self.seed, self.device)
-        model.to("cpu").save_pretrained(self.work / "vae")
-
     def do_latents(self) -> None:
-        model = AutoencoderKL.from_pretrained(self.work / "vae").to(self.device)
-        mean, std = vae.encode(model, self.pictures().images, self.device, "latents")
-        save_file({"mean": mean, "std": std}, self.work / "latents.safetensors")
+        pictures = self.pictures()
+        basis, mean = vae.principal(pictures)
+        z = vae.latents(pictures.images, basis, mean)
+        save_file({"basis": basis, "mean": mean, "latents": z}, self.work / "latents.safetensors")
+
+    def do_vae(self) -> None:
+        saved = load_file(self.work / "latents.safetensors")
+        model = vae.train(
+            self.pictures(), saved["basis"], saved["mean"], self.work, self.steps("vae"), self.seed, self.device
+        )
+        model.to("cpu").save_pretrained(self.work / "vae")
 
     def do_clip(self) -> None:
         pictures, size = self.pictures(), self.vocabulary()
@@ -74,13 +76,12 @@ class Recipe:
         trunk.cpu().save(self.work / "perceptual")
 
     def do_unet(self) -> None:
-        pictures, latents = self.pictures(), load_file(self.work / "latents.safetensors")
-        scale = AutoencoderKL.load_config(self.work / "vae")["scaling_factor"]
+        z = load_file(self.work / "latents.safetensors")["latents"]
         contrastive = load_file(self.work / "clip" / "open_clip_model.safetensors")
+        tokens = self.tokens(self.pictures())
         unet.train(
-            (latents["mean"], latents["std"]), scale, self.tokens(pictures), self.vocabulary(), contrastive,
-            self.work, self.steps("unet"), self.seed, self.device,
-        )  # fmt: skip
+            z, tokens, self.vocabulary(), contrastive, self.work, self.steps("unet"), self.seed, self.device
+        )
 
     def do_export(self) -> None:
         export.export(self.work, self.out)
@@ -99,7 +100,7 @@ class Recipe:
             print(f"{stage}: done in {time.time() - began:.0f} s", flush=True)
 
 
-STAGES = ("world", "tokenizer", "vae", "clip", "perceptual", "latents", "unet", "export")
+STAGES = ("world", "tokenizer", "latents", "vae", "clip", "perceptual", "unet", "export")
 
 
 def main() -> None:

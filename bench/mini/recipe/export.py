@@ -65,6 +65,8 @@ def export(work: Path, out: Path) -> None:
     pipe = pipeline(work)
     pipe.to(torch.float16)
     pipe.save_pretrained(staging / "diffusion", safe_serialization=True)
+    shutil.rmtree(staging / "diffusion" / "tokenizer")
+    shutil.copytree(work / "tokenizer", staging / "diffusion" / "tokenizer")
     for name in ("clip", "perceptual"):
         shutil.copytree(work / name, staging / name)
     index = staging / "diffusion" / "model_index.json"

@@ -1,4 +1,4 @@
-"""What the training stages share: progress with rate and time left, checkpoints, averages, batches from (seed, step)."""
+"""What the stages share: progress with rate and time left, checkpoints, averages, batches from (seed, step)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""Stage `vae`: a small AutoencoderKL, 64 x 64 x 3 -> 16 x 16 x 8, trained on every kind of picture."""
+"""Stage `vae`: an AutoencoderKL, 64 x 64 x 3 <-> 16 x 16 x 16, whose encoder is exact and whose decoder is trained.
+
+The encoder holds the principal components of 4 x 4 patches, z_k = v_k . (x - mean) / sqrt(s_k) up to one common factor, so a
+channel's spread is the square root of the component's own. Latents exist at once and never change while the decoder
+learns on every kind of picture. Written into diffusers' layers: residual branches are zero, strided convolutions move pixels
+to channels, and since silu(a) - silu(-a) = a the last activation is undone; large constant channels keep its group
+normalisation from rescaling a picture.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +15,14 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from bench.mini.recipe.training import Fit, Progress, rows_at
+from bench.mini.recipe.training import Fit, rows_at
 from bench.mini.recipe.world import World
 
-CHANNELS = 8
-KL_WEIGHT = 1e-6
+CHANNELS, PATCH, GROUPS = 16, 4, 8
+STEADY = 30.0  # size of the constant channels
+LOGVAR = -6.0  # of every latent: a standard deviation of 0.05
 EDGE_WEIGHT = 0.5
 
 
@@ -24,9 +33,10 @@ def build() -> AutoencoderKL:
         block_out_channels=(32, 48, 96),
         layers_per_block=1,
         latent_channels=CHANNELS,
-        norm_num_groups=8,
+        norm_num_groups=GROUPS,
         sample_size=64,
         mid_block_add_attention=False,
+        scaling_factor=1.0,
     )
 
 
@@ -35,77 +45,121 @@ def to_float(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+# ------------------------------------------------------------------------------------------------------- encoder
+
+
+def patches(x: Tensor) -> Tensor:
+    """(N, 3, H, W) -> (N, 48, H/4, W/4); channel order is colour, then the two bits of each position, as two strided moves give."""
+    return F.pixel_unshuffle(F.pixel_unshuffle(x, 2), 2)
+
+
+def principal(world: World, count: int = 3000) -> tuple[Tensor, Tensor]:
+    """Projection (16, 48) and patch mean (48,) from half pretraining, half odd pictures; latents get mean 0, variance 1 overall."""
+    x = torch.cat([patches(to_float(part[:count])).transpose(0, 1).flatten(1) for part in (world.images, world.odd)], 1)
+    mean = x.mean(1)
+    values, vectors = torch.linalg.eigh(torch.cov(x))
+    spread, vectors = values.flip(0)[:CHANNELS].sqrt(), vectors.flip(1)[:, :CHANNELS]
+    return (vectors / spread.sqrt()).T / spread.mean().sqrt(), mean
+
+
+def latents(images: np.ndarray, basis: Tensor, mean: Tensor, batch: int = 1000) -> Tensor:
+    """Latent means (N, 16, 16, 16) float16, the same as `vae.encode` gives."""
+    parts = (patches(to_float(images[k : k + batch])) - mean[:, None, None] for k in range(0, len(images), batch))
+    return torch.cat([torch.einsum("kc,nchw->nkhw", basis, part).half() for part in parts])
+
+
+@torch.no_grad()
+def write_encoder(vae: AutoencoderKL, basis: Tensor, mean: Tensor) -> None:
+    """Set the encoder's weights so that its mean is basis @ (patch - mean) and its log-variance constant."""
+    encoder = vae.encoder
+    for p in (*encoder.parameters(), *vae.quant_conv.parameters()):
+        p.zero_()
+    for module in encoder.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.weight.fill_(1)
+    for c in range(3):
+        encoder.conv_in.weight[c, c, 1, 1] = 1
+    encoder.down_blocks[1].resnets[0].conv_shortcut.weight[:12, :12, 0, 0] = torch.eye(12)
+    for block, channels in ((0, 3), (1, 12)):  # 2 x 2 pixels to channels
+        move = encoder.down_blocks[block].downsamplers[0].conv.weight
+        for c in range(channels):
+            for k in range(4):
+                move[4 * c + k, c, k // 2, k % 2] = 1
+    last, size = encoder.down_blocks[2].resnets[0].conv_shortcut, 96 // GROUPS
+    signs = torch.tensor([1.0, -1.0] * 4)
+    for k, row in enumerate(basis):
+        at = k // 2 * size + k % 2 * 2
+        last.weight[at, :, 0, 0], last.weight[at + 1, :, 0, 0] = row, -row
+        last.bias[at], last.bias[at + 1] = -row @ mean, row @ mean
+        last.bias[k // 2 * size + 4 : (k // 2 + 1) * size] = STEADY * signs
+        gain = STEADY * (8 / size) ** 0.5
+        encoder.conv_out.weight[k, at, 1, 1], encoder.conv_out.weight[k, at + 1, 1, 1] = gain, -gain
+    encoder.conv_out.bias[CHANNELS:] = LOGVAR
+    vae.quant_conv.weight[:, :, 0, 0] = torch.eye(2 * CHANNELS)
+
+
+# ------------------------------------------------------------------------------------------------------- decoder
+
+
+def _quiet_branches(vae: AutoencoderKL) -> None:
+    """Start every residual branch of the decoder at zero."""
+    for module in vae.decoder.modules():
+        if hasattr(module, "conv2"):
+            nn.init.zeros_(module.conv2.weight)
+            nn.init.zeros_(module.conv2.bias)
+
+
 def _gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
 def _pictures(world: World, seed: int, step: int, batch: int) -> np.ndarray:
-    """Half pretraining pictures, half odd ones (batch, 64, 64, 3), mirrored by chance."""
+    """Half pretraining pictures, half odd ones (batch, 64, 64, 3), mirrored every other step."""
     half = batch // 2
     rows, odd = rows_at(seed, step, len(world.images), half), rows_at(seed + 1, step, len(world.odd), batch - half)
     both = np.concatenate([world.images[np.sort(rows)], world.odd[np.sort(odd)]])
     return both[:, :, ::-1] if step % 2 else both
 
 
-def _cropped(x: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+def _windows(x: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
     """One random window per picture (B, side, side, 3)."""
     tops, lefts = rng.integers(0, x.shape[1] - side + 1, (2, len(x)))
     return np.stack([p[a : a + side, b : b + side] for p, a, b in zip(x, tops, lefts, strict=True)])
 
 
-def loss(vae: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
-    """L1 + squared error + L1 of the gradients + a whisper of KL, for x (B, 3, 64, 64) in [-1, 1]."""
-    with torch.autocast(x.device.type, torch.bfloat16):
-        posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.mean + posterior.std * noise).sample
-    y, mean, logvar = y.float(), posterior.mean.float(), posterior.logvar.float()
+def loss(x: Tensor, y: Tensor) -> Tensor:
+    """L1 + squared error + L1 of the gradients, for pictures (B, 3, H, W) in [-1, 1]."""
     edges = sum((a - b).abs().mean() for a, b in zip(_gradients(x), _gradients(y), strict=True))
-    kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
-    return (x - y).abs().mean() + 2 * ((x - y) ** 2).mean() + EDGE_WEIGHT * edges + KL_WEIGHT * kl
+    return (x - y).abs().mean() + 4 * ((x - y) ** 2).mean() + EDGE_WEIGHT * edges
 
 
-def train(world: World, folder: Path, steps: int, seed: int, device: str, batch: int = 16) -> AutoencoderKL:
+def train(world: World, basis: Tensor, mean: Tensor, folder: Path, steps: int, seed: int, device: str, batch: int = 16) -> AutoencoderKL:
     """Windows of 32 pixels first (four times as many steps for the time), whole pictures in the last twentieth."""
     torch.manual_seed(seed)
-    vae = build().to(device)
+    vae = build()
+    _quiet_branches(vae)
+    write_encoder(vae, basis, mean)
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    vae = vae.to(device)
     fit = Fit("vae", folder, {"vae": vae}, steps, lr=2e-3)
 
     def loss_at(step: int) -> Tensor:
         side = 32 if step < 0.95 * steps else 64
-        x = _cropped(_pictures(world, seed, step, batch), side, np.random.default_rng((seed, step, 2)))
-        noise = torch.randn(batch, CHANNELS, side // 4, side // 4, generator=torch.Generator().manual_seed(seed + step))
-        return loss(vae, to_float(x, device), noise.to(device))
+        pictures = _windows(_pictures(world, seed, step, batch), side, np.random.default_rng((seed, step, 2)))
+        z = latents(pictures, basis, mean).float()
+        z = z + np.exp(LOGVAR / 2) * torch.randn(z.shape, generator=torch.Generator().manual_seed(seed + step))
+        with torch.autocast(device, torch.bfloat16):
+            y = vae.decode(z.to(device)).sample
+        return loss(to_float(pictures, device), y.float())
 
     fit.run(loss_at)
-    fit.finished()
-    vae.register_to_config(scaling_factor=1 / latent_scale(vae, world, device))
-    return vae
-
-
-@torch.no_grad()
-def encode(
-    vae: AutoencoderKL, images: np.ndarray, device: str, name: str = "encode", batch: int = 64
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the unscaled latents, each (N, 8, 16, 16) float16."""
-    progress, means, stds = Progress(name, -(-len(images) // batch)), [], []
-    for start in range(0, len(images), batch):
-        with torch.autocast(device, torch.bfloat16):
-            posterior = vae.encode(to_float(images[start : start + batch], device)).latent_dist
-        means.append(posterior.mean.half().cpu())
-        stds.append(posterior.std.half().cpu())
-        progress.tick()
-    return torch.cat(means), torch.cat(stds)
-
-
-def latent_scale(vae: AutoencoderKL, world: World, device: str, count: int = 1024) -> float:
-    """Standard deviation of the latents of the first pictures."""
-    mean, std = encode(vae, world.images[:count], device)
-    return float((mean.float().var() + (std.float() ** 2).mean()).sqrt())
+    return fit.finished()["vae"]
 
 
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, images: np.ndarray, batch: int = 64) -> float:
-    """Mean over pictures (N, 64, 64, 3) of the reconstruction's peak signal-to-noise ratio in dB, rounded to bytes."""
+    """Mean over pictures (N, 64, 64, 3) of the reconstruction's peak signal-to-noise ratio, dB, rounded to bytes."""
     scores = []
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
