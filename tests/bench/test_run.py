@@ -67,7 +67,7 @@ def test_a_cell_leaves_all_that_it_should(done, results):
     assert [len(line.split(",")[2].split()) for line in log[1:]] == [1, 1, 2, 2, 2, 2]
     assert {"clip_t", "lpips_leak", "oracle_closed_rgb"} <= set(values(done))
     assert done.cost["trainable_parameters"] > 0 and done.cost["adapter_bytes"] > 0 and done.cost["train_s"] > 0
-    assert any("times 100" in note for note in done.notes)
+    assert any("times 30" in note for note in done.notes)
     assert done.provenance["weights_hash"] == done.config["backbone"]["weights"]
 
 
