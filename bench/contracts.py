@@ -1,6 +1,7 @@
 """What methods, metrics, backbones and datasets promise each other. Everything else in `bench` is a pipe between these.
 
-Shapes: B rows of one forward pass, N images, C latent channels, H W latent size, P pixels per side, L tokens, D text width.
+Shapes: B rows of one forward pass, N images, C latent channels, H W latent size, P pixels per side, L tokens, D text
+width.
 Images cross every border as uint8 (N, 3, P, P); ranges are converted in one place, inside whoever needs another one.
 """
 

@@ -46,6 +46,16 @@ class Step:
     error: BenchError | None = None
 
 
+def steps_left(job: Job) -> int:
+    """Steps between the job's checkpoint, if it has one, and the end of its recipe."""
+    from safetensors import safe_open
+
+    if job.checkpoint is None or not job.checkpoint.is_file():
+        return job.recipe.steps
+    with safe_open(job.checkpoint, "pt") as file:
+        return job.recipe.steps - int(file.get_tensor("k"))
+
+
 def generator(*key: int | str) -> torch.Generator:
     """A random generator that depends on the key alone."""
     digest = hashlib.sha256(repr(key).encode()).digest()

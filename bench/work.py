@@ -124,12 +124,12 @@ class Work:
         """Train the adapters; a finished training is read from its last checkpoint."""
         if self.method.recipe is None:
             return
-        from bench.trainer import train
+        from bench.trainer import steps_left, train
 
         with self.clock("train_s"):
             job = self._job()
             log = TrainingLog(self.folder / "log.csv")
-            for step in progress(train(self.bank, [job]), f"train {self.cell.run_id}", "step", job.recipe.steps):
+            for step in progress(train(self.bank, [job]), f"train {self.cell.run_id}", "step", steps_left(job)):
                 if step.error:
                     raise step.error
                 log.write(step)
