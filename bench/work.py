@@ -59,7 +59,7 @@ class Work:
         missing = data.missing(dict(self.cell.dataset))
         if missing:
             raise BenchError(missing)
-        return data.load(dict(self.cell.dataset), self.backbone.resolution)
+        return data.load(dict(self.cell.dataset), self.cell.backbone["resolution"])
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -126,8 +126,8 @@ class Work:
             return
         from bench.trainer import steps_left, train
 
+        job = self._job()
         with self.clock("train_s"):
-            job = self._job()
             log = TrainingLog(self.folder / "log.csv")
             for step in progress(train(self.bank, [job]), f"train {self.cell.run_id}", "step", steps_left(job)):
                 if step.error:
@@ -207,7 +207,8 @@ class Work:
             self.notes.append(f"{most} images for prior preservation instead of {count}")
             count = most
         chosen = [Shot(0, prompt, seed) for seed in range(-count, 0)]  # never an evaluation seed
-        images = self._own_images(Untouched(), chosen, "class images")
+        with self.clock("prior_s"):
+            images = self._own_images(Untouched(), chosen, "class images")
         return [Example(image, prompt, self.dataset.noun) for image in images]
 
     def _own_images(self, method: Method, chosen: Sequence[Shot], label: str) -> np.ndarray:
