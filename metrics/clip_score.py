@@ -10,7 +10,7 @@ import numpy as np
 from bench.contracts import Evaluation, Metric, Score
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
-from metrics.networks import OpenClip
+from metrics.networks import OpenClip, unit
 
 HESSEL_PREFIX = "A photo depicts "
 
@@ -19,12 +19,6 @@ def cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Row by row, (..., D), (..., D) -> (...), float64."""
     x, y = unit(x), unit(y)
     return (x * y).sum(axis=-1)
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    """Rows of (..., D) scaled to length one, float64."""
-    x = np.asarray(x, dtype=np.float64)
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 class ClipScore(Metric):

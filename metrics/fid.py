@@ -90,13 +90,20 @@ class Fid(Metric):
         """Impossible without a reference set or with fewer than two images."""
         reference = reference_images(evaluation, "FID")
         store = feature_store(evaluation.cache)
-        x = store.features(evaluation.images, self.network)
-        y = store.features(reference, self.network)
+        x, y = (self.network.as_points(store.features(z, self.network)) for z in (evaluation.images, reference))
         null, null_n = frechet_null(y, len(x))
         publishable = min(len(x), len(y)) >= PUBLISHABLE
         return Score(
             {"fid": frechet_distance(x, y), "fid_null": null},
-            fingerprint=fingerprint("fid 1", len(x), self.network, reference, null_n=null_n, publishable=publishable),
+            fingerprint=fingerprint(
+                "fid 1",
+                len(x),
+                self.network,
+                reference,
+                points=self.network.points,
+                null_n=null_n,
+                publishable=publishable,
+            ),
         )
 
 

@@ -73,9 +73,11 @@ class Kid(Metric):
         """Impossible without a reference set or with fewer than two images."""
         reference = reference_images(evaluation, "KID")
         store = feature_store(evaluation.cache)
-        x = store.features(evaluation.images, self.network)
-        value, error = mmd2(x, store.features(reference, self.network))
+        x, y = (self.network.as_points(store.features(z, self.network)) for z in (evaluation.images, reference))
+        value, error = mmd2(x, y)
         return Score(
             {"kid": 1000 * value, "kid_se": 1000 * error},
-            fingerprint=fingerprint("kid 1", len(x), self.network, reference, kernel="(x.y/D+1)^3, unbiased"),
+            fingerprint=fingerprint(
+                "kid 1", len(x), self.network, reference, points=self.network.points, kernel="(x.y/D+1)^3, unbiased"
+            ),
         )

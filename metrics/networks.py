@@ -85,6 +85,12 @@ def resize_clean(images: Tensor, size: int) -> Tensor:
     return images.clamp(0, 255)
 
 
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows of (..., D) scaled to length one, float64."""
+    x = np.asarray(x, dtype=np.float64)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
 def best_device(device: str | None) -> torch.device:
     import torch
 
@@ -132,6 +138,12 @@ class Network(ABC):
 class ImageNetwork(Network):
     """A network with one feature vector per image."""
 
+    points: ClassVar[str] = "features as they are"
+
+    def as_points(self, features: np.ndarray) -> np.ndarray:
+        """What distances between distributions (FID, KID) are taken of, float64 (N, D); `points` says it in words."""
+        return np.asarray(features, dtype=np.float64)
+
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, P, P) on the device -> (B, D)."""
@@ -177,6 +189,11 @@ class OpenClip(ImageNetwork):
     model: str
     weights: str | None = None
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "open_clip_torch")
+    points: ClassVar[str] = "unit length x sqrt(D)"
+
+    def as_points(self, features: np.ndarray) -> np.ndarray:
+        """Only directions are trained; left as they are, the longest few features decide KID's cubic kernel."""
+        return unit(features) * features.shape[1] ** 0.5
 
     def files(self) -> tuple[Path, ...]:
         if self.weights is not None:

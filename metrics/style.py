@@ -10,10 +10,9 @@ from typing import ClassVar
 import numpy as np
 
 from bench.contracts import Evaluation, Metric, Score
-from metrics.clip_score import unit
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
-from metrics.networks import ImageNetwork, PerceptualNetwork
+from metrics.networks import ImageNetwork, PerceptualNetwork, unit
 from metrics.perceptual import DistancesTo
 from metrics.training_images import style
 

@@ -137,8 +137,11 @@ def test_scores_name_their_network_and_say_that_few_images_are_not_publishable(c
     assert set(fid.values) == set(Fid.higher_is_better) and set(kid.values) == set(Kid.higher_is_better)
     assert fid.fingerprint["network"] == "tiny-clip" and fid.fingerprint["publishable"] is False
     assert (fid.fingerprint["n"], fid.fingerprint["reference_n"], fid.fingerprint["null_n"]) == (8, 24, 8)
-    x, y = clip(case.images), clip(case.dataset.reference_set())
-    assert kid.values["kid"] == pytest.approx(1000 * unbiased_double_loop(*map(np.float64, (x, y))), rel=1e-6)
+    x, y = (np.float64(clip(images)) for images in (case.images, case.dataset.reference_set()))
+    x, y = ((z.T / np.sqrt((z * z).sum(axis=1))).T * np.sqrt(16) for z in (x, y))  # CLIP compares directions
+    assert kid.values["kid"] == pytest.approx(1000 * unbiased_double_loop(x, y), rel=1e-4)
+    assert fid.values["fid"] == pytest.approx(frechet_distance(x, y), rel=1e-4)
+    assert fid.fingerprint["points"] == "unit length x sqrt(D)"
 
 
 def test_without_a_reference_set_the_cell_is_told_why(clip, evaluation):
