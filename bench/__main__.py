@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -22,6 +23,8 @@ records: list[Record] = []
 
 def register_datasets() -> None:
     """Every datasets/<name>/dataset.yaml is a choice of the group `dataset`."""
+    # Hydra only reads the store, but would copy it once per group
+    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
     for name in data.names():
         folder, _, leaf = name.rpartition("/")
         group = f"dataset/{folder}" if folder else "dataset"
@@ -30,14 +33,14 @@ def register_datasets() -> None:
 
 def cell(config: DictConfig) -> Cell:
     """Plain typed settings from Hydra's."""
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     strength = plain.pop("strength")
     if strength is None:
         strength = plain["method"].get("strength", 1.0)
     if strength == "curve":
         strength = plain["method"]["curve"]
     strengths = strength if isinstance(strength, list) else [strength]
-    return Cell(**plain | {"results": Path(plain["results"])}, strengths=tuple(map(float, strengths)))
+    return Cell(**{**plain, "results": Path(plain["results"])}, strengths=tuple(map(float, strengths)))
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ class Block:
 class Layer:
     """One adapter at one site, for all cells."""
 
-    module: nn.Module
+    module: Any  # nn.Linear or nn.Conv2d
     down: Tensor  # (K, r, in) or (K, r, in, kh, kw)
     up: Tensor  # (K, out, r)
     scale: float  # alpha / rank
@@ -47,7 +48,7 @@ class Bank:
     `specs` is what every cell of the pack asks for; `generators` (one per cell) draw the initial values.
     """
 
-    def __init__(self, backbone: Backbone, specs: Mapping[str, AdapterSpec], generators: Sequence[torch.Generator]):
+    def __init__(self, backbone: Backbone, specs: Mapping[str, AdapterSpec], generators: Sequence[Any]):
         self.backbone = backbone
         self.specs = dict(specs)
         self.cells = len(generators)
@@ -102,7 +103,7 @@ class Bank:
 
     def _blocks(self, name: str, asks: Sequence[tuple[int, Ask]], total: int) -> list[Block]:
         """Rows that use the adapter, grouped into blocks in which every cell has the same number of rows."""
-        by_size: dict[int, list[tuple[int, int, Tensor]]] = {}
+        by_size: dict[int, list[tuple[int, int, Tensor, Tensor]]] = {}
         start = 0
         for cell, ask in asks:
             size, scale = len(ask.z), ask.adapters.get(name)
@@ -179,7 +180,7 @@ class Bank:
     def _sites(self) -> dict[str, nn.Module]:
         return {site: layer.module for layers in self.layers.values() for site, layer in layers.items()}
 
-    def _create(self, name: str, spec: AdapterSpec, generators: Sequence[torch.Generator]) -> None:
+    def _create(self, name: str, spec: AdapterSpec, generators: Sequence[Any]) -> None:
         device, dtype = self.backbone.device, _dtype(self.backbone)
         sites = self.backbone.sites(spec.where)
         downs = {site: self._down(spec, module, generators) for site, module in sites.items()}
@@ -207,7 +208,7 @@ class Bank:
             for cell in range(self.cells):
                 self.load(name, cell, state)
 
-    def _down(self, spec: AdapterSpec, module: nn.Module, generators: Sequence[torch.Generator]) -> Tensor:
+    def _down(self, spec: AdapterSpec, module: nn.Module, generators: Sequence[Any]) -> Tensor:
         """Initial (K, r, in...), or (1, r, in...) of the frozen orthonormal basis."""
         shape, _ = _width(module)
         width = prod(shape)
@@ -253,7 +254,7 @@ def _leaf(values: Tensor, grads: Tensor, shape: Sequence[int]) -> Tensor:
     return leaf
 
 
-def _width(module: nn.Module) -> tuple[tuple[int, ...], int]:
+def _width(module: Any) -> tuple[tuple[int, ...], int]:
     """Input shape of one adapter row, and output width, of a linear or convolutional layer."""
     if isinstance(module, nn.Conv2d):
         return (module.in_channels, *module.kernel_size), module.out_channels
@@ -287,7 +288,7 @@ def _linear(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
     return torch.bmm(hidden, up.transpose(1, 2)).reshape(*x.shape[:-1], up.shape[1])
 
 
-def _conv(x: Tensor, down: Tensor, up: Tensor, module: nn.Module, block: Block) -> Tensor:
+def _conv(x: Tensor, down: Tensor, up: Tensor, module: Any, block: Block) -> Tensor:
     """x (k * b, in, H, W) -> (k * b, out, H', W'): one grouped convolution for all cells."""
     k = len(down)
     x = x.unflatten(0, (k, block.size)).transpose(0, 1).flatten(1, 2)  # (b, k * in, H, W)

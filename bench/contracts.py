@@ -290,6 +290,10 @@ class Backbone(ABC):
         """The network's own prediction (B, C, H, W)."""
 
     @abstractmethod
+    def sites(self, where: str) -> Mapping[str, nn.Module]:
+        """Layers of `network` by name where adapters go: attention (q, k, v, out), linear, all (plus convolutions)."""
+
+    @abstractmethod
     def scheduler(self, name: str, steps: int) -> Any:
         """A fresh diffusers scheduler with its timesteps set, from the backbone's own noise schedule."""
 

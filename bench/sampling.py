@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 from bench.adapters import Bank
 from bench.contracts import EVALUATION_SEED_OFFSET, Ask, Dataset, Method, Text, plain_guidance
 from bench.trainer import generator
+
+Guide = Generator[Ask, Any, Tensor]
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def _texts(backbone, request: Request, chosen: Sequence[Shot]) -> dict[str, Text
     return {role: backbone.embed([prompts[role] for prompts in roles]) for role in roles[0]}
 
 
-def _guide(request: Request, z: Tensor, t: Tensor, texts: Mapping[str, Text], sampler: Sampler) -> Generator:
+def _guide(request: Request, z: Tensor, t: Tensor, texts: Mapping[str, Text], sampler: Sampler) -> Guide:
     start = request.method.start_t if sampler.start_t is None else sampler.start_t
     rows = torch.full((len(z),), float(t), device=z.device)
     rows = rows.long() if float(t).is_integer() else rows
@@ -117,9 +120,9 @@ def _guide(request: Request, z: Tensor, t: Tensor, texts: Mapping[str, Text], sa
     return request.method.guide(z, rows, texts, sampler.cfg, request.strength)
 
 
-def resolve(bank: Bank, guides: Sequence[tuple[int, Generator[Ask, Tensor, Tensor]]]) -> list[Tensor]:
+def resolve(bank: Bank, guides: Sequence[tuple[int, Guide]]) -> list[Tensor]:
     """Run coroutines to their end, answering what all of them ask in one forward pass at a time."""
-    results: list[Tensor | None] = [None] * len(guides)
+    results: dict[int, Tensor] = {}
     answers: dict[int, Tensor | None] = {i: None for i in range(len(guides))}
     while answers:
         asks: dict[int, Ask] = {}
@@ -130,4 +133,4 @@ def resolve(bank: Bank, guides: Sequence[tuple[int, Generator[Ask, Tensor, Tenso
                 results[i] = stop.value
         predictions = bank.answer([(guides[i][0], ask) for i, ask in asks.items()]) if asks else []
         answers = dict(zip(asks, predictions, strict=True))
-    return results
+    return [results[i] for i in range(len(guides))]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,9 +92,9 @@ def train(bank: Bank, jobs: Sequence[Job]) -> Iterator[Step]:
 def _predict(bank: Bank, runs: Sequence[_Run]) -> None:
     """Answer the pending asks: one forward pass with gradients, one without, when both kinds are pending."""
     for wants_grad in (False, True):
-        group = [run for run in runs if bool(run.pending.trains) == wants_grad]
+        group = [run for run in runs if bool(run.ask.trains) == wants_grad]
         if group:
-            answers = bank.answer([(run.job.cell, run.pending) for run in group])
+            answers = bank.answer([(run.job.cell, run.ask) for run in group])
             for run, answer in zip(group, answers, strict=True):
                 run.advance(answer)
 
@@ -102,11 +103,11 @@ def _descend(bank: Bank, runs: Sequence[_Run]) -> Iterator[Step]:
     """One backward pass on the sum of the losses; each cell steps its own optimizer."""
     if not runs:
         return
-    values = torch.stack([run.pending.value.detach() for run in runs]).tolist()
+    values = torch.stack([run.loss.detach() for run in runs]).tolist()
     sound = [run for run, value in zip(runs, values, strict=True) if math.isfinite(value)]
     if sound:
         bank.zero_grad()
-        torch.stack([run.scaler.scale(run.pending.value) for run in sound]).sum().backward()
+        torch.stack([run.scaler.scale(run.loss) for run in sound]).sum().backward()
     for run, value in zip(runs, values, strict=True):
         if math.isfinite(value):
             run.descend(value)
@@ -138,6 +139,16 @@ class _Run:
         self.trained: frozenset[str] = frozenset()
         self.saved_at, self.save_s = time.monotonic(), 0.0
 
+    @property
+    def ask(self) -> Ask:
+        assert isinstance(self.pending, Ask)
+        return self.pending
+
+    @property
+    def loss(self) -> Tensor:
+        assert isinstance(self.pending, Loss)
+        return self.pending.value
+
     def start(self) -> bool:
         if self.job.checkpoint is not None and self.job.checkpoint.is_file():
             self._restore(self.job.checkpoint)
@@ -153,7 +164,7 @@ class _Run:
         if self.k >= self.job.recipe.steps:
             return False
         rng = generator("train", self.job.seed, self.k)
-        self.coroutine: Generator = self.job.method.step(self.job.data, self.k, rng)
+        self.coroutine: Generator[Ask | Loss, Any, None] = self.job.method.step(self.job.data, self.k, rng)
         self.advance(None)
         return True
 

@@ -185,11 +185,12 @@ class Work:
         from bench.latents import Latents
         from bench.trainer import Job
 
-        scale = self.cell.trainer["lr_scale"]
-        recipe = replace(self.method.recipe, lr=self.method.recipe.lr * scale)
+        scale, published = self.cell.trainer["lr_scale"], self.method.recipe
+        assert published is not None
+        recipe = replace(published, lr=published.lr * scale)
         if scale != 1:
             self.notes.append(
-                f"the method's learning rate {self.method.recipe.lr:g} of the method times {scale:g} for this backbone"
+                f"the method's learning rate {published.lr:g} of the method times {scale:g} for this backbone"
             )
         data = Latents(self.dataset, self.backbone, recipe, self._prior(), self.cell.trainer["resample"])
         return Job(0, self.method, data, recipe, self.cell.seed, self.folder / "checkpoint.safetensors")

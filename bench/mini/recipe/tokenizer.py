@@ -85,14 +85,24 @@ def _joined(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(out)
 
 
+def _pairs(pieces: tuple[str, ...]) -> list[tuple[str, str]]:
+    return list(zip(pieces, pieces[1:], strict=False))
+
+
 def learn_merges(listed: list[str]) -> list[tuple[str, str]]:
     """Merge the most frequent pair (ties: alphabetical) until every listed word is one piece."""
     split = [(*word[:-1], word[-1] + "</w>") for word in listed]
+    count = Counter(pair for pieces in split for pair in _pairs(pieces))
     merges = []
-    while count := Counter(pair for pieces in split for pair in zip(pieces, pieces[1:], strict=False)):
+    while count:
         pair = min(count, key=lambda p: (-count[p], p))
         merges.append(pair)
-        split = [_joined(pieces, pair) for pieces in split]
+        for k, pieces in enumerate(split):
+            if pair[0] in pieces and pair in _pairs(pieces):
+                count.subtract(_pairs(pieces))
+                split[k] = _joined(pieces, pair)
+                count.update(_pairs(split[k]))
+        count = +count
     return merges
 
 
