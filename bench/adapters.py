@@ -7,8 +7,7 @@ LoRA: Hu et al. 2021; orthonormal frozen `down`: Pair Customization (arXiv 2405.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -55,13 +54,15 @@ class Bank:
         self.layers: dict[str, dict[str, Layer]] = {}  # adapter -> site -> layer
         self.theta: dict[str, Tensor] = {}  # adapter -> (K, n)
         self.grad: dict[str, Tensor] = {}
-        self.active: dict[str, list[Block]] = {}
+        self.active: dict[str, list[Block]] = {}  # the routing of the current forward pass
+        self.trained: frozenset[str] = frozenset()  # adapters that some ask of it trains; the others are detached
         for name, spec in self.specs.items():
             self._create(name, spec, generators)
         self._hooks = [module.register_forward_hook(self._hook(site)) for site, module in self._sites().items()]
 
     def close(self) -> None:
         """Take the adapters off the backbone, which is then exactly what it was."""
+        self.settle()
         for hook in self._hooks:
             hook.remove()
 
@@ -73,29 +74,18 @@ class Bank:
         Gradients are recorded when any of the asks trains an adapter.
         """
         self.active = self._route(asks)
+        self.trained = frozenset(name for _, ask in asks for name in ask.trains)
         z = torch.cat([ask.z for _, ask in asks])
-        training = any(ask.trains for _, ask in asks)
-        try:
-            with torch.set_grad_enabled(training), self._detached(asks):
-                t, text = torch.cat([ask.t for _, ask in asks]), Text.cat([ask.text for _, ask in asks])
-                out = self.backbone.predict(z, t, text).to(z.dtype)
-        finally:
-            self.active = {}
+        t, text = torch.cat([ask.t for _, ask in asks]), Text.cat([ask.text for _, ask in asks])
+        with torch.set_grad_enabled(bool(self.trained)):
+            out = self.backbone.predict(z, t, text).to(z.dtype)
+        if not self.trained:
+            self.settle()
         return list(out.split([len(ask.z) for _, ask in asks]))
 
-    @contextmanager
-    def _detached(self, asks: Sequence[tuple[int, Ask]]) -> Iterator[None]:
-        """Save the work of gradients that nobody wants: adapters that every ask freezes."""
-        trained = {name for _, ask in asks for name in ask.trains}
-        frozen = [layer for name in self.active if name not in trained for layer in self.layers[name].values()]
-        switched = [tensor for layer in frozen for tensor in (layer.down, layer.up) if tensor.requires_grad]
-        for tensor in switched:
-            tensor.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for tensor in switched:
-                tensor.requires_grad_(True)
+    def settle(self) -> None:
+        """The backward pass is over. Until then the routing stays: checkpointed blocks are computed again in it."""
+        self.active = {}
 
     def _route(self, asks: Sequence[tuple[int, Ask]]) -> dict[str, list[Block]]:
         total = sum(len(ask.z) for _, ask in asks)
@@ -131,7 +121,7 @@ class Bank:
                 layer = self.layers[name].get(site)
                 if layer is not None:
                     for block in blocks:
-                        out = _add(out, args[0], layer, block)
+                        out = _add(out, args[0], layer, block, name in self.trained)
             return out
 
         return add_deltas
@@ -265,11 +255,11 @@ def _dtype(backbone: Backbone) -> torch.dtype:
     return torch.float64 if backbone.dtype == torch.float64 else torch.float32
 
 
-def _add(out: Tensor, x: Tensor, layer: Layer, block: Block) -> Tensor:
+def _add(out: Tensor, x: Tensor, layer: Layer, block: Block, trained: bool) -> Tensor:
     """`out` plus scale * up(down(x)) on the rows of the block."""
     if block.rows is not None:
         x = x.index_select(0, block.rows)
-    down, up = _pick(layer.down, block.cells), _pick(layer.up, block.cells)
+    down, up = (_pick(part if trained else part.detach(), block.cells) for part in (layer.down, layer.up))
     delta = (_conv(x, down, up, layer.module, block) if down.dim() == 5 else _linear(x, down, up)).to(out.dtype)
     scale = (block.scale * layer.scale).to(out.dtype).view(-1, *[1] * (delta.dim() - 1))
     delta = delta * scale

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 
+BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
+
+
 @dataclass(frozen=True)
 class Cell:
     """The settings of one cell, as plain dictionaries; `_target_` names a class, the other keys its arguments."""
@@ -35,10 +38,11 @@ class Cell:
         """All that the images depend on."""
         from bench import backbones, data
 
+        weights = backbones.identity(dict(self.backbone))
         return {
             "method": {key: value for key, value in self.method.items() if key not in ("strength", "curve")},
             "dataset": {"name": self.dataset["name"], "content": data.identity(dict(self.dataset))},
-            "backbone": {**self.backbone, "weights": backbones.identity(dict(self.backbone))},
+            "backbone": {key: self.backbone.get(key) for key in BACKBONE} | {"weights": weights},
             "trainer": dict(self.trainer),
             "sampler": dict(self.sampler),
             "seed": self.seed,

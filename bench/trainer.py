@@ -108,6 +108,7 @@ def _descend(bank: Bank, runs: Sequence[_Run]) -> Iterator[Step]:
     if sound:
         bank.zero_grad()
         torch.stack([run.scaler.scale(run.loss) for run in sound]).sum().backward()
+    bank.settle()
     for run, value in zip(runs, values, strict=True):
         if math.isfinite(value):
             run.descend(value)

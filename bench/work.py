@@ -189,9 +189,7 @@ class Work:
         assert published is not None
         recipe = replace(published, lr=published.lr * scale)
         if scale != 1:
-            self.notes.append(
-                f"the method's learning rate {published.lr:g} of the method times {scale:g} for this backbone"
-            )
+            self.notes.append(f"the method's learning rate {published.lr:g} times {scale:g} for this backbone")
         data = Latents(self.dataset, self.backbone, recipe, self._prior(), self.cell.trainer["resample"])
         return Job(0, self.method, data, recipe, self.cell.seed, self.folder / "checkpoint.safetensors")
 

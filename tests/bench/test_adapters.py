@@ -47,6 +47,7 @@ def test_each_row_uses_its_own_cell_and_scale_as_if_merged_into_the_weights(wher
     ]
     asks.append((1, Ask(*rows(backbone, 2, 7), {"style": 0.5})))  # blocks of different sizes in one batch
     answers = bank.answer(asks)
+    bank.settle()
     for (cell, ask), answer in zip(asks, answers, strict=True):
         per_row = scales if len(answer) == 4 else [0.5, 0.5]
         for i, scale in enumerate(per_row):

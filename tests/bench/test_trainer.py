@@ -112,6 +112,17 @@ def test_one_step_is_torchs_adamw_on_the_low_rank_factors():
         torch.testing.assert_close(layer.up[0].detach(), ups[site].detach(), rtol=0, atol=1e-9)
 
 
+def test_gradient_checkpointing_changes_nothing():
+    backbone = TinyBackbone(torch.float64)
+    (job,) = jobs_of(backbone, 1)
+    job = replace(job, recipe=replace(job.recipe, steps=6))
+    plain, _ = trained(backbone, [job], [job])
+    backbone.network.enable_gradient_checkpointing()
+    again, _ = trained(backbone, [job], [job])
+    for name in ("content", "style"):
+        torch.testing.assert_close(again.row(name, 0), plain.row(name, 0), rtol=0, atol=1e-10)
+
+
 def test_a_loss_moves_only_what_its_ask_trained():
     backbone = TinyBackbone()
     (job,) = jobs_of(backbone, 1)
