@@ -1,6 +1,7 @@
-"""The embedded backbone: its world is deterministic, its files open in the ordinary libraries, its distances are distances."""
+"""The embedded backbone: a deterministic world, files that ordinary libraries open, distances that are distances."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def bundle():
     if not (check.WEIGHTS / "diffusion" / "model_index.json").is_file():
-        pytest.fail(f"No weights under {check.WEIGHTS}: run `python -m bench.mini.recipe --out DIR` and copy DIR/weights.")
+        pytest.fail(f"No weights under {check.WEIGHTS}: run python -m bench.mini.recipe --out DIR.")
     return check.Bundle(check.WEIGHTS)
 
 
@@ -48,12 +49,10 @@ def test_a_scene_decides_its_pixels():
 
 def test_every_object_and_background_is_drawn_differently():
     base = scenes.sample_scene(np.random.default_rng(0), pairs=0.0)
-    drawn = {
-        scenes.render(scenes.replace(base, things=(scenes.replace(base.things[0], object=o),), background=b)).tobytes()
-        for o in scenes.OBJECTS
-        for b in scenes.BACKGROUNDS
-    }
-    assert len(drawn) == len(scenes.OBJECTS) * len(scenes.BACKGROUNDS)
+    thing = base.things[0]
+    by_object = {scenes.render(replace(base, things=(replace(thing, object=o),))).tobytes() for o in scenes.OBJECTS}
+    by_place = {scenes.render(replace(base, background=b)).tobytes() for b in scenes.BACKGROUNDS}
+    assert len(by_object) == len(scenes.OBJECTS) and len(by_place) == len(scenes.BACKGROUNDS)
     assert len(scenes.OBJECTS) >= 12 and len(scenes.COLOURS) == 8 and len(scenes.BACKGROUNDS) >= 6
 
 
@@ -106,7 +105,7 @@ def test_a_style_is_deterministic_changes_the_picture_and_takes_any_size(name, p
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_style_looks_alike_at_other_sizes(name, pictures):
-    """Features scale with the picture: styled at 256 and shrunk is nearer to styled at 64 than the picture itself is."""
+    """Features scale with the picture: styled at 256 and shrunk is nearer to styled at 64 than the picture is."""
     small = pictures[1]
     large = np.asarray(Image.fromarray(small).resize((256, 256), Image.Resampling.BICUBIC))
     shrunk = np.asarray(Image.fromarray(ALL[name](large)).resize((64, 64), Image.Resampling.BOX)).astype(float)
@@ -125,19 +124,23 @@ def test_the_truth_closes_the_whole_gap_and_the_baseline_none(bundle, pictures):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    from transformers import CLIPTokenizer
-
+def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     words.build(folder)
-    return CLIPTokenizer.from_pretrained(folder)
+    return folder
 
 
-def test_the_shipped_tokenizers_are_the_ones_that_the_word_list_gives(bundle, tokenizer, tmp_path):
-    words.build(tmp_path)
+@pytest.fixture(scope="module")
+def tokenizer(built):
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(built)
+
+
+def test_the_shipped_tokenizers_are_the_ones_that_the_word_list_gives(bundle, built):
     for place in ("clip", "diffusion/tokenizer"):
         for name in ("vocab.json", "merges.txt"):
-            assert (check.WEIGHTS / place / name).read_bytes() == (tmp_path / name).read_bytes()
+            assert (check.WEIGHTS / place / name).read_bytes() == (built / name).read_bytes()
 
 
 def test_listed_and_rare_words_are_one_token(tokenizer):

@@ -21,7 +21,7 @@ from transformers import CLIPTokenizer
 from bench.mini.recipe import clip, export, perceptual, tokenizer, unet, vae, world
 
 PICTURES, ODD = 30000, 9000
-STEPS = {"vae": 1800, "clip": 900, "trunk": 600, "weights": 200, "unet": 2200}
+STEPS = {"vae": 1800, "clip": 900, "trunk": 600, "weights": 200, "unet": 9000}
 
 
 class Recipe:
@@ -79,9 +79,7 @@ class Recipe:
         z = load_file(self.work / "latents.safetensors")["latents"]
         contrastive = load_file(self.work / "clip" / "open_clip_model.safetensors")
         tokens = self.tokens(self.pictures())
-        unet.train(
-            z, tokens, self.vocabulary(), contrastive, self.work, self.steps("unet"), self.seed, self.device
-        )
+        unet.train(z, tokens, self.vocabulary(), contrastive, self.work, self.steps("unet"), self.seed, self.device)
 
     def do_export(self) -> None:
         export.export(self.work, self.out)

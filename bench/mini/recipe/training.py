@@ -43,6 +43,11 @@ def warm_cosine(step: int, steps: int, warm: int = 100, floor: float = 0.02) -> 
     return float(floor + (1 - floor) * 0.5 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm))))
 
 
+def warm_hold_cool(step: int, steps: int, warm: int = 200, cool: float = 0.15) -> float:
+    """Learning-rate factor: linear warm-up, constant, linear down to 2 % over the last `cool` share."""
+    return min(1.0, (step + 1) / warm, max(0.02, (steps - step) / (cool * steps)))
+
+
 def average_decay(step: int, most: float = 0.998) -> float:
     return min(most, (1 + step) / (10 + step))
 

@@ -1,10 +1,10 @@
 """Stage `vae`: an AutoencoderKL, 64 x 64 x 3 <-> 16 x 16 x 16, whose encoder is exact and whose decoder is trained.
 
-The encoder holds the principal components of 4 x 4 patches, z_k = v_k . (x - mean) / sqrt(s_k) up to one common factor, so a
-channel's spread is the square root of the component's own. Latents exist at once and never change while the decoder
-learns on every kind of picture. Written into diffusers' layers: residual branches are zero, strided convolutions move pixels
-to channels, and since silu(a) - silu(-a) = a the last activation is undone; large constant channels keep its group
-normalisation from rescaling a picture.
+The encoder holds the principal components of 4 x 4 patches, z_k = v_k . (x - mean) / sqrt(s_k) up to one common
+factor, so a channel's spread is the square root of the component's own. Latents exist at once and never change while
+the decoder learns on every kind of picture. Written into diffusers' layers: residual branches are zero, strided
+convolutions move pixels to channels, and since silu(a) - silu(-a) = a the last activation is undone; large constant
+channels keep its group normalisation from rescaling a picture.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def to_float(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
 
 
 def patches(x: Tensor) -> Tensor:
-    """(N, 3, H, W) -> (N, 48, H/4, W/4); channel order is colour, then the two bits of each position, as two strided moves give."""
+    """(N, 3, H, W) -> (N, 48, H/4, W/4); channels: colour, then the two bits of each position (two strided moves)."""
     return F.pixel_unshuffle(F.pixel_unshuffle(x, 2), 2)
 
 
 def principal(world: World, count: int = 3000) -> tuple[Tensor, Tensor]:
-    """Projection (16, 48) and patch mean (48,) from half pretraining, half odd pictures; latents get mean 0, variance 1 overall."""
+    """Projection (16, 48) and patch mean (48,) from half pretraining, half odd pictures; mean 0, variance 1."""
     x = torch.cat([patches(to_float(part[:count])).transpose(0, 1).flatten(1) for part in (world.images, world.odd)], 1)
     mean = x.mean(1)
     values, vectors = torch.linalg.eigh(torch.cov(x))
@@ -133,7 +133,9 @@ def loss(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).abs().mean() + 4 * ((x - y) ** 2).mean() + EDGE_WEIGHT * edges
 
 
-def train(world: World, basis: Tensor, mean: Tensor, folder: Path, steps: int, seed: int, device: str, batch: int = 16) -> AutoencoderKL:
+def train(
+    world: World, basis: Tensor, mean: Tensor, folder: Path, steps: int, seed: int, device: str, batch: int = 16
+) -> AutoencoderKL:
     """Windows of 32 pixels first (four times as many steps for the time), whole pictures in the last twentieth."""
     torch.manual_seed(seed)
     vae = build()
