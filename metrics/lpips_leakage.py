@@ -5,7 +5,9 @@ and seed, c_k training content, t_k its stylised half, u_j unrelated controls. P
 
     leak(i, k) = [d_n(y0, c_k) - d_n(ym, c_k)] - mean_j [d_n(y0, u_j) - d_n(ym, u_j)]
 
-A style moves every picture towards or away from every other one; the controls take that out.
+A style moves every picture towards or away from every other one; the controls take that out. Where a style destroys
+texture they do not (an ink drawing is far from every photograph), so a dataset that knows its style function S also
+gives `lpips_leak_styled`: the same with t_k for c_k and S(u_j) for u_j, all in the style.
 Shapes: N images, K training images, J controls.
 """
 
@@ -22,9 +24,10 @@ from metrics.features import FeatureStore, feature_store, images_hash
 from metrics.fingerprint import fingerprint
 from metrics.networks import PerceptualNetwork
 from metrics.perceptual import DistancesTo, distances
-from metrics.training_images import content, related
+from metrics.training_images import Content, content, related
 
 CONTROLS = 8  # at least
+STYLED = ("lpips_leak", "lpips_leak_frac", "lpips_leak_rate")  # also given against stylised pictures
 SMALLEST_FULL = 0.02  # LPIPS: below this a full copy is not told from noise
 
 
@@ -122,18 +125,26 @@ def leak_scores(
 # --- distances of an evaluation ----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Sides:
+    """Pictures that the leak is measured between: training content c_k, full copies t_k, controls u_j; all uint8."""
+
+    c: np.ndarray  # (K, 3, P, P)
+    t: np.ndarray  # (K, 3, P, P)
+    u: np.ndarray  # (J, 3, P, P)
+
+
 def mirror(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images[..., ::-1])
 
 
 def standardised_distances(
-    store: FeatureStore, network: PerceptualNetwork, evaluation: Evaluation
+    store: FeatureStore, network: PerceptualNetwork, evaluation: Evaluation, sides: Sides
 ) -> tuple[Standardised, Standardised]:
     """d_n against training content and controls as they are, and mirrored: one trunk pass per picture."""
-    known, controls = content(evaluation.dataset), np.stack(evaluation.dataset.controls)
-    k, j = len(known.plain), len(controls)
-    sides = [known.plain, controls, mirror(known.plain), mirror(controls)]
-    to_all = DistancesTo(network, "phi_standardised", np.concatenate(sides))
+    k, j = len(sides.c), len(sides.u)
+    references = np.concatenate([sides.c, sides.u, mirror(sides.c), mirror(sides.u)])
+    to_all = DistancesTo(network, "phi_standardised", references)
 
     def rows(images: np.ndarray) -> np.ndarray:
         return store.features(images, to_all).astype(np.float64)  # (., 2 (K + J))
@@ -144,7 +155,7 @@ def standardised_distances(
         c, u = slice(start, start + k), slice(start + k, start + k + j)
         return Standardised(ym[:, c], y0[:, c], np.diagonal(t[:, c]), ym[:, u], y0[:, u], t[:, u])
 
-    return side(0, rows(known.style)), side(k + j, rows(mirror(known.style)))
+    return side(0, rows(sides.t)), side(k + j, rows(mirror(sides.t)))
 
 
 def other_seeds(prompts: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -172,6 +183,9 @@ class LpipsLeakage(Metric):
         "lpips_leak_rate": False,
         "lpips_leak_max": False,
         "lpips_leak_related": False,
+        "lpips_leak_styled": False,
+        "lpips_leak_styled_frac": False,
+        "lpips_leak_styled_rate": False,
     }
 
     def __init__(self, network: PerceptualNetwork):
@@ -190,7 +204,7 @@ class LpipsLeakage(Metric):
         values |= {"lpips_gap_raw": -mean(raw), "lpips_leak_raw": mean(raw)}
         per_image["lpips_leak_raw"] = raw
         if len(dataset.controls) >= CONTROLS:
-            found = leak_scores(*standardised_distances(store, self.network, evaluation), same_class)
+            found = self._leak(store, evaluation, known, same_class)
             values |= found[0]
             per_image |= found[1]
         more = about(dataset, known.confounded, float(same_class.mean()))
@@ -205,6 +219,20 @@ class LpipsLeakage(Metric):
         seeds = distances(store, self.network, y0[first], y0[second]).mean() if first else 0.0
         relative = float(moved.mean() / seeds) if seeds > 0 else float("nan")
         return {"lpips_content": float(moved.mean()), "lpips_content_rel": relative}, {"lpips_content": moved}
+
+    def _leak(
+        self, store: FeatureStore, evaluation: Evaluation, known: Content, same_class: np.ndarray
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """The leak of plain content, and of the stylised picture where the style can be laid over the controls too."""
+        controls, style = np.stack(evaluation.dataset.controls), evaluation.dataset.oracle
+        plain = Sides(known.plain, known.style, controls)
+        values, per_image = leak_scores(*standardised_distances(store, self.network, evaluation, plain), same_class)
+        if style is None:
+            return values, per_image
+        styled = Sides(known.style, known.style, np.stack([style(image) for image in controls]))
+        more, rows = leak_scores(*standardised_distances(store, self.network, evaluation, styled), same_class)
+        values |= {name.replace("leak", "leak_styled"): more[name] for name in STYLED}
+        return values, per_image | {"lpips_leak_styled": rows["lpips_leak"]}
 
     def _raw(self, store: FeatureStore, evaluation: Evaluation, plain: np.ndarray, kept: np.ndarray) -> np.ndarray:
         """E_k d(y0, c_k) - d(ym, c_k) per image, (N,)."""

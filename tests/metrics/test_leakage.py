@@ -10,6 +10,7 @@ from bench.contracts import Example, Impossible, Pair
 from metrics.features import FeatureStore
 from metrics.lpips_leakage import (
     LpipsLeakage,
+    Sides,
     Standardised,
     leak_fraction,
     leak_rate,
@@ -30,6 +31,11 @@ def two_pairs():
     )
 
 
+def sides(dataset):
+    c, t = (np.stack([getattr(pair, half).image for pair in dataset.pairs]) for half in ("content", "style"))
+    return Sides(c, t, np.stack(dataset.controls))
+
+
 def direct(network, a, b):
     """LPIPS of two standardised pictures, from their embeddings alone."""
     (x,), (y,) = (list(embed(network, "phi_standardised", image[None])) for image in (a, b))
@@ -38,7 +44,7 @@ def direct(network, a, b):
 
 def test_leak_and_fraction_agree_with_the_definitions_in_double_loops(alex, evaluation):
     case = evaluation(dataset=dataset(pairs=two_pairs(), controls=tuple(scenes(8, 101))), baseline=scenes(3, 7))
-    straight, _ = standardised_distances(FeatureStore(case.cache), alex, case)
+    straight, _ = standardised_distances(FeatureStore(case.cache), alex, case, sides(case.dataset))
     d = {}
 
     def dn(a, b):
@@ -59,7 +65,7 @@ def test_leak_and_fraction_agree_with_the_definitions_in_double_loops(alex, eval
 
 def test_leak_is_the_projection_of_the_shift(alex, evaluation):
     case = evaluation(baseline=scenes(3, 7))
-    straight, _ = standardised_distances(FeatureStore(case.cache), alex, case)
+    straight, _ = standardised_distances(FeatureStore(case.cache), alex, case, sides(case.dataset))
 
     def phi(images):
         rows = [np.concatenate([layer.numpy() for layer in b], axis=1) for b in embed(alex, "phi_standardised", images)]
@@ -85,6 +91,24 @@ def test_a_planted_leak_is_found_and_grows_with_the_dose(alex, evaluation):
     assert all(a < b for a, b in zip(leak, leak[1:], strict=False))
     assert abs(fraction[0]) < 6 and fraction[-1] == pytest.approx(100, abs=1e-3)  # the images are t_k itself
     assert scores[-1]["lpips_leak_rate"] == 1 and scores[-1]["lpips_leak_max"] >= scores[-1]["lpips_leak"] > 0
+
+
+def test_the_styled_leak_compares_with_stylised_pictures_and_needs_the_style(alex, evaluation):
+    case = evaluation(baseline=scenes(3, 7))
+    score = LpipsLeakage(alex).score(case)
+    t, controls = case.dataset.pairs[0].style.image, [sepia(u) for u in case.dataset.controls]
+
+    def leak(ym, y0, flip):
+        targets = [image[..., ::flip].copy() for image in (t, *controls)]
+        moved = [direct(alex, y0, target) - direct(alex, ym, target) for target in targets]
+        return moved[0] - np.mean(moved[1:])
+
+    pairs = list(zip(case.images, case.baseline, strict=True))
+    expected = max(np.mean([leak(ym, y0, flip) for ym, y0 in pairs]) for flip in (1, -1))
+    assert score.values["lpips_leak_styled"] == pytest.approx(expected, abs=1e-5)
+    whole = evaluation(images=np.stack([t] * 3), baseline=scenes(3, 7))
+    assert LpipsLeakage(alex).score(whole).values["lpips_leak_styled_frac"] == pytest.approx(100, abs=1e-3)
+    assert "lpips_leak_styled" not in LpipsLeakage(alex).score(evaluation(dataset=dataset(oracle=None))).values
 
 
 def test_a_mirrored_leak_is_found_as_well(alex, evaluation):
