@@ -71,10 +71,11 @@ class Bank:
     def answer(self, asks: Sequence[tuple[int, Ask]]) -> list[Tensor]:
         """The backbone's predictions for each (cell, ask), all rows in one forward pass.
 
-        Gradients are recorded when any of the asks trains an adapter.
+        Gradients are recorded when any of the asks trains an adapter, unless the caller has turned them off.
         """
         self.active = self._route(asks)
-        self.trained = frozenset(name for _, ask in asks for name in ask.trains)
+        trained = (name for _, ask in asks for name in ask.trains)
+        self.trained = frozenset(trained) if torch.is_grad_enabled() else frozenset()
         z = torch.cat([ask.z for _, ask in asks])
         t, text = torch.cat([ask.t for _, ask in asks]), Text.cat([ask.text for _, ask in asks])
         with torch.set_grad_enabled(bool(self.trained)):

@@ -85,6 +85,14 @@ def test_cells_sampled_in_a_pack_give_the_images_of_each_alone():
         assert np.abs(together.astype(int) - alone.astype(int)).max() <= 1
 
 
+def test_sampling_records_no_gradients_and_leaves_no_routing_behind():
+    backbone, data = TinyBackbone(), tiny_dataset()
+    bank, seen, predict = a_bank(backbone), [], backbone.predict
+    backbone.predict = lambda z, t, text: seen.append(torch.is_grad_enabled()) or predict(z, t, text)
+    images(bank, [Request(0, Scaled(), data, shots(data), 1.0)])
+    assert seen and not any(seen) and bank.active == {}
+
+
 def test_before_the_late_start_the_backbones_own_guidance_runs():
     backbone, data = TinyBackbone(), tiny_dataset()
     bank = a_bank(backbone)
