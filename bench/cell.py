@@ -62,7 +62,7 @@ def digest(value: Any, length: int = 10) -> str:
 
 
 def build(spec: Any) -> Any:
-    """Turn {_target_: package.Class, ...} into an object, inner ones first. `name` and `version` are labels."""
+    """Turn {_target_: package.Class, ...} into an object, inner ones first."""
     if isinstance(spec, Mapping):
         made = {key: build(value) for key, value in spec.items()}
         if "_target_" not in made:
