@@ -45,16 +45,17 @@ def cell(config: DictConfig) -> Cell:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
+    asked = cell(config)
     try:
-        record = run(cell(config))
+        record = run(asked)
     except BenchError as error:
         sys.exit(f"bench: {error}")
     records.append(record)
     sweep = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
-    report(record, brief=sweep)
+    report(record, asked.results / record.run_id, brief=sweep)
 
 
-def report(record: Record, brief: bool) -> None:
+def report(record: Record, folder: Path, brief: bool) -> None:
     """The verdict on one cell: a line in a sweep, a table row and where to look otherwise."""
     from bench import table
 
@@ -64,7 +65,7 @@ def report(record: Record, brief: bool) -> None:
         print(f"done: {record.run_id}")
     else:
         print(table.render(table.wide(table.frame([record]))))
-        print("\n".join(f"note: {note}" for note in record.notes))
+        print("\n".join([*(f"note: {note}" for note in record.notes), f"images: {folder / 'grid.png'}"]))
 
 
 if __name__ == "__main__":
