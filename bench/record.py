@@ -23,7 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -340,19 +340,6 @@ def _load_image(path: Path) -> np.ndarray:
         raise BenchError(
             f"The image {path} cannot be read ({error}); delete its cell's folder and run it again."
         ) from None
-
-
-def save_rows(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, atomically; columns in order of first appearance, absent values empty."""
-    import csv
-    import io
-
-    rows = [dict(row) for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write(path, text.getvalue().encode())
 
 
 # --- provenance --------------------------------------------------------------------------------------------------

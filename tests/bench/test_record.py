@@ -17,7 +17,7 @@ import pytest
 
 from bench import record as records
 from bench.contracts import BenchError
-from bench.record import Record, Store, atomic_write, dumps, load_images, loads, provenance, save_images, save_rows
+from bench.record import Record, Store, atomic_write, dumps, load_images, loads, provenance, save_images
 
 ROOT = Path(records.__file__).parents[1]
 
@@ -271,11 +271,6 @@ def test_a_truncated_or_missing_image_is_named(tmp_path, keep):
     for name in ("a", "b"):
         with pytest.raises(BenchError, match=f"The image .*{name}.png cannot be read"):
             load_images(tmp_path / "s", [name])
-
-
-def test_rows_are_written_with_all_columns(tmp_path):
-    save_rows(tmp_path / "rows.csv", [{"a": 1}, {"a": 2, "b": "x, y"}])
-    assert (tmp_path / "rows.csv").read_text().splitlines() == ["a,b", "1,", '2,"x, y"']
 
 
 # --- provenance
