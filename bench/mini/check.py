@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from bench.mini import scenes, styles
 from bench.mini.perceptual import PerceptualTrunk
+from bench.mini.recipe.training import fast_precision
 
 WEIGHTS = Path(__file__).parent / "weights"
 GUIDANCE, STEPS = 4.0, 25
@@ -129,7 +130,7 @@ def train_classifier(cache: Path, count: int = 5000, epochs: int = 10) -> tuple[
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * (count // 50))
     for _ in range(epochs):
         for rows in torch.randperm(count, generator=rng).split(50)[: count // 50]:
-            with torch.autocast("cpu", torch.bfloat16):
+            with fast_precision("cpu"):
                 said = model(_softened(images[rows], rng))
             optimizer.zero_grad(set_to_none=True)
             sum(F.cross_entropy(said[k].float(), labels[k][rows]) for k in CLASSES).backward()
@@ -182,7 +183,7 @@ class Bundle:
         for start in range(0, len(prompts), batch):
             part = prompts[start : start + batch]
             rngs = [torch.Generator().manual_seed(seed + start + k) for k in range(len(part))]
-            with torch.autocast("cpu", torch.bfloat16):
+            with fast_precision("cpu"):
                 images = self.pipe(
                     part, guidance_scale=guidance, num_inference_steps=steps, generator=rngs, output_type="np"
                 ).images

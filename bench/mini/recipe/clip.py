@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.mini.recipe.tokenizer import LENGTH
-from bench.mini.recipe.training import Fit, rows_at
+from bench.mini.recipe.training import Fit, fast_precision, rows_at
 from bench.mini.recipe.vae import to_float
 from bench.mini.recipe.world import World
 
@@ -75,7 +75,7 @@ def train(
         rows = np.sort(rows_at(seed, step, len(world.images), batch))
         ids = tokens[torch.from_numpy(rows), torch.from_numpy(rng.integers(0, tokens.shape[1], batch))]
         x = _shifted(to_float(world.images[rows], device), rng)
-        with torch.autocast(device, torch.bfloat16):
+        with fast_precision(device):
             image, text = model.encode_image(x, normalize=True), embed_text(model, ids.to(device))
         same = (ids[:, None] == ids[None]).all(-1).float().to(device)
         return contrastive(image.float(), text.float(), model.logit_scale.exp().clamp(max=100), same)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.mini.perceptual import PerceptualTrunk
-from bench.mini.recipe.training import Fit, rows_at
+from bench.mini.recipe.training import Fit, fast_precision, rows_at
 from bench.mini.recipe.vae import to_float
 from bench.mini.recipe.world import World
 
@@ -41,7 +41,7 @@ def train_trunk(world: World, folder: Path, steps: int, seed: int, device: str, 
 
     def loss_at(step: int) -> Tensor:
         rows = np.sort(rows_at(seed, step, len(world.images), batch))
-        with torch.autocast(device, torch.bfloat16):
+        with fast_precision(device):
             said = reader(to_float(world.images[rows], device))
         truth = {k: torch.from_numpy(world.labels[k][rows].astype(np.int64)).to(device) for k in READ}
         return sum(F.cross_entropy(said[k].float(), truth[k]) for k in READ)

@@ -13,14 +13,14 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from bench.mini.recipe.clip import TEXT_HEADS, TEXT_LAYERS, TEXT_WIDTH
 from bench.mini.recipe.tokenizer import LENGTH
-from bench.mini.recipe.training import Fit, rows_at, warm_hold_cool
+from bench.mini.recipe.training import Fit, fast_precision, rows_at, warm_hold_cool
 from bench.mini.recipe.vae import CHANNELS, LOGVAR
 
 SIDE = 16
 # beta_end above the usual 0.012: the widest channels would else shine through the noise at the last step
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.02, "beta_schedule": "scaled_linear"}
 EMPTY_SHARE = 0.1  # captions replaced by the empty prompt
-WEIGHT_CAP = 5.0
+WEIGHT_TURN = 20.0  # the loss weight grows as 1 / alpha-bar up to here, then as its root
 
 
 def build() -> UNet2DConditionModel:
@@ -35,7 +35,49 @@ def build() -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,  # diffusers reads this as the number of heads
+        resnet_time_scale_shift="scale_shift",  # lets a timestep turn a branch down, see `start_at_identity`
     )
+
+
+@torch.no_grad()
+def start_at_identity(unet: UNet2DConditionModel, kept: Tensor) -> None:
+    """Weights with which eps = normalised(z_t - sqrt(alpha-bar) x0), x0 being what the last block's branch makes.
+
+    At high noise eps is z_t to a few percent, and the little that is not carries layout, palette and the caption's
+    words; a network that must learn the copy first spends its budget on that. As silu(a) - silu(-a) = a, channels in
+    pairs of opposite sign carry z_t past the last activation, and their group normalisation gives eps its unit size.
+    kept: alpha-bar (T,).
+    """
+    last, skip = unet.up_blocks[-1].resnets[-1], unet.config.block_out_channels[0]
+    start = last.conv_shortcut.in_channels - skip  # the first convolution's output comes in last
+    for part in (unet.conv_in, last.conv_shortcut):
+        part.weight[: CHANNELS * (1 if part is unet.conv_in else 2)] = 0
+        part.bias[: CHANNELS * (1 if part is unet.conv_in else 2)] = 0
+    unet.conv_out.weight.mul_(0.1)
+    unet.conv_out.weight[:, : 2 * CHANNELS] = 0
+    unet.conv_out.bias.zero_()
+    for k in range(CHANNELS):
+        unet.conv_in.weight[k, k, 1, 1] = 1
+        for row, sign in ((2 * k, 1), (2 * k + 1, -1)):
+            last.conv_shortcut.weight[row, start + k, 0, 0] = sign
+            unet.conv_out.weight[k, row, 1, 1] = sign
+    for module in unet.modules():
+        if hasattr(module, "conv2"):
+            module.conv2.weight.mul_(0.05 if module is last else 0.2)
+            module.conv2.bias.zero_()
+    _gate(unet, last, kept.sqrt())
+
+
+def _gate(unet: UNet2DConditionModel, block: nn.Module, size: Tensor) -> None:
+    """Set the block's time projection so that its branch is scaled by size[t] (T,), by least squares."""
+    times = nn.functional.silu(unet.time_embedding(unet.time_proj(torch.arange(len(size)))))
+    known = torch.cat([times, torch.ones(len(times), 1)], 1).double()
+    ridge = 1e-3 * torch.eye(known.shape[1], dtype=torch.float64)
+    found = torch.linalg.solve(known.T @ known + ridge, known.T @ (size.double() - 1)).float()
+    width = block.out_channels  # rows: scale, then shift
+    block.time_emb_proj.weight.zero_()
+    block.time_emb_proj.bias.zero_()
+    block.time_emb_proj.weight[:width], block.time_emb_proj.bias[:width] = found[:-1], found[-1]
 
 
 def build_text(vocabulary: int) -> CLIPTextModel:
@@ -91,9 +133,10 @@ def start_from(text: CLIPTextModel, clip_state: dict[str, Tensor]) -> None:
 
 
 class Noise(nn.Module):
-    """alpha-bar of the scaled-linear schedule and the weight 1 / sqrt(SNR) of an epsilon loss (Yu et al. 2023), mean 1.
+    """alpha-bar of the scaled-linear schedule and the weight of an epsilon loss at each timestep, mean 1.
 
-    A plain epsilon loss hardly counts errors at high noise, where layout, palette and the caption's words are decided.
+    An error of eps counts 1 / alpha-bar times as an error of v (Salimans & Ho 2022). A plain epsilon loss hardly counts
+    errors at high noise, where layout, palette and the caption's words are decided.
     """
 
     def __init__(self) -> None:
@@ -105,7 +148,7 @@ class Noise(nn.Module):
         return kept.sqrt() * z + (1 - kept).sqrt() * eps
 
     def weight(self, t: Tensor) -> Tensor:
-        weight = ((1 - self.kept) / self.kept).sqrt().clamp(max=WEIGHT_CAP)
+        weight = torch.minimum(1 / self.kept, (WEIGHT_TURN / self.kept).sqrt())
         return (weight / weight.mean())[t]
 
 
@@ -126,6 +169,7 @@ def train(
     unet, text, noise = build(), build_text(vocabulary), Noise().to(device)
     unet.set_attn_processor(AttnProcessor())  # on CPU several times faster backward than the fused kernel
     start_from(text, clip_state)
+    start_at_identity(unet, noise.kept.cpu())
     unet, text = unet.to(device, memory_format=torch.channels_last), text.to(device)
     fit = Fit("unet", folder, {"unet": unet, "text": text}, steps, lr=lr, schedule=warm_hold_cool)
     spread = latents[:3000].float().std((0, 2, 3)).to(device)  # (16,)
@@ -145,7 +189,7 @@ def train(
             torch.randint(0, 1000, (batch,), generator=draw).to(device),
         )
         z_t = noise.mix(z.to(device), eps, t).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device, torch.bfloat16):
+        with fast_precision(device):
             predicted = unet(z_t, t, text(ids.to(device))[0], return_dict=False)[0]
         return (noise.weight(t) * (share * (predicted.float() - eps) ** 2).mean((1, 2, 3))).mean()
 

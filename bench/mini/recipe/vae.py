@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.mini.recipe.training import Fit, rows_at
+from bench.mini.recipe.training import Fit, fast_precision, rows_at
 from bench.mini.recipe.world import World
 
 CHANNELS, PATCH, GROUPS = 16, 4, 8
@@ -151,7 +151,7 @@ def train(
         pictures = _windows(_pictures(world, seed, step, batch), side, np.random.default_rng((seed, step, 2)))
         z = latents(pictures, basis, mean).float()
         z = z + np.exp(LOGVAR / 2) * torch.randn(z.shape, generator=torch.Generator().manual_seed(seed + step))
-        with torch.autocast(device, torch.bfloat16):
+        with fast_precision(device):
             y = vae.decode(z.to(device)).sample
         return loss(to_float(pictures, device), y.float())
 
