@@ -12,6 +12,7 @@ from PIL import Image
 from bench.mini import check, scenes, styles
 from bench.mini.perceptual import PerceptualTrunk
 from bench.mini.recipe import tokenizer as words
+from bench.mini.recipe import unet as denoiser
 from bench.mini.recipe import vae as autoencoder
 from bench.mini.recipe import world
 from bench.mini.recipe.training import rows_at
@@ -265,3 +266,31 @@ def test_a_killed_fit_ends_with_the_same_weights(tmp_path: Path):
     second.run(loss_of(resumed))
     torch.testing.assert_close(resumed.weight, line.weight, rtol=0, atol=0)
     torch.testing.assert_close(second.averages["line"]["weight"], whole.averages["line"]["weight"], rtol=0, atol=0)
+
+
+# -------------------------------------------------------------------------------------------------- denoiser
+
+
+def test_the_denoiser_starts_as_the_copy_of_its_input_at_unit_size():
+    """Its last branch taken out, eps is z over the size of its group of four channels; and the branch fades with t."""
+    noise = denoiser.Noise()
+    torch.manual_seed(0)
+    unet = denoiser.build().eval()
+    denoiser.start_at_identity(unet, noise.kept)
+    last = unet.up_blocks[-1].resnets[-1]
+    z, text = torch.randn(2, 16, 16, 16), torch.randn(2, 32, denoiser.TEXT_WIDTH)
+    z = z * torch.rand(16, 1, 1).add(0.5)
+    unet.conv_out.weight.data[:, 32:] = 0
+
+    def answer(t):
+        with torch.no_grad():
+            return unet(z, t, text, return_dict=False)[0]
+
+    whole = {t: answer(t) for t in (100, 900)}
+    last.conv2.weight.data.zero_()
+    size = z.unflatten(1, (4, 4)).square().mean((2, 3, 4)).sqrt().repeat_interleave(4, 1)[..., None, None]
+    alone = {t: answer(t) for t in (100, 900)}
+    for t in (100, 900):
+        torch.testing.assert_close(alone[t], z / size, rtol=1e-3, atol=1e-3)
+    moved = {t: float((whole[t] - alone[t]).square().mean().sqrt()) for t in (100, 900)}
+    assert moved[900] < 0.2 * moved[100]
