@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError, Dataset, Example, Pair
-from bench.fetch import ROOT, File, cache_folder, checksums, human, sha256, verify, write_atomically
+from bench.fetch import ROOT, File, cache_folder, checksums, human, sha256, verify
+from bench.record import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -523,5 +524,6 @@ def _kept(key: list[Any], make: Callable[[], np.ndarray]) -> np.ndarray:
         array = make()
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    write_atomically(path, buffer.getvalue())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, buffer.getvalue())
     return array

@@ -13,7 +13,6 @@ import http.client
 import os
 import shutil
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +23,7 @@ from typing import Any
 
 import bench
 from bench.contracts import BenchError
+from bench.record import atomic_write
 
 ROOT = Path(bench.__file__).parents[1]
 CHUNK = 1 << 18  # bytes
@@ -91,20 +91,6 @@ class File:
         return next((place for place in places if place.is_file()), None)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path`, flush to disk, then rename: a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part:
-        try:
-            part.write(content)
-            part.flush()
-            os.fsync(part.fileno())
-        except BaseException as error:
-            os.unlink(part.name)
-            raise _told(error, path) from error
-    os.replace(part.name, path)
-
-
 def sha256(path: Path) -> str:
     """Full sha256 of a file, remembered in the cache by path, size and modification time."""
     stat = path.stat()
@@ -116,7 +102,8 @@ def sha256(path: Path) -> str:
         pass
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    write_atomically(note, digest.encode())
+    note.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(note, digest.encode())
     return digest
 
 

@@ -249,19 +249,6 @@ def test_digests_are_remembered_until_the_file_changes(tmp_path, monkeypatch):
     assert sha256(path) == hashlib.sha256(b"three").hexdigest()
 
 
-def test_a_failed_atomic_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "x"
-    fetch.write_atomically(path, b"old")
-
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(fetch.os, "fsync", full)
-    with pytest.raises(BenchError, match="no space left"):
-        fetch.write_atomically(path, b"new")
-    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["x"] and path.read_bytes() == b"old"
-
-
 @pytest.mark.parametrize(
     "size, words",
     [(None, "size unknown"), ("4 GB", "4 GB"), (999, "999 B"), (1500, "1.5 kB"), (2_400_000_000, "2.4 GB")],
