@@ -20,6 +20,7 @@ SIDE = 16
 # beta_end above the usual 0.012: the widest channels would else shine through the noise at the last step
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.02, "beta_schedule": "scaled_linear"}
 EMPTY_SHARE = 0.1  # captions replaced by the empty prompt
+STEADY = 8.0  # size of the constants before the last group normalisation; noise has size 1
 WEIGHT_TURN = 20.0  # the loss weight grows as 1 / alpha-bar up to here, then as its root
 
 
@@ -41,21 +42,24 @@ def build() -> UNet2DConditionModel:
 
 @torch.no_grad()
 def start_at_identity(unet: UNet2DConditionModel, kept: Tensor) -> None:
-    """Weights with which eps = normalised(z_t - sqrt(alpha-bar) x0), x0 being what the last block's branch makes.
+    """Weights with which eps = z_t + what the last block's branch adds; the branch is scaled by sqrt(alpha-bar).
 
     At high noise eps is z_t to a few percent, and the little that is not carries layout, palette and the caption's
     words; a network that must learn the copy first spends its budget on that. As silu(a) - silu(-a) = a, channels in
-    pairs of opposite sign carry z_t past the last activation, and their group normalisation gives eps its unit size.
-    kept: alpha-bar (T,).
+    pairs of opposite sign carry z_t past the last activation. The last group normalisation would divide each picture
+    by the size of its own noise, an error that the first sampling steps multiply by 40; large constants in its groups
+    (which its bias takes away again) keep it from that. kept: alpha-bar (T,).
     """
-    last, skip = unet.up_blocks[-1].resnets[-1], unet.config.block_out_channels[0]
-    start = last.conv_shortcut.in_channels - skip  # the first convolution's output comes in last
-    for part in (unet.conv_in, last.conv_shortcut):
-        part.weight[: CHANNELS * (1 if part is unet.conv_in else 2)] = 0
-        part.bias[: CHANNELS * (1 if part is unet.conv_in else 2)] = 0
-    unet.conv_out.weight.mul_(0.1)
-    unet.conv_out.weight[:, : 2 * CHANNELS] = 0
-    unet.conv_out.bias.zero_()
+    last, width = unet.up_blocks[-1].resnets[-1], unet.config.block_out_channels[0]
+    start = last.conv_shortcut.in_channels - width  # the first convolution's output comes in last
+    steady = STEADY * torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(width // 4)
+    for part in (last.conv_shortcut, unet.conv_out):
+        part.weight.zero_()
+        part.bias.zero_()
+    unet.conv_in.weight[:CHANNELS], unet.conv_in.bias[:CHANNELS] = 0, 0
+    last.conv_shortcut.bias.copy_(steady)
+    unet.conv_norm_out.weight.fill_((1 + STEADY**2) ** 0.5)
+    unet.conv_norm_out.bias.copy_(-steady)
     for k in range(CHANNELS):
         unet.conv_in.weight[k, k, 1, 1] = 1
         for row, sign in ((2 * k, 1), (2 * k + 1, -1)):
