@@ -204,8 +204,9 @@ class Bank:
         shape, _ = _width(module)
         width = prod(shape)
         if spec.orthonormal_row is None:
-            drawn = [torch.randn(spec.rank, *shape, generator=generator) for generator in generators]
-            return torch.stack(drawn) / spec.rank
+            if spec.init not in INITS:
+                raise BenchError(f"Adapters were asked to start {spec.init!r}; known are {', '.join(INITS)}.")
+            return torch.stack([INITS[spec.init]((spec.rank, *shape), generator) for generator in generators])
         first, last = spec.orthonormal_row, spec.orthonormal_row + spec.rank
         if last > width:
             raise BenchError(
@@ -213,6 +214,17 @@ class Bank:
                 f"choose ranks that add up to at most {width}, e.g. method.rank={width // 2}."
             )
         return basis(width, spec.basis_seed)[first:last].reshape(1, spec.rank, *shape)
+
+
+def _gaussian(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=rng) / shape[0]
+
+
+def _kaiming(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    return nn.init.kaiming_uniform_(torch.empty(shape), a=1, generator=rng)
+
+
+INITS = {"gaussian": _gaussian, "kaiming": _kaiming}  # of the trained `down` (r, in, ...)
 
 
 @cache

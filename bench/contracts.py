@@ -93,14 +93,15 @@ class Loss:
 class AdapterSpec:
     """A low-rank adapter W = W0 + scale * up @ down, with `down` (r, in) and `up` (out, r) starting at zero.
 
-    `down` is drawn N(0, (1/r)^2) and trained, or, when `orthonormal_row` is set, made of rows
+    `down` is drawn as `init` says and trained, or, when `orthonormal_row` is set, made of rows
     [orthonormal_row, orthonormal_row + rank) of a random orthonormal basis (one per input width, shared by all layers
     of that width) and frozen (Pair Customization section 3.2).
     """
 
     rank: int
-    where: str = "attention"  # attention | linear | all
+    where: str = "attention"  # a key of bench.backbones.sites.WHERE
     alpha: float | None = None  # None: alpha = rank, so the scale is 1
+    init: str = "gaussian"  # gaussian: N(0, (1/r)^2) | kaiming: uniform, a = 1, within sqrt(3 / inputs)
     orthonormal_row: int | None = None
     basis_seed: int = 123846
     file: str | None = None  # a LoRA file to start from, e.g. another cell's style to blend in
@@ -214,6 +215,11 @@ class Dataset:
     reference_set: Callable[[], np.ndarray] | None  # uint8 (M, 3, P, P), loaded when a metric needs it
     oracle: Callable[[np.ndarray], np.ndarray] | None  # the style itself: uint8 (3, P, P) -> uint8 (3, P, P)
     content_hash: str
+    own_seeds: tuple[tuple[int, ...], ...] = ()  # of each prompt, where a published list gives each its own
+
+    def seeds_of(self, index: int) -> tuple[int, ...]:
+        """Evaluation seeds of the prompt at this place."""
+        return self.own_seeds[index] if self.own_seeds else self.seeds
 
     def styled(self, prompt: str) -> str:
         """The prompt with the style words, "a photo of a dog in digital art style"; a subject's prompt is unchanged."""
@@ -255,6 +261,14 @@ class TrainingData(ABC):
     def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the network should predict: eps, or v (Salimans & Ho 2022), as the backbone was trained."""
 
+    @abstractmethod
+    def start_noise(self, rng: torch.Generator) -> Tensor:
+        """Gaussian noise (batch, C, H, W) to begin a rollout of the network from."""
+
+    @abstractmethod
+    def scheduler(self, name: str, steps: int) -> Any:
+        """A fresh diffusers scheduler with its timesteps set, for such a rollout."""
+
 
 # --- what a backbone does ----------------------------------------------------------------------------------------
 
@@ -291,7 +305,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def sites(self, where: str) -> Mapping[str, nn.Module]:
-        """Layers of `network` by name where adapters go: attention (q, k, v, out), linear, all (plus convolutions)."""
+        """Layers of `network` by name where adapters go: attention (q, k, v, out), linear, all, noxattn, ..."""
 
     @abstractmethod
     def scheduler(self, name: str, steps: int) -> Any:

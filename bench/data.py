@@ -6,6 +6,7 @@ The keys of a dataset.yaml are explained in datasets/README.md. Nothing here imp
 
 from __future__ import annotations
 
+import csv
 import difflib
 import functools
 import hashlib
@@ -109,7 +110,10 @@ def _known(spec: Mapping[str, Any]) -> dict[str, Any]:
             raise BenchError(f"dataset {spec['name']} has the unknown key {key!r}; {hint}")
     if not spec["noun"] or not isinstance(spec["noun"], str):
         raise BenchError(f"dataset {spec['name']} has no class word; type dataset.noun=dog.")
-    _a_list(spec, "prompts", str, "dataset.prompts=['a photo of a cat','a photo of a car']")
+    if _table(spec):
+        _a_table(spec)
+    else:
+        _a_list(spec, "prompts", str, "dataset.prompts=['a photo of a cat','a photo of a car']")
     _a_list(spec, "seeds", int, "dataset.seeds=[0,1]")
     return spec
 
@@ -118,6 +122,21 @@ def _a_list(spec: Mapping[str, Any], key: str, kind: type, example: str) -> None
     value = spec[key]
     if not isinstance(value, (list, tuple)) or not value or not all(type(item) is kind for item in value):
         raise BenchError(f"dataset {spec['name']} has {key}: {value!r}; a list is needed, type {example}.")
+
+
+def _table(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`prompts` where it names a table {file, column, seeds}; empty where it is a list."""
+    return spec["prompts"] if isinstance(spec["prompts"], Mapping) else {}
+
+
+def _a_table(spec: Mapping[str, Any]) -> None:
+    table = _table(spec)
+    named = [isinstance(table.get(key), str) for key in ("file", "column")]
+    if set(table) - {"file", "column", "seeds"} or not all(named):
+        raise BenchError(
+            f"dataset {spec['name']} has prompts: {dict(table)!r}; a list is needed, or a table as in "
+            "prompts: {file: prompts.csv, column: prompt, seeds: seed} (seeds may be left out)."
+        )
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -176,7 +195,7 @@ def missing(spec: Mapping[str, Any]) -> str | None:
             f"({human(first.size)}, from {first.url}; licence: {spec['licence']}); type python -m bench.fetch "
             f"{spec['name']} where there is network, or set BENCH_MIRROR to a folder that holds {first.path}."
         )
-    if not (spec["rendered"] or spec["pair"] or spec["references"]):
+    if not (spec["rendered"] or spec["pair"] or spec["references"] or _table(spec)):
         return (
             f"dataset {spec['name']} names no images; type dataset.pair=[plain.png,stylised.png] or "
             "dataset.references=/path/to/a/folder."
@@ -189,16 +208,17 @@ def missing(spec: Mapping[str, Any]) -> str | None:
 
 
 def _named(spec: Mapping[str, Any]) -> list[Path]:
-    """The user's own images, folders opened."""
+    """The user's own files, folders opened."""
     named = [name for names in _roles(spec).values() for name in names]
     staged = _own_files(spec)
     return [Path(name).expanduser() for name in named if name not in staged]
 
 
 def _roles(spec: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The images of each role by name, in order."""
+    """The images of each role by name, in order, and the table of prompts where there is one."""
     pairs = [name for pair in _pairs_of(spec) for name in pair]
-    return {"pair": pairs, **{role: _images_of(spec, role) for role in ("references", "auxiliary")}}
+    tables = {"prompts": [_table(spec)["file"]]} if _table(spec) else {}
+    return {"pair": pairs, **{role: _images_of(spec, role) for role in ("references", "auxiliary")}, **tables}
 
 
 def _pairs_of(spec: Mapping[str, Any]) -> list[list[str]]:
@@ -236,6 +256,42 @@ def _images_in(folder: str, role: str) -> list[str]:
     return [str(path) for path in found]
 
 
+# --- evaluation prompts ------------------------------------------------------------------------------------------
+
+
+def _asked(spec: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """Evaluation prompts, and the seeds of each where a table gives each prompt its own."""
+    table = _table(spec)
+    if not table:
+        return tuple(prompt.format(noun=spec["noun"]) for prompt in spec["prompts"]), ()
+    rows = _tabled(_place(spec, table["file"]), table["column"], table.get("seeds"))
+    return tuple(rows), tuple(map(tuple, rows.values())) if table.get("seeds") else ()
+
+
+def _tabled(path: Path, column: str, seeds: str | None) -> dict[str, dict[int, None]]:
+    """Prompts of a CSV or TSV file in their order, each with its seeds; a repeated row is the same image, once."""
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        absent = [key for key in (column, seeds) if key and key not in (lines.fieldnames or ())]
+        if absent:
+            raise BenchError(f"{path} has no column {absent[0]!r}, only {', '.join(lines.fieldnames or ())}.")
+        rows: dict[str, dict[int, None]] = {}
+        for line in lines:
+            own = rows.setdefault(line[column], {})
+            if seeds:
+                own[_seed(line[seeds], path, lines.line_num)] = None
+    if not rows:
+        raise BenchError(f"{path} holds no prompts; name a table with at least one.")
+    return rows
+
+
+def _seed(text: str | None, path: Path, line: int) -> int:
+    try:
+        return int(text or "")
+    except ValueError:
+        raise BenchError(f"line {line} of {path} has the seed {text!r}; a whole number is needed.") from None
+
+
 # --- identity ----------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +303,8 @@ def identity(spec: Mapping[str, Any]) -> str:
     """
     spec = _known(spec)
     settings = {key: value for key, value in spec.items() if key not in NOT_IDENTITY}
+    if _table(spec):
+        settings["prompts"] = {key: value for key, value in _table(spec).items() if key != "file"}
     staged = _own_files(spec)
     content = {
         role: [
@@ -338,6 +396,7 @@ def load(spec: Mapping[str, Any], resolution: int) -> Dataset:
     if lacking:
         raise BenchError(lacking)
     roles = _rendered(spec, resolution) if spec["rendered"] else _read(spec, resolution)
+    prompts, own_seeds = _asked(spec)
     return Dataset(
         name=spec["name"],
         version=spec["version"],
@@ -345,7 +404,8 @@ def load(spec: Mapping[str, Any], resolution: int) -> Dataset:
         source=spec["source"],
         style_words=spec["style_words"],
         noun=spec["noun"],
-        prompts=tuple(prompt.format(noun=spec["noun"]) for prompt in spec["prompts"]),
+        prompts=prompts,
+        own_seeds=own_seeds,
         seeds=tuple(spec["seeds"]),
         controls=tuple(_controls(spec, resolution)),
         oracle=_oracle(spec),
@@ -460,10 +520,10 @@ def _rendered(spec: Mapping[str, Any], resolution: int) -> dict[str, Any]:
         raise BenchError(f"dataset {spec['name']} is rendered but names no style; set oracle in its dataset.yaml.")
     from bench.mini.styles import KNOWN
 
-    manners = sorted(KNOWN)
+    manners, asked = sorted(KNOWN), _asked(spec)[0]
     scenes = [_scene(seed, PAIRS, k, only=[spec["noun"]]) for k in range(plan["pairs"])]
-    references = [_scene(seed, REFERENCES, k, unlike=spec["prompts"]) for k in range(plan["references"])]
-    auxiliary = [_scene(seed, AUXILIARY, k, unlike=spec["prompts"]) for k in range(plan["auxiliary"])]
+    references = [_scene(seed, REFERENCES, k, unlike=asked) for k in range(plan["references"])]
+    auxiliary = [_scene(seed, AUXILIARY, k, unlike=asked) for k in range(plan["auxiliary"])]
     return {
         "pairs": tuple(
             Pair(_example(scene, resolution), _example(scene, resolution, spec["oracle"])) for scene in scenes

@@ -6,6 +6,7 @@ Shapes: n images of a role, B rows of a draw, C latent channels, H W latent size
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,6 +72,14 @@ class Latents(TrainingData):
 
     def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         return self.backbone.target(z, eps, t)
+
+    def start_noise(self, rng: torch.Generator) -> Tensor:
+        eps = torch.randn((self.batch_size, *self.backbone.latent_shape), generator=rng, dtype=torch.float32)
+        precise = self.backbone.dtype == torch.float64
+        return eps.to(self.backbone.device, torch.float64 if precise else torch.float32)
+
+    def scheduler(self, name: str, steps: int) -> Any:
+        return self.backbone.scheduler(name, steps)
 
     # --- one latent
 

@@ -165,7 +165,8 @@ class Work:
         from bench import table
         from bench.grid import grid
 
-        first = [i for i, shot in enumerate(self.shots) if shot.seed == self.shots[0].seed][:8]
+        shown = [shot.index for shot in self.shots]
+        first = [i for i, index in enumerate(shown) if index not in shown[:i]][:8]  # one image of each prompt
         rows = [("backbone", self.baseline[first])]
         rows += [(f"{self.method.strength_knob} {s:g}", self.sample(s)[first]) for s in self.cell.strengths]
         if self.dataset.oracle is not None:

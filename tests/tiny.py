@@ -66,6 +66,10 @@ class TinyBackbone(Backbone):
         return scheduler
 
     def sites(self, where):
+        if where not in ("attention", "linear", "all"):
+            from bench.backbones.sites import sites
+
+            return sites(self.network, where)
         ends = ("to_q", "to_k", "to_v", "to_out.0")
         kinds = {"attention": torch.nn.Linear, "linear": torch.nn.Linear, "all": (torch.nn.Linear, torch.nn.Conv2d)}
         found = {n: m for n, m in self.network.named_modules() if isinstance(m, kinds[where])}

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 PROJECTION = re.compile(r"\.attn\d\.to_(q|k|v|out\.0)$")  # of self-attention (attn1) and cross-attention (attn2)
 TRANSFORMER = re.compile(r"\.attentions\.\d+\.")  # attention projections, feed-forward, proj_in and proj_out
 BLOCK = re.compile(r"^(down_blocks|mid_block|up_blocks)\.")  # all but conv_in, conv_out and the embeddings
+SELF = re.compile(r"\.attn1\.")  # all of a self-attention
+CROSS = re.compile(r"\.attn2\.")  # all of a cross-attention
+RESNET = re.compile(r"\.(resnets|downsamplers|upsamplers)\.\d+\.")  # time_emb_proj and shortcuts included
 
 
 def _attention(name: str, module: nn.Module) -> bool:
@@ -32,10 +35,32 @@ def _all(name: str, module: nn.Module) -> bool:
     return _linear(name, module) or (isinstance(module, nn.Conv2d) and bool(BLOCK.search(name)))
 
 
+def _inside(*parts: re.Pattern[str]) -> Callable[[str, nn.Module], bool]:
+    """Every linear and convolutional layer within one of the parts."""
+
+    def chosen(name: str, module: nn.Module) -> bool:
+        from torch import nn
+
+        return isinstance(module, (nn.Linear, nn.Conv2d)) and any(part.search(name) for part in parts)
+
+    return chosen
+
+
+def _cross_inputs(name: str, module: nn.Module) -> bool:
+    return _inside(CROSS)(name, module) and ".to_out." not in name
+
+
 WHERE: dict[str, Callable[[str, nn.Module], bool]] = {
     "attention": _attention,  # every to_q, to_k, to_v, to_out.0
     "linear": _linear,  # every linear layer of the transformer blocks
     "all": _all,  # linear, and the convolutions of all blocks (resnets, samplers, 1x1 projections)
+    # The layer filters of Concept Sliders (arXiv 2311.12092); feed-forward, proj_in and proj_out are in none of them.
+    "noxattn": _inside(SELF, RESNET),  # its authors also leave out the time embedding, which lies in no such part
+    "innoxattn": _inside(SELF, RESNET),
+    "selfattn": _inside(SELF),
+    "xattn": _inside(CROSS),
+    "xattn-strict": _cross_inputs,  # without the output projection
+    "full": _inside(SELF, CROSS, RESNET),
 }
 
 

@@ -54,7 +54,7 @@ def filled(backbone, where, rank=4):
     return bank
 
 
-@pytest.mark.parametrize("where", ["attention", "all"])
+@pytest.mark.parametrize("where", ["attention", "all", "noxattn"])
 def test_our_file_gives_the_same_images_in_diffusers(backbone, tmp_path, where):
     bank = filled(backbone, where)
     save_file(bank.state("style", 0), tmp_path / "style.safetensors")

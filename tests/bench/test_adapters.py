@@ -106,3 +106,16 @@ def test_the_gradient_of_a_frozen_adapter_is_not_computed():
     ask = Ask(*rows(backbone, 2), {"content": 1.0, "style": 1.0}, frozenset({"content"}))
     bank.answer([(0, ask)])[0].square().sum().backward()
     assert bank.grad["content"].abs().max() == 0 and bank.grad["style"].abs().max() > 0
+
+
+def test_kaiming_halves_are_uniform_within_the_bound_of_their_inputs():
+    """Uniform in +-sqrt(6 / (1 + a^2) / inputs), a = 1: variance 1 / inputs, for convolutions kernel included."""
+    bank = Bank(TinyBackbone(), {"style": AdapterSpec(64, "noxattn", alpha=1, init="kaiming")}, [generator(0)])
+    for site in ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", "mid_block.resnets.0.conv1"):
+        layer = bank.layers["style"][site]
+        inputs = layer.module.weight[0].numel()
+        assert layer.down.abs().max() <= (3 / inputs) ** 0.5 and layer.scale == 1 / 64 and not layer.up.any()
+        assert layer.down.abs().max() > 0.99 * (3 / inputs) ** 0.5
+        assert layer.down.var().item() == pytest.approx(1 / inputs, rel=0.1)
+    with pytest.raises(BenchError, match="asked to start 'ones'; known are gaussian, kaiming"):
+        Bank(TinyBackbone(), {"style": AdapterSpec(2, init="ones")}, [generator(0)])
