@@ -2,7 +2,7 @@
 
 The contract is a yaml of conf/fairness. It is checked before anything runs and changes nothing: no image depends on
 it, so it is not part of the run id. A departure is noted in the record and is a footnote of the table, or, with
-`fairness.strict=true`, keeps the cell from running. A finished cell is judged by the contract that it is asked for under.
+`fairness.strict=true`, keeps the cell from running. A finished cell is judged anew by the contract it is asked under.
 """
 
 from __future__ import annotations

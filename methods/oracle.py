@@ -1,4 +1,4 @@
-"""The ceiling: the style itself, applied to the baseline's images (the ground truth of Pair Customization section 5)."""
+"""The ceiling: the style itself, applied to the baseline's images: what a style's metrics are measured against."""
 
 from __future__ import annotations
 
