@@ -131,7 +131,7 @@ def _alike(cells: Sequence[Work]) -> None:
 def _label(lines: pd.DataFrame) -> Any:
     """What names a row: method and strength, and the training seed where there are several."""
     several = lines.seed.nunique() > 1
-    return lambda row: f"{row.method} {row.strength:g}" + (f" seed {row.seed}" if several else "")
+    return lambda row: f"{row.method} {row.strength:g}" + (f" seed {row.seed:g}" if several else "")
 
 
 def parser() -> argparse.ArgumentParser:
