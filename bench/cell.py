@@ -13,6 +13,7 @@ from typing import Any
 
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
 
+PARTS = ("method", "dataset", "backbone", "trainer", "sampler")  # of a cell's settings, those on which images depend
 NOT_IDENTITY = ("strength", "curve", "deviations")  # keys of a method's yaml on which no image of a strength depends
 
 

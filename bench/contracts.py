@@ -150,7 +150,7 @@ class Method(ABC):
         raise NotImplementedError(f"{type(self).__name__} has a recipe but no step")
         yield
 
-    def pixels(self, baseline: np.ndarray, dataset: Dataset) -> np.ndarray | None:
+    def from_baseline(self, baseline: np.ndarray, dataset: Dataset) -> np.ndarray | None:
         """The images of a method that draws nothing, made from the baseline's, both uint8 (N, 3, P, P); else None."""
         return None
 

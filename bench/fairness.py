@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bench.cell import PARTS, Cell
 from bench.contracts import BenchError, Impossible, Method, Recipe
-
-if TYPE_CHECKING:
-    from bench.cell import Cell
 
 PREFIX = "fairness: "  # of the notes that are footnotes
 
@@ -89,12 +87,9 @@ def contract(cell: Cell) -> Fairness:
         made = Fairness(**{**rules, "budget": Budget(**(rules.get("budget") or {}))})
     except TypeError as error:
         raise BenchError(f"The fairness contract cannot be read ({error}); compare it with conf/fairness.") from None
-    unknown = [group for group in made.same if group not in ("method", "dataset", "backbone", "trainer", "sampler")]
+    unknown = [group for group in made.same if group not in PARTS]
     if unknown:
-        raise BenchError(
-            f"The fairness contract fixes settings of {', '.join(unknown)}; "
-            "there are method, dataset, backbone, trainer and sampler."
-        )
+        raise BenchError(f"The fairness contract fixes settings of {', '.join(unknown)}; there are {', '.join(PARTS)}.")
     return made
 
 

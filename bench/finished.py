@@ -39,8 +39,7 @@ def read(folder: Path) -> Record:
 
 
 def _cell(record: Record, folder: Path) -> Cell:
-    config, asked = record.config, record.config.get("asked")
-    if asked is None:
+    asked, seed = record.config.get("asked"), record.config.get("seed")
+    if asked is None or seed is None:
         raise BenchError(f"Cell {record.run_id} is of an older version that kept fewer settings; run it again.")
-    parts = {key: config[key] for key in ("method", "trainer", "sampler", "seed")}
-    return Cell(**parts, **asked, metrics={}, tracker={}, strengths=(), results=folder.parent)
+    return Cell(**asked, seed=seed, metrics={}, tracker={}, strengths=(), results=folder.parent)

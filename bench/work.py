@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cell import Cell, build, digest
+from bench.cell import PARTS, Cell, build, digest
 from bench.contracts import Backbone, BenchError, Dataset, Evaluation, Example, Impossible, Method, Metric
 from bench.fairness import contract
 from bench.fetch import cache_folder
@@ -143,7 +143,7 @@ class Work:
         """Images (N, 3, P, P) at one strength, drawn or, when they are stored, read."""
         folder = self.folder / "images" / strength_folder(strength)
         if not folder.is_dir():
-            images = self.method.pixels(self.baseline, self.dataset)
+            images = self.method.from_baseline(self.baseline, self.dataset)
             save_images(folder, self._sampled(strength) if images is None else images, self._names(self.shots))
         return load_images(folder, self._names(self.shots))
 
@@ -295,7 +295,7 @@ class Work:
 
     def config(self) -> dict[str, Any]:
         """All that the images depend on, what was measured on them, and what is needed to open the cell again."""
-        asked = {"dataset": dict(self.cell.dataset), "backbone": dict(self.cell.backbone)}
+        asked = {part: dict(getattr(self.cell, part)) for part in PARTS}
         return {**self.cell.identity, "scored": self.scored, "asked": asked}
 
     def costs(self) -> dict[str, float]:

@@ -19,7 +19,7 @@ class Oracle(Method):
     needs = frozenset({"oracle"})
     strength_knob = "none"
 
-    def pixels(self, baseline, dataset):
+    def from_baseline(self, baseline, dataset):
         return np.stack([dataset.oracle(image) for image in baseline])
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:

@@ -31,7 +31,7 @@ def work_of(method, folder, dataset):
 
 def test_the_oracle_gives_what_the_metrics_call_the_truth(tmp_path):
     data = tiny_dataset()
-    made = Oracle().pixels(BASELINE, data)
+    made = Oracle().from_baseline(BASELINE, data)
     evaluation = Evaluation(made, BASELINE, ["p"] * 4, ["p"] * 4, [0] * 4, data, tmp_path)
     assert rms(made, truth(evaluation)).tolist() == [0.0] * 4
     assert rms(BASELINE, truth(evaluation)).min() > 0.1
@@ -40,13 +40,13 @@ def test_the_oracle_gives_what_the_metrics_call_the_truth(tmp_path):
 def test_the_copy_gives_the_style_halves_of_the_pairs_in_turn():
     plain, styled = examples(1, 2, 3), examples(4, 5, 6)
     data = tiny_dataset(pairs=tuple(map(Pair, plain, styled)), references=examples(7))
-    made = Copy().pixels(BASELINE, data)
+    made = Copy().from_baseline(BASELINE, data)
     assert [image.tobytes() for image in made] == [styled[i].image.tobytes() for i in (0, 1, 2, 0)]
 
 
 def test_without_pairs_the_copy_gives_the_references_in_turn():
     data = tiny_dataset(pairs=(), references=examples(7, 8))
-    made = Copy().pixels(BASELINE, data)
+    made = Copy().from_baseline(BASELINE, data)
     assert [image.tobytes() for image in made] == [data.references[i].image.tobytes() for i in (0, 1, 0, 1)]
 
 
@@ -63,7 +63,7 @@ def test_their_images_are_stored_like_all_others_and_nothing_is_drawn(method, tm
 
     monkeypatch.setattr(Work, "_draw", forbidden)
     work = work_of(method, tmp_path, tiny_dataset())
-    assert np.array_equal(work.sample(1.0), method.pixels(BASELINE, tiny_dataset()))
+    assert np.array_equal(work.sample(1.0), method.from_baseline(BASELINE, tiny_dataset()))
     stored = [np.asarray(Image.open(path)) for path in sorted(tmp_path.glob("images/strength=1/*.png"))]
     assert np.array_equal(np.stack(stored).transpose(0, 3, 1, 2), work.sample(1.0))
 
