@@ -6,12 +6,15 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
+
+PARTS = ("method", "dataset", "backbone", "trainer", "sampler")  # of a cell's settings, those on which images depend
+NOT_IDENTITY = ("strength", "curve", "deviations")  # keys of a method's yaml on which no image of a strength depends
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Cell:
     missing_metrics: str = "fail"
     mode: str = "cached"
     group: str | None = None
+    fairness: Mapping[str, Any] = field(default_factory=dict)  # see bench/fairness.py; not part of the identity
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -39,7 +43,7 @@ class Cell:
 
         weights = backbones.identity(dict(self.backbone))
         return {
-            "method": {key: value for key, value in self.method.items() if key not in ("strength", "curve")},
+            "method": {key: value for key, value in self.method.items() if key not in NOT_IDENTITY},
             "dataset": {"name": self.dataset["name"], "content": data.identity(dict(self.dataset))},
             "backbone": {key: self.backbone.get(key) for key in BACKBONE} | {"weights": weights},
             "trainer": dict(self.trainer),

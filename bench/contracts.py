@@ -127,7 +127,7 @@ class Recipe:
 class Method(ABC):
     """A customization method. It never calls the network: it asks, and the trainer or the sampler answers."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()  # of "pairs", "references", "auxiliary", "class"
+    needs: ClassVar[frozenset[str]] = frozenset()  # of "pairs", "references", "auxiliary", "class", "oracle"
     strength_knob: ClassVar[str]  # what `strength` turns, in the paper's words
     strength: float = 1.0  # the value used when none is asked for
     start_t: float = 1000  # guidance begins at this timestep; before it the backbone's own guidance runs
@@ -150,6 +150,10 @@ class Method(ABC):
         """One training step. `rng` depends on (seed, k) alone, so a resumed cell is the same cell."""
         raise NotImplementedError(f"{type(self).__name__} has a recipe but no step")
         yield
+
+    def from_baseline(self, baseline: np.ndarray, dataset: Dataset) -> np.ndarray | None:
+        """The images of a method that draws nothing, made from the baseline's, both uint8 (N, 3, P, P); else None."""
+        return None
 
     @abstractmethod
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
@@ -227,7 +231,8 @@ class Dataset:
 
     @property
     def provides(self) -> frozenset[str]:
-        have = {"pairs": self.pairs, "references": self.references, "auxiliary": self.auxiliary, "class": self.noun}
+        have: dict[str, Any] = {"pairs": self.pairs, "references": self.references, "auxiliary": self.auxiliary}
+        have |= {"class": self.noun, "oracle": self.oracle}
         return frozenset(name for name, value in have.items() if value)
 
 
@@ -239,7 +244,7 @@ class TrainingData(ABC):
 
     @abstractmethod
     def draw(self, roles: Sequence[str], rng: torch.Generator) -> tuple[list[Tensor], list[Example]]:
-        """Latents (batch, C, H, W) per role, and the examples drawn for the first role.
+        """Latents (batch, C, H, W) per role, and the dataset's own examples that were drawn for the first role.
 
         Roles are "content" and "style" (the two halves of the pairs), "references", "auxiliary" and "prior". Roles
         drawn together share indices, flips and crops, so pairs stay aligned.

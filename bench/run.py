@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench import fairness
 from bench.cell import Cell
 from bench.contracts import BenchError, Impossible
 from bench.record import Record, Store, atomic_write, provenance
@@ -25,6 +26,8 @@ def run(cell: Cell) -> Record:
     store = Store(cell.results)
     record = store.read(cell.run_id)
     if record is not None and _settled(record, cell):
+        if _judge(record, cell):
+            store.update(record)
         return record
     if record is not None and record.status == "done" and cell.mode != "force":
         return _complete(cell, store, record)
@@ -33,7 +36,8 @@ def run(cell: Cell) -> Record:
 
 def _settled(record: Record, cell: Cell) -> bool:
     """Whether the record already holds all that the cell asks for."""
-    if cell.mode == "force" or (cell.mode == "retry" and record.status == "failed"):
+    refused = record.status == "skipped" and str(record.reason).startswith(fairness.PREFIX)
+    if refused or cell.mode == "force" or (cell.mode == "retry" and record.status == "failed"):
         return False
     return record.status != "done" or not _todo(record, cell)
 
@@ -43,6 +47,16 @@ def _todo(record: Record, cell: Cell) -> list[tuple[float, list[str]]]:
     done = record.config["scored"]
     wanted = [(s, [name for name in cell.metrics if cell.measure(name, s) not in done]) for s in cell.strengths]
     return [(strength, names) for strength, names in wanted if names]
+
+
+def _judge(record: Record, cell: Cell) -> bool:
+    """Note how a cell departs from the contract that it is asked for under now. Returns whether the notes changed."""
+    if record.status != "done":
+        return False
+    before, found = record.notes, fairness.contract(cell).deviations(cell, record.cost)
+    record.notes = [note for note in before if not note.startswith(fairness.PREFIX)]
+    record.notes += [fairness.PREFIX + deviation for deviation in found]
+    return record.notes != before
 
 
 def _whole(cell: Cell, store: Store) -> Record:
@@ -68,6 +82,7 @@ def _whole(cell: Cell, store: Store) -> Record:
         finally:
             work.close()
         record.config, record.cost = work.config(), work.costs()
+        _judge(record, cell)
         identity = cell.identity
         record.provenance = provenance(identity["dataset"]["content"], identity["backbone"]["weights"], started)
         tracker.finish(record.status)
@@ -89,6 +104,7 @@ def _complete(cell: Cell, store: Store, record: Record) -> Record:
             work.close()
         record.config["scored"] += work.scored
         record.notes += [note for note in work.notes if note not in record.notes]
+        _judge(record, cell)
         store.update(record)
         empty.rmdir()
     return record

@@ -90,16 +90,24 @@ def _chunk(bank: Bank, parts: Sequence[tuple[Request, Sequence[Shot]]], sampler:
     noise = torch.stack([shot.noise(backbone.latent_shape) for _, chosen in parts for shot in chosen])
     z = noise.to(backbone.device) * scheduler.init_noise_sigma
     z = z.double() if backbone.dtype == torch.float64 else z
-    texts = [_texts(backbone, request, chosen) for request, chosen in parts]
+    z = denoise(bank, parts, sampler, scheduler, z, scheduler.timesteps)
+    return [image.cpu().numpy() for image in _decode(backbone, z).split([len(chosen) for _, chosen in parts])]
+
+
+def denoise(
+    bank: Bank, parts: Sequence[tuple[Request, Sequence[Shot]]], sampler: Sampler, scheduler: Any, z: Tensor, steps: Any
+) -> Tensor:
+    """Latents (N, C, H, W), the rows of all parts in order, through some or all timesteps of the scheduler."""
+    texts = [_texts(bank.backbone, request, chosen) for request, chosen in parts]
     counts = [len(chosen) for _, chosen in parts]
-    for t in scheduler.timesteps:
+    for t in steps:
         scaled = scheduler.scale_model_input(z, t)
         guides = [
             (request.cell, _guide(request, part, t, text, sampler))
             for (request, _), part, text in zip(parts, scaled.split(counts), texts, strict=True)
         ]
         z = scheduler.step(torch.cat(resolve(bank, guides)), t, z).prev_sample
-    return [image.cpu().numpy() for image in _decode(backbone, z).split(counts)]
+    return z
 
 
 def _decode(backbone, z: Tensor, batch: int = 16) -> Tensor:

@@ -3,6 +3,7 @@
 `frame` has a line per record, strength and metric; `wide` a line per record and strength; `summary` a line per
 (method, dataset, backbone, settings, strength) with mean and standard deviation over seeds. A metric's column carries
 its network's name, so numbers of unlike networks never share one. Failed and skipped cells are lines with their reason.
+Where a cell departs from the experiment's fairness contract, its method carries a mark and a footnote says how.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError
+from bench.fairness import PREFIX
 from bench.record import Record, Store, atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CELL = ["method", "dataset", "backbone", "settings", "seed"]
-STATE = ["status", "reason", "run_id"]
+STATE = ["status", "reason", "deviations", "run_id"]
 SCORE = ["strength", "metric", "network", "value", "higher_is_better"]
 COST = (
     "load_s baseline_s train_s sample_s score_s images_per_s steps_per_s peak_gb adapter_bytes trainable_parameters"
 ).split()
 GROUP = ["method", "dataset", "backbone", "settings", "strength"]
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 CONF = Path(__file__).parents[1] / "conf" / "table.yaml"
 
 
@@ -58,9 +61,14 @@ def long(records: Iterable[Record]) -> pd.DataFrame:
 def _lines(record: Record) -> list[dict[str, Any]]:
     cell = {key: _name(record.config.get(key)) for key in CELL if key != "settings"}
     head = {**cell, "settings": _settings(record.config), "status": record.status, "reason": record.reason}
-    head |= {"run_id": record.run_id} | {key: record.cost.get(key) for key in COST}
+    head |= {"deviations": "; ".join(_deviations(record)), "run_id": record.run_id}
+    head |= {key: record.cost.get(key) for key in COST}
     scores = [score for score in record.scores if score.get("metric") is not None]
     return [{**head, **{key: score.get(key) for key in SCORE}} for score in scores] or [head]
+
+
+def _deviations(record: Record) -> list[str]:
+    return [note.removeprefix(PREFIX) for note in record.notes if note.startswith(PREFIX)]
 
 
 def _name(value: Any) -> Any:
@@ -109,7 +117,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     numbers = metric_columns(rows)
     done = rows[rows.status == "done"]
     groups = done.groupby(GROUP, dropna=False)
-    parts = [groups.size().rename("n"), groups[numbers].mean(), groups[numbers].std().add_suffix(" sd")]
+    parts = [groups.size().rename("n"), groups["deviations"].agg(_all_of), groups[numbers].mean()]
+    parts.append(groups[numbers].std().add_suffix(" sd"))
     means = pd.concat(parts, axis=1).reset_index().assign(status="done", reason=None)
     other = rows[rows.status != "done"].groupby([*GROUP, "status", "reason"], dropna=False).size()
     joined = pd.concat([means, other.rename("n").reset_index()]) if len(other) else means
@@ -117,9 +126,14 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return joined.sort_values(["dataset", "method", "settings", "strength"]).reset_index(drop=True)
 
 
+def _all_of(deviations: Iterable[str]) -> str:
+    """What any of these cells departs in."""
+    return "; ".join(dict.fromkeys(part for text in deviations for part in text.split("; ") if part))
+
+
 def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """Lines that meet all of "column=a,b"; a and b may hold * and ?."""
-    for condition in conditions:
+    """Lines that meet all of "column=a,b" (or "column=a,other=b"); a and b may hold * and ?."""
+    for condition in [part for text in conditions for part in re.split(r",(?=\w+=)", text)]:
         column, equals, wanted = condition.partition("=")
         if not equals or column not in table:
             raise BenchError(
@@ -159,7 +173,7 @@ def _bare(column: str) -> str:
 
 
 def render(rows: pd.DataFrame, metrics: Sequence[str] | None = None, style: str = "simple") -> str:
-    """A readable text of `wide` or `summary`: what all lines share stands above, reasons below."""
+    """A readable text of `wide` or `summary`: what all lines share stands above, footnotes and reasons below."""
     import tabulate
 
     if rows.empty:
@@ -168,10 +182,13 @@ def render(rows: pd.DataFrame, metrics: Sequence[str] | None = None, style: str 
     shared, keys = _keys(rows)
     chosen = choose(rows, metrics)
     head = [*keys, *[_heading(column, rows.attrs.get("higher_is_better", {}), style) for column in chosen]]
+    marks = _marks(rows)
     body = [[_text(row[key]) for key in keys] + _cells(row, chosen) for row in _dicts(rows)]
+    for line, row in zip(body, _dicts(rows), strict=True):
+        line[0] += marks.get(row["deviations"], "")
     align = ["left"] * len(keys) + ["right"] * len(chosen)
     text = tabulate.tabulate(body, head, tablefmt=style, colalign=align, disable_numparse=True)
-    return "\n\n".join(part for part in (shared, text, _reasons(rows, style)) if part)
+    return "\n\n".join(part for part in (shared, text, _footnotes(marks, style), _reasons(rows, style)) if part)
 
 
 def _dicts(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -230,6 +247,17 @@ def _number(row: Mapping[str, Any], column: str) -> str:
         return f"{value:.4g}"
     places = max(0, 1 - math.floor(math.log10(spread)))
     return f"{value:.{places}f}±{spread:.{places}f}"
+
+
+def _marks(rows: pd.DataFrame) -> dict[Any, str]:
+    """A raised number for each departure from the fairness contract, in the order of the lines."""
+    found = [text for text in dict.fromkeys(rows.deviations) if isinstance(text, str) and text]
+    return {text: str(i).translate(RAISED) for i, text in enumerate(found, start=1)}
+
+
+def _footnotes(marks: Mapping[Any, str], style: str) -> str:
+    start = "- " if style == "pipe" else ""
+    return "\n".join(f"{start}{mark} {text}" for text, mark in marks.items())
 
 
 def _reasons(rows: pd.DataFrame, style: str) -> str:

@@ -13,8 +13,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cell import Cell, build, digest
+from bench.cell import PARTS, Cell, build, digest
 from bench.contracts import Backbone, BenchError, Dataset, Evaluation, Example, Impossible, Method, Metric
+from bench.fairness import contract
 from bench.fetch import cache_folder
 from bench.progress import progress
 from bench.record import Record, atomic_write, image_name, load_images, save_images, strength_folder
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from bench.trainer import Job, Step
 
 
-LABELS = ("name", "version", "curve")  # keys of a method's yaml that are not arguments of its class
+LABELS = ("name", "version", "curve", "deviations")  # keys of a method's yaml that are not arguments of its class
 
 
 @dataclass
@@ -100,6 +101,7 @@ class Work:
 
     def check(self) -> None:
         """Everything that can stop a cell is found before it costs anything."""
+        contract(self.cell).check(self.cell)
         _ = self.metrics
         lacks = self.method.lacks(self.dataset)
         if lacks:
@@ -139,15 +141,10 @@ class Work:
 
     def sample(self, strength: float) -> np.ndarray:
         """Images (N, 3, P, P) at one strength, drawn or, when they are stored, read."""
-        from bench.sampling import Request
-
         folder = self.folder / "images" / strength_folder(strength)
         if not folder.is_dir():
-            with self.clock("sample_s"):
-                request = Request(0, self.method, self.dataset, self.shots, strength)
-                images = self._draw(self.bank, request, f"sample {self.cell.run_id} strength {strength:g}")
-                save_images(folder, images, self._names(self.shots))
-                self.cost["images"] = self.cost.get("images", 0) + len(images)
+            images = self.method.from_baseline(self.baseline, self.dataset)
+            save_images(folder, self._sampled(strength) if images is None else images, self._names(self.shots))
         return load_images(folder, self._names(self.shots))
 
     def score(self, strength: float, names: Sequence[str]) -> list[dict]:
@@ -224,6 +221,15 @@ class Work:
             save_images(folder, images, self._names(chosen))
         return load_images(folder, self._names(chosen))
 
+    def _sampled(self, strength: float) -> np.ndarray:
+        from bench.sampling import Request
+
+        with self.clock("sample_s"):
+            request = Request(0, self.method, self.dataset, self.shots, strength)
+            images = self._draw(self.bank, request, f"sample {self.cell.run_id} strength {strength:g}")
+        self.cost["images"] = self.cost.get("images", 0) + len(images)
+        return images
+
     def _draw(self, bank: Bank, request: Request, label: str) -> np.ndarray:
         import numpy as np
 
@@ -289,8 +295,9 @@ class Work:
                 atomic_write(self.folder / "adapters" / f"{name}.safetensors", save(self.bank.state(name, 0)))
 
     def config(self) -> dict[str, Any]:
-        """All that the images depend on, and what was measured on them."""
-        return {**self.cell.identity, "scored": self.scored}
+        """All that the images depend on, what was measured on them, and what is needed to open the cell again."""
+        asked = {part: dict(getattr(self.cell, part)) for part in PARTS}
+        return {**self.cell.identity, "scored": self.scored, "asked": asked}
 
     def costs(self) -> dict[str, float]:
         """Seconds of each phase, rates, memory, and the size of what was trained."""

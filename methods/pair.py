@@ -3,6 +3,10 @@
 Two adapters learn together: one explains the content image, the other what is left in the stylised image. Their
 frozen `down` halves are disjoint rows of one orthonormal basis (section 3.2). Only the style adapter is used to draw,
 through style guidance (eq. 10, several styles eq. 11).
+
+Several pairs share the style adapter and have a content adapter each (the authors' advice in issue 11 of their
+repository). The content adapters read the same rows: no two of them are on in one row of a batch, so A_c A_s^T = 0 and
+r_c + r_s <= n hold for any number of pairs.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn.functional import mse_loss
 
-from bench.contracts import AdapterSpec, Ask, Dataset, Loss, Method, Recipe, Text, with_token
+from bench.contracts import AdapterSpec, Ask, Dataset, Example, Loss, Method, Recipe, Text, with_token
 
 
 @dataclass
@@ -40,20 +44,21 @@ class PairCustomization(Method):
             f"blend{i}": AdapterSpec(other.get("rank", self.rank), self.where, file=str(other["file"]))
             for i, other in enumerate(self.blend)
         }
-        return {"content": content, "style": style, **others}
+        return {**dict.fromkeys(content_names(dataset), content), "style": style, **others}
 
     def step(self, data, k, rng):
         (content, style), examples = data.draw(("content", "style"), rng)
         eps, t = data.noise(content, rng)  # shared by both passes
         captions = [with_token(example.caption, example.noun, self.token) for example in examples]
+        own = content_scales(examples, data.dataset)
 
-        out = yield Ask(data.noisy(content, eps, t), t, data.text(captions), {"content": 1.0})
+        out = yield Ask(data.noisy(content, eps, t), t, data.text(captions), own)
         yield Loss(mse_loss(out, data.target(content, eps, t)))
 
         if k >= self.content_steps:
             styled = data.text([data.dataset.styled(caption) for caption in captions])
-            both = {"content": 1.0, "style": 1.0}
-            out = yield Ask(data.noisy(style, eps, t), t, styled, both, frozen=frozenset({"content"}))
+            both = {**own, "style": 1.0}
+            out = yield Ask(data.noisy(style, eps, t), t, styled, both, frozen=frozenset(own))
             yield Loss(mse_loss(out, data.target(style, eps, t)))
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
@@ -77,3 +82,15 @@ class PairCustomization(Method):
         for g, prediction in zip(styles.values(), styled, strict=True):
             guided = guided + g * (prediction - content)
         return guided
+
+
+def content_names(dataset: Dataset) -> list[str]:
+    """One content adapter per pair: "content", "content1", "content2", ..."""
+    return [f"content{i}" if i else "content" for i in range(len(dataset.pairs))]
+
+
+def content_scales(examples: Sequence[Example], dataset: Dataset) -> dict[str, torch.Tensor]:
+    """For each content adapter that these rows use, 1 in the rows of its own image; one that is not drawn is absent."""
+    images = [pair.content for pair in dataset.pairs]
+    own = torch.tensor([next(i for i, image in enumerate(images) if image is example) for example in examples])
+    return {name: (own == i).float() for i, name in enumerate(content_names(dataset)) if i in own}

@@ -437,7 +437,7 @@ def test_a_style_provides_what_the_issue_asks_for():
         "pairs": 1, "references": 20, "auxiliary": 20, "reference_set": 512,
     }  # fmt: skip
     dataset = data.load(rendered(), 64)
-    assert dataset.provides == {"pairs", "references", "auxiliary", "class"}
+    assert dataset.provides == {"pairs", "references", "auxiliary", "class", "oracle"}
 
 
 def test_the_stylised_half_is_the_oracle_of_the_plain_one():

@@ -8,7 +8,7 @@ import yaml
 from tiny import TinyBackbone, tiny_dataset
 
 from bench.adapters import Bank
-from bench.contracts import Ask, Loss
+from bench.contracts import Ask, Loss, Method
 from bench.sampling import Request, Sampler, sample, shots
 from bench.trainer import generator
 from bench.work import LABELS
@@ -16,12 +16,17 @@ from bench.work import LABELS
 CONF = Path(__file__).parents[2] / "conf" / "method"
 
 
-def method(name):
-    from bench.cell import build
-
+def settings(name):
     spec = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     for base in spec.pop("defaults", []):
         spec = {**yaml.safe_load((CONF / f"{base}.yaml").read_text()), **spec}
+    return spec
+
+
+def method(name):
+    from bench.cell import build
+
+    spec = settings(name)
     if "rank" in spec:
         spec["rank"] = 4  # the tiny backbone is narrow
     return build({key: value for key, value in spec.items() if key not in LABELS})
@@ -31,6 +36,8 @@ def method(name):
 def test_it_names_its_knob_draws_images_and_trains_only_what_it_declares(name):
     made, data, backbone = method(name), tiny_dataset(), TinyBackbone()
     assert made.strength_knob and made.lacks(data) is None
+    assert made.start_t == settings(name).get("start_t", Method.start_t), "the late start stands in the yaml"
+    assert all(isinstance(value, (int, float)) for value in settings(name)["curve"]), "strength=curve has no values"
     assert {"content", "negative"} <= set(made.prompts("a photo of a cat", data))
     bank = Bank(backbone, made.adapters(data), [generator("adapters", 0)])
     request = Request(0, made, data, shots(data), made.strength)
