@@ -18,8 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import prompt_lists
 from bench.contracts import BenchError, Dataset, Example, Pair
 from bench.fetch import ROOT, File, cache_folder, checksums, human, sha256, verify, write_atomically
+from bench.style_folder import laid_out, seen_in_both
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,16 +39,23 @@ KEYS: dict[str, Any] = {  # every key of a dataset.yaml with its default
     "noun": None,
     "caption": "a photo of a {noun}",
     "prompts": (),
+    "prompt_list": None,
     "seeds": (0, 1),
+    "root": None,
     "pair": None,
     "references": None,
+    "person": None,
+    "background": None,
+    "person_nouns": (),
     "auxiliary": None,
+    "reference_set": None,
     "controls": ("scenes",),
     "oracle": None,
     "files": None,
     "rendered": None,
 }
-NOT_IDENTITY = ("licence", "source", "files", "pair", "references", "auxiliary")  # of the last four, contents count
+FOLDERS = ("references", "person", "background", "auxiliary", "reference_set")  # roles of images, by folder or list
+NOT_IDENTITY = ("licence", "source", "root", "files", "pair", *FOLDERS)  # of the last ones, contents count
 SCENES, ALL = "scenes", "all"  # words in `controls` and in a role
 
 
@@ -99,7 +108,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec with defaults filled in. Raises BenchError for keys that mean nothing and values of the wrong kind."""
+    """The spec with defaults and the folders of `root` filled in. Raises BenchError for unknown keys, wrong kinds."""
     spec = {**KEYS, **spec}
     for key in spec:
         if key not in KEYS:
@@ -108,9 +117,10 @@ def _known(spec: Mapping[str, Any]) -> dict[str, Any]:
             raise BenchError(f"dataset {spec['name']} has the unknown key {key!r}; {hint}")
     if not spec["noun"] or not isinstance(spec["noun"], str):
         raise BenchError(f"dataset {spec['name']} has no class word; type dataset.noun=dog.")
-    _a_list(spec, "prompts", str, "dataset.prompts=['a photo of a cat','a photo of a car']")
+    if spec["prompts"] or not spec["prompt_list"]:
+        _a_list(spec, "prompts", str, "dataset.prompts=['a photo of a cat','a photo of a car']")
     _a_list(spec, "seeds", int, "dataset.seeds=[0,1]")
-    return spec
+    return laid_out(spec)
 
 
 def _a_list(spec: Mapping[str, Any], key: str, kind: type, example: str) -> None:
@@ -132,9 +142,11 @@ def _own_files(spec: Mapping[str, Any]) -> dict[str, File]:
     """Staged files by their name in the yaml."""
     wanted = spec.get("files") or {"sha256": {}}
     sizes = wanted.get("size") or {}
+    unread = (spec.get("prompt_list") or {}).get("file") if spec["prompts"] else None
     return {
         name: File(f"{wanted['folder']}/{name}", f"{wanted['url']}/{name}", digest, sizes.get(name))
         for name, digest in wanted["sha256"].items()
+        if name != unread
     }
 
 
@@ -175,16 +187,29 @@ def missing(spec: Mapping[str, Any]) -> str | None:
             f"({human(first.size)}, from {first.url}; licence: {spec['licence']}); type python -m bench.fetch "
             f"{spec['name']} where there is network, or set BENCH_MIRROR to a folder that holds {first.path}."
         )
-    if not (spec["rendered"] or spec["pair"] or spec["references"]):
+    if not any(spec[key] for key in ("rendered", "pair", "references", "person", "background")):
         return (
             f"dataset {spec['name']} names no images; type dataset.pair=[plain.png,stylised.png] or "
-            "dataset.references=/path/to/a/folder."
+            "dataset.references=/path/to/a/folder or dataset.root=/path/to/a/style (bench/style_folder.py)."
         )
     try:
         gone = [path for path in _named(spec) if not path.is_file()]
     except BenchError as error:
         return str(error)
-    return f"dataset {spec['name']} names {gone[0]}, which is no file here; correct the path." if gone else None
+    if gone:
+        return f"dataset {spec['name']} names {gone[0]}, which is no file here; correct the path."
+    both = _trained_and_compared(spec)
+    return f"{both} of the reference set is trained on, too; take it out of one of them." if both else None
+
+
+def _trained_and_compared(spec: Mapping[str, Any]) -> Path | None:
+    """An image that is trained on and compared with."""
+    if not spec["reference_set"]:
+        return None
+    training = [
+        _place(spec, name) for role in ("references", "person", "background") for name in _images_of(spec, role)
+    ]
+    return seen_in_both(training, [_place(spec, name) for name in _images_of(spec, "reference_set")])
 
 
 def _named(spec: Mapping[str, Any]) -> list[Path]:
@@ -195,9 +220,10 @@ def _named(spec: Mapping[str, Any]) -> list[Path]:
 
 
 def _roles(spec: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The images of each role by name, in order."""
+    """The files of each role by name, in order: images, and the list of prompts if they come from one."""
     pairs = [name for pair in _pairs_of(spec) for name in pair]
-    return {"pair": pairs, **{role: _images_of(spec, role) for role in ("references", "auxiliary")}}
+    prompts = [spec["prompt_list"]["file"]] if spec["prompt_list"] and not spec["prompts"] else []
+    return {"pair": pairs, "prompts": prompts, **{role: _images_of(spec, role) for role in FOLDERS}}
 
 
 def _pairs_of(spec: Mapping[str, Any]) -> list[list[str]]:
@@ -215,10 +241,10 @@ def _pairs_of(spec: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _images_of(spec: Mapping[str, Any], role: str) -> list[str]:
-    """Names of the images of a role: `all` staged files, those in a folder, or a list."""
+    """Names of the images of a role: `all` staged ones, those in a folder, or a list."""
     value = spec[role]
     if value == ALL:
-        return list(_own_files(spec))
+        return [name for name in _own_files(spec) if Path(name).suffix.lower() in IMAGE_ENDINGS]
     return _images_in(value, role) if isinstance(value, str) else list(value or ())
 
 
@@ -344,13 +370,20 @@ def load(spec: Mapping[str, Any], resolution: int) -> Dataset:
         source=spec["source"],
         style_words=spec["style_words"],
         noun=spec["noun"],
-        prompts=tuple(prompt.format(noun=spec["noun"]) for prompt in spec["prompts"]),
+        prompts=tuple(_prompts(spec)),
         seeds=tuple(spec["seeds"]),
         controls=tuple(_controls(spec, resolution)),
         oracle=_oracle(spec),
         content_hash=identity(spec),
         **roles,
     )
+
+
+def _prompts(spec: Mapping[str, Any]) -> list[str]:
+    """Evaluation prompts: those of the spec, else the list's."""
+    if spec["prompts"]:
+        return [prompt.format(noun=spec["noun"]) for prompt in spec["prompts"]]
+    return prompt_lists.read(_place(spec, spec["prompt_list"]["file"]), spec["prompt_list"])
 
 
 def _oracle(spec: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -381,16 +414,24 @@ def _read(spec: Mapping[str, Any], resolution: int) -> dict[str, Any]:
     """Roles from image files."""
     caption = spec["caption"].format(noun=spec["noun"])
 
-    def examples(role: str) -> tuple[Example, ...]:
+    def examples(role: str, person: bool = spec["noun"] in spec["person_nouns"]) -> tuple[Example, ...]:
         places = [_place(spec, name) for name in _images_of(spec, role)]
-        return tuple(Example(read(place, resolution), caption, spec["noun"]) for place in places)
+        return tuple(Example(read(place, resolution), caption, spec["noun"], person) for place in places)
 
+    compared = tuple(_place(spec, name) for name in _images_of(spec, "reference_set"))
     return {
         "pairs": tuple(_pair(spec, pair, caption, resolution) for pair in _pairs_of(spec)),
-        "references": examples("references"),
+        "references": examples("references") + examples("person", True) + examples("background", False),
         "auxiliary": examples("auxiliary"),
-        "reference_set": None,
+        "reference_set": functools.partial(read_all, compared, resolution) if compared else None,
     }
+
+
+def read_all(places: Sequence[Path], resolution: int) -> np.ndarray:
+    """Image files as uint8 (M, 3, P, P)."""
+    import numpy as np
+
+    return np.stack([read(place, resolution) for place in places])
 
 
 def _pair(spec: Mapping[str, Any], pair: Sequence[str], caption: str, resolution: int) -> Pair:
@@ -462,22 +503,24 @@ def _rendered(spec: Mapping[str, Any], resolution: int) -> dict[str, Any]:
     manners = sorted(KNOWN)
     scenes = [_scene(seed, PAIRS, k, only=[spec["noun"]]) for k in range(plan["pairs"])]
     references = [_scene(seed, REFERENCES, k, unlike=spec["prompts"]) for k in range(plan["references"])]
+    persons = spec["person_nouns"]
     auxiliary = [_scene(seed, AUXILIARY, k, unlike=spec["prompts"]) for k in range(plan["auxiliary"])]
     return {
         "pairs": tuple(
             Pair(_example(scene, resolution), _example(scene, resolution, spec["oracle"])) for scene in scenes
         ),
-        "references": tuple(_example(scene, resolution, spec["oracle"]) for scene in references),
+        "references": tuple(_example(scene, resolution, spec["oracle"], persons) for scene in references),
         "auxiliary": tuple(_example(scene, resolution, manners[k % len(manners)]) for k, scene in enumerate(auxiliary)),
         "reference_set": functools.partial(reference_set, spec["oracle"], plan, resolution),
     }
 
 
-def _example(scene: Any, resolution: int, style: str | None = None) -> Example:
+def _example(scene: Any, resolution: int, style: str | None = None, persons: Sequence[str] = ()) -> Example:
     from bench.mini.scenes import plain_caption
 
     image = _draw(scene, resolution)
-    return Example(stylise(style, image) if style else image, plain_caption(scene), scene.object)
+    drawn = stylise(style, image) if style else image
+    return Example(drawn, plain_caption(scene), scene.object, scene.object in persons)
 
 
 def _control_scenes(noun: str, resolution: int) -> list[np.ndarray]:
