@@ -3,9 +3,10 @@
     python -m bench.tokens                      what sks, sbu and zwx are on `mini`, and a list of others
     python -m bench.tokens sd15 sks qwz         the same for words of yours on another backbone of conf/backbone
 
-DreamBooth (Ruiz et al. 2023, arXiv 2208.12242, section 3.2) looks for words of at most three letters that are rare in the
-vocabulary: real words bring their meaning along, and random strings fall apart into pieces that bring theirs.
+DreamBooth (Ruiz et al. 2023, arXiv 2208.12242, section 3.2) looks for words of at most three letters that are rare in
+the vocabulary: real words bring their meaning along, and random strings fall apart into pieces that bring theirs.
 Here a word means nothing when it is none of `WORDS` and begins no longer word of the vocabulary ("hou" begins "house").
+By that rule, on CLIP's tokenizer sks is one piece and means nothing, sbu is one piece but begins sbux, zwx is two pieces.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ NAMED = ("sks", "sbu", "zwx")  # the community's, Pair Customization's, StyleFor
 LONGEST = 3  # letters
 END = "</w>"  # of a whole word in a CLIP vocabulary
 WORDS = frozenset(
-    "a an act add ago aid aim air all am and ant any ape apt are arm art as ash ask at ate away axe bad bag ban bar bat "
-    "be bed bee beg bet bid big bin bit bow box boy bud bug bun bus but buy by can cap car cat cop cow cry cub cup cut "
-    "dad day den did die dig dim dip do dog dot dry due dug dye ear eat egg ego end era eve eye fan far fat fax fed fee "
-    "few fig fin fit fix flu fly fog for fox fun fur gap gas gel get gig go god got gum gun gut guy gym had ham has hat "
-    "he hen her hid him hip his hit hop hot how hub hug hut ice if in ink inn is it its jam jar jaw jet job jog joy key "
-    "kid kit lab lap law lay led leg let lid lie lip lit log lot low mad man map mat may me men met mid mix mom mop mud "
-    "mug my net new nil no nod nor not now nut oak odd of off oil ok old on one or our out owe owl own pad pan paw pay "
-    "pea pen pet pie pig pin pit pop pot pub put rag ran rat raw ray red rib rid rig rip rob rod row rub rug run sad say "
-    "sea see set sew she shy sin sip sir sit six ski sky so son sow soy spa spy sub sum sun tab tag tan tap tax tea ten "
-    "the tie tin tip to toe ton too top toy try tub two up us use van vet via war was wax way we web wet who why wig win "
-    "wit won wow yes yet you zip zoo".split()
+    "a an act add ago aid aim air all am and ant any ape apt are arm art as ash ask at ate away axe bad bag ban bar "
+    "bat be bed bee beg bet bid big bin bit bow box boy bud bug bun bus but buy by can cap car cat cop cow cry cub "
+    "cup cut dad day den did die dig dim dip do dog dot dry due dug dye ear eat egg ego end era eve eye fan far fat "
+    "fax fed fee few fig fin fit fix flu fly fog for fox fun fur gap gas gel get gig go god got gum gun gut guy gym "
+    "had ham has hat he hen her hid him hip his hit hop hot how hub hug hut ice if in ink inn is it its jam jar jaw "
+    "jet job jog joy key kid kit lab lap law lay led leg let lid lie lip lit log lot low mad man map mat may me men "
+    "met mid mix mom mop mud mug my net new nil no nod nor not now nut oak odd of off oil ok old on one or our out "
+    "owe owl own pad pan paw pay pea pen pet pie pig pin pit pop pot pub put rag ran rat raw ray red rib rid rig "
+    "rip rob rod row rub rug run sad say sea see set sew she shy sin sip sir sit six ski sky so son sow soy spa spy "
+    "sub sum sun tab tag tan tap tax tea ten the tie tin tip to toe ton too top toy try tub two up us use van vet "
+    "via war was wax way we web wet who why wig win wit won wow yes yet you zip zoo".split()
 )
 
 

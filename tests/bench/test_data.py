@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bench import data
-from bench.contracts import BenchError
+from bench.contracts import BenchError, with_token
 from bench.mini import scenes, styles
 
 P = 16
@@ -61,7 +62,8 @@ def test_every_dataset_is_described_in_full(name):
     spec = data.describe(name)
     assert set(spec) == set(data.KEYS) and spec["name"] == name
     assert spec["licence"] and spec["source"] and spec["version"] >= 1
-    assert len(set(spec["prompts"])) == len(spec["prompts"]) >= 24 and spec["seeds"] == [0, 1]
+    assert len(set(spec["prompts"])) == len(spec["prompts"]) >= 24 or spec["prompt_list"]
+    assert spec["seeds"] == list(range(6 if spec["prompt_list"] else 2))
     assert (data.FOLDER / name / "dataset.yaml").read_text().startswith("# python -m bench")
     assert len(data.identity(spec)) == 12
 
@@ -106,6 +108,21 @@ def test_controls_of_a_subject_are_eight_photographs_of_other_things(name):
 
 def test_the_subjects_have_the_158_photographs_of_the_original():
     assert sum(len(data.describe(name)["files"]["sha256"]) for name in SUBJECTS) == 158
+
+
+@needs_mirror
+def test_subject_prompts_and_class_words_are_those_of_the_original():
+    text = (Path(os.environ["BENCH_MIRROR"]) / "dreambooth" / "prompts_and_classes.txt").read_text()
+    classes = dict(re.findall(r"^(\w+),([\w ]+)$", text, re.MULTILINE))
+    things, living = (re.findall(r"^'(a .*)'\.format", part, re.MULTILINE) for part in text.split("prompt_list")[1:])
+    assert len(things) == len(living) == 25
+    for name in SUBJECTS:
+        spec = data.describe(name)
+        assert spec["noun"] == classes[name.partition("/")[2]]
+        published = living if spec["noun"] in ("dog", "cat") else things
+        assert [with_token(prompt.format(noun=spec["noun"]), spec["noun"], "sks") for prompt in spec["prompts"]] == [
+            prompt.format("sks", spec["noun"]) for prompt in published
+        ]
 
 
 def test_every_subject_is_attributed():

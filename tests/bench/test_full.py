@@ -1,4 +1,4 @@
-"""Full fine-tuning: rows at a scale against merged weights, the backbone left as it was, resumed bits, diffusers' files."""
+"""Full fine-tuning: rows at a scale against merged weights, a backbone left as it was, resumed bits, the files."""
 
 from dataclasses import dataclass, replace
 
@@ -192,7 +192,6 @@ def test_gradient_checkpointing_changes_nothing():
     backbone = TinyBackbone(torch.float64)
     plain, _ = trained(backbone, job_of(backbone))
     backbone.network.enable_gradient_checkpointing()
-    backbone.network.train()  # diffusers checkpoints in training mode alone
     again, _ = trained(backbone, job_of(backbone))
     assert (plain.row("style", 0) - moved(backbone, size=0).row("style", 0)).abs().max() > 1e-3
     torch.testing.assert_close(again.row("style", 0), plain.row("style", 0), rtol=0, atol=1e-10)

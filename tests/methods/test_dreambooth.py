@@ -73,7 +73,7 @@ def test_the_published_update_replayed_without_bank_or_trainer(weight):
 
 @pytest.mark.parametrize("weight,text_encoder", [(0.0, False), (1.0, True), (0.3, False)])
 def test_full_fine_tuning_replayed_in_plain_torch(weight, text_encoder):
-    """All weights by torch's AdamW; without prior weight the loss is that of the instances, and no class image is used."""
+    """All weights by torch's AdamW; prior weight 0 is the loss of the instances alone, and needs no class image."""
     subject, prior = tiny_dataset(style_words=None, pairs=()), PRIOR if weight else []
     method = DreamBooth(RECIPE, tune="full", text_encoder=text_encoder, prior_weight=weight)
     bank, steps = trained(method, subject, prior)
