@@ -6,7 +6,8 @@
 DreamBooth (Ruiz et al. 2023, arXiv 2208.12242, section 3.2) looks for words of at most three letters that are rare in
 the vocabulary: real words bring their meaning along, and random strings fall apart into pieces that bring theirs.
 Here a word means nothing when it is none of `WORDS` and begins no longer word of the vocabulary ("hou" begins "house").
-By that rule, on CLIP's tokenizer sks is one piece and means nothing, sbu is one piece but begins sbux, zwx is two pieces.
+By that rule, on CLIP's tokenizer sks is one piece and means nothing, sbu is one piece but begins another word, and zwx
+is two pieces.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def tokenizer_of(backbone: str) -> Any:
     from bench.fetch import ROOT
 
     known = ROOT / "conf" / "backbone" / f"{Path(backbone).name}.yaml"
-    spec = yaml.safe_load(known.read_text()) if known.is_file() else {"path": backbone}
+    spec: dict[str, Any] = yaml.safe_load(known.read_text()) if known.is_file() else {"path": backbone}
     folder = resolve(spec["path"], spec.get("variant"), spec.get("download_gb")) / "tokenizer"
     if not folder.is_dir():
         raise BenchError(f"{backbone} was asked for its tokenizer; {folder} is no folder; name a backbone in full.")
