@@ -253,6 +253,11 @@ class Dataset:
     reference_set: Callable[[], np.ndarray] | None  # uint8 (M, 3, P, P), loaded when a metric needs it
     oracle: Callable[[np.ndarray], np.ndarray] | None  # the style itself: uint8 (3, P, P) -> uint8 (3, P, P)
     content_hash: str
+    own_seeds: tuple[tuple[int, ...], ...] = ()  # of each prompt, where a published list gives each its own
+
+    def seeds_of(self, index: int) -> tuple[int, ...]:
+        """Evaluation seeds of the prompt at this place."""
+        return self.own_seeds[index] if self.own_seeds else self.seeds
 
     def styled(self, prompt: str) -> str:
         """The prompt with the style words, "a photo of a dog in digital art style"; a subject's prompt is unchanged."""

@@ -6,6 +6,7 @@ The keys of a dataset.yaml are explained in datasets/README.md. Nothing here imp
 
 from __future__ import annotations
 
+import csv
 import difflib
 import functools
 import hashlib
@@ -18,9 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import prompt_lists
 from bench.contracts import BenchError, Dataset, Example, Pair
-from bench.fetch import ROOT, File, cache_folder, checksums, human, sha256, verify, write_atomically
+from bench.fetch import ROOT, File, cache_folder, checksums, human, sha256, verify
+from bench.prompt_lists import left_out
+from bench.record import atomic_write
 from bench.style_folder import laid_out, seen_in_both
 
 if TYPE_CHECKING:
@@ -39,7 +41,6 @@ KEYS: dict[str, Any] = {  # every key of a dataset.yaml with its default
     "noun": None,
     "caption": "a photo of a {noun}",
     "prompts": (),
-    "prompt_list": None,
     "seeds": (0, 1),
     "root": None,
     "pair": None,
@@ -117,7 +118,9 @@ def _known(spec: Mapping[str, Any]) -> dict[str, Any]:
             raise BenchError(f"dataset {spec['name']} has the unknown key {key!r}; {hint}")
     if not spec["noun"] or not isinstance(spec["noun"], str):
         raise BenchError(f"dataset {spec['name']} has no class word; type dataset.noun=dog.")
-    if spec["prompts"] or not spec["prompt_list"]:
+    if _table(spec):
+        _a_table(spec)
+    else:
         _a_list(spec, "prompts", str, "dataset.prompts=['a photo of a cat','a photo of a car']")
     _a_list(spec, "seeds", int, "dataset.seeds=[0,1]")
     return laid_out(spec)
@@ -127,6 +130,21 @@ def _a_list(spec: Mapping[str, Any], key: str, kind: type, example: str) -> None
     value = spec[key]
     if not isinstance(value, (list, tuple)) or not value or not all(type(item) is kind for item in value):
         raise BenchError(f"dataset {spec['name']} has {key}: {value!r}; a list is needed, type {example}.")
+
+
+def _table(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`prompts` where it names a table {file, column, seeds, left_out}; empty where it is a list."""
+    return spec["prompts"] if isinstance(spec["prompts"], Mapping) else {}
+
+
+def _a_table(spec: Mapping[str, Any]) -> None:
+    table = _table(spec)
+    named = [isinstance(table.get(key), str) for key in ("file", "column")]
+    if set(table) - {"file", "column", "seeds", "left_out"} or not all(named):
+        raise BenchError(
+            f"dataset {spec['name']} has prompts: {dict(table)!r}; a list is needed, or a table as in "
+            "prompts: {file: prompts.csv, column: prompt, seeds: seed} (seeds may be left out; datasets/README.md)."
+        )
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -142,11 +160,9 @@ def _own_files(spec: Mapping[str, Any]) -> dict[str, File]:
     """Staged files by their name in the yaml."""
     wanted = spec.get("files") or {"sha256": {}}
     sizes = wanted.get("size") or {}
-    unread = (spec.get("prompt_list") or {}).get("file") if spec["prompts"] else None
     return {
         name: File(f"{wanted['folder']}/{name}", f"{wanted['url']}/{name}", digest, sizes.get(name))
         for name, digest in wanted["sha256"].items()
-        if name != unread
     }
 
 
@@ -187,7 +203,7 @@ def missing(spec: Mapping[str, Any]) -> str | None:
             f"({human(first.size)}, from {first.url}; licence: {spec['licence']}); type python -m bench.fetch "
             f"{spec['name']} where there is network, or set BENCH_MIRROR to a folder that holds {first.path}."
         )
-    if not any(spec[key] for key in ("rendered", "pair", "references", "person", "background")):
+    if not (_table(spec) or any(spec[key] for key in ("rendered", "pair", "references", "person", "background"))):
         return (
             f"dataset {spec['name']} names no images; type dataset.pair=[plain.png,stylised.png] or "
             "dataset.references=/path/to/a/folder or dataset.root=/path/to/a/style (bench/style_folder.py)."
@@ -213,17 +229,17 @@ def _trained_and_compared(spec: Mapping[str, Any]) -> Path | None:
 
 
 def _named(spec: Mapping[str, Any]) -> list[Path]:
-    """The user's own images, folders opened."""
+    """The user's own files, folders opened."""
     named = [name for names in _roles(spec).values() for name in names]
     staged = _own_files(spec)
     return [Path(name).expanduser() for name in named if name not in staged]
 
 
 def _roles(spec: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The files of each role by name, in order: images, and the list of prompts if they come from one."""
+    """The images of each role by name, in order, and the table of prompts where there is one."""
     pairs = [name for pair in _pairs_of(spec) for name in pair]
-    prompts = [spec["prompt_list"]["file"]] if spec["prompt_list"] and not spec["prompts"] else []
-    return {"pair": pairs, "prompts": prompts, **{role: _images_of(spec, role) for role in FOLDERS}}
+    tables = {"prompts": [_table(spec)["file"]]} if _table(spec) else {}
+    return {"pair": pairs, **{role: _images_of(spec, role) for role in FOLDERS}, **tables}
 
 
 def _pairs_of(spec: Mapping[str, Any]) -> list[list[str]]:
@@ -261,6 +277,50 @@ def _images_in(folder: str, role: str) -> list[str]:
     return [str(path) for path in found]
 
 
+# --- evaluation prompts ------------------------------------------------------------------------------------------
+
+
+def _asked(spec: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """Evaluation prompts, and the seeds of each where a table gives each prompt its own."""
+    table = _table(spec)
+    if not table:
+        return tuple(prompt.format(noun=spec["noun"]) for prompt in spec["prompts"]), ()
+    rows = _tabled(_place(spec, table["file"]), table)
+    return tuple(rows), tuple(map(tuple, rows.values())) if table.get("seeds") else ()
+
+
+def _tabled(path: Path, table: Mapping[str, Any]) -> dict[str, dict[int, None]]:
+    """Prompts of a CSV or TSV file in their order, each with its seeds; a repeated row is the same image, once."""
+    column, seeds = table["column"], table.get("seeds")
+    lines = _lines(path, [key for key in (column, seeds) if key])
+    out = left_out([line for _, line in lines], column, table.get("left_out"), path)
+    rows: dict[str, dict[int, None]] = {}
+    for number, line in [numbered for i, numbered in enumerate(lines) if i not in out]:
+        own = rows.setdefault(line[column], {})
+        if seeds:
+            own[_seed(line[seeds], path, number)] = None
+    if not rows:
+        raise BenchError(f"{path} holds no prompts; name a table with at least one.")
+    return rows
+
+
+def _lines(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a CSV or TSV file, each with the number of its line. Raises BenchError when a column is absent."""
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        absent = [key for key in columns if key not in (lines.fieldnames or ())]
+        if absent:
+            raise BenchError(f"{path} has no column {absent[0]!r}, only {', '.join(lines.fieldnames or ())}.")
+        return [(lines.line_num, line) for line in lines]
+
+
+def _seed(text: str | None, path: Path, line: int) -> int:
+    try:
+        return int(text or "")
+    except ValueError:
+        raise BenchError(f"line {line} of {path} has the seed {text!r}; a whole number is needed.") from None
+
+
 # --- identity ----------------------------------------------------------------------------------------------------
 
 
@@ -272,6 +332,8 @@ def identity(spec: Mapping[str, Any]) -> str:
     """
     spec = _known(spec)
     settings = {key: value for key, value in spec.items() if key not in NOT_IDENTITY}
+    if _table(spec):
+        settings["prompts"] = {key: value for key, value in _table(spec).items() if key != "file"}
     staged = _own_files(spec)
     content = {
         role: [
@@ -363,6 +425,7 @@ def load(spec: Mapping[str, Any], resolution: int) -> Dataset:
     if lacking:
         raise BenchError(lacking)
     roles = _rendered(spec, resolution) if spec["rendered"] else _read(spec, resolution)
+    prompts, own_seeds = _asked(spec)
     return Dataset(
         name=spec["name"],
         version=spec["version"],
@@ -370,20 +433,14 @@ def load(spec: Mapping[str, Any], resolution: int) -> Dataset:
         source=spec["source"],
         style_words=spec["style_words"],
         noun=spec["noun"],
-        prompts=tuple(_prompts(spec)),
+        prompts=prompts,
+        own_seeds=own_seeds,
         seeds=tuple(spec["seeds"]),
         controls=tuple(_controls(spec, resolution)),
         oracle=_oracle(spec),
         content_hash=identity(spec),
         **roles,
     )
-
-
-def _prompts(spec: Mapping[str, Any]) -> list[str]:
-    """Evaluation prompts: those of the spec, else the list's."""
-    if spec["prompts"]:
-        return [prompt.format(noun=spec["noun"]) for prompt in spec["prompts"]]
-    return prompt_lists.read(_place(spec, spec["prompt_list"]["file"]), spec["prompt_list"])
 
 
 def _oracle(spec: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -500,11 +557,11 @@ def _rendered(spec: Mapping[str, Any], resolution: int) -> dict[str, Any]:
         raise BenchError(f"dataset {spec['name']} is rendered but names no style; set oracle in its dataset.yaml.")
     from bench.mini.styles import KNOWN
 
-    manners = sorted(KNOWN)
+    manners, asked = sorted(KNOWN), _asked(spec)[0]
     scenes = [_scene(seed, PAIRS, k, only=[spec["noun"]]) for k in range(plan["pairs"])]
-    references = [_scene(seed, REFERENCES, k, unlike=spec["prompts"]) for k in range(plan["references"])]
+    references = [_scene(seed, REFERENCES, k, unlike=asked) for k in range(plan["references"])]
+    auxiliary = [_scene(seed, AUXILIARY, k, unlike=asked) for k in range(plan["auxiliary"])]
     persons = spec["person_nouns"]
-    auxiliary = [_scene(seed, AUXILIARY, k, unlike=spec["prompts"]) for k in range(plan["auxiliary"])]
     return {
         "pairs": tuple(
             Pair(_example(scene, resolution), _example(scene, resolution, spec["oracle"])) for scene in scenes
@@ -566,5 +623,6 @@ def _kept(key: list[Any], make: Callable[[], np.ndarray]) -> np.ndarray:
         array = make()
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    write_atomically(path, buffer.getvalue())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, buffer.getvalue())
     return array

@@ -1,16 +1,14 @@
-"""Evaluation prompts from a table: one column of a .tsv, .csv or .txt file, less what a rule leaves out.
+"""Which rows of a table of prompts are left out, by a rule of a dataset.yaml (`prompts.left_out`, datasets/README.md).
 
-The rule is a mapping of a dataset.yaml, `prompt_list` (datasets/README.md):
-    file: PartiPrompts.tsv        column: Prompt
-    left_out: {by: Category, counts: {Abstract: 36, others: 2}, first: [{Challenge: Basic, words: 1}]}
-Of each group of rows (by the value of a column; `others` are all groups not named) so many rows are left out: first
-those that fit the first condition, then the second, then the rest, each in the order of the file.
+    {by: Category, counts: {Abstract: 36, others: 2}, first: [{Challenge: Basic, words: 1}], kept: [a prompt]}
+
+Of each group of rows (by the value of a column; `others` are all groups that are not named) so many are left out: first
+those that fit the first condition, then the second, then the rest, each in the order of the table. `kept` never are.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,56 +20,29 @@ WORDS = "words"  # in a condition: the number of words of the prompt; every othe
 Row = Mapping[str, str]
 
 
-def read(path: Path, rule: Mapping[str, Any]) -> list[str]:
-    """The prompts in the order of the file, without blanks at their ends. Raises BenchError."""
-    column = rule.get("column", "")
-    rows = _rows(path, column)
-    out = _left_out(rows, column, rule["left_out"], path) if rule.get("left_out") else set()
-    prompts = [row[column].strip() for i, row in enumerate(rows) if i not in out]
-    twice = (
-        sorted({prompt for prompt in prompts if prompts.count(prompt) > 1}) if len(set(prompts)) < len(prompts) else []
-    )
-    if twice or not all(prompts):
-        raise BenchError(f"{path} has {f'the prompt {twice[0]!r} twice' if twice else 'an empty prompt'}; correct it.")
-    return prompts
+def left_out(rows: Sequence[Row], column: str, rule: Mapping[str, Any] | None, path: Path) -> set[int]:
+    """Places of the rows that the rule leaves out. Raises BenchError when the table does not fit the rule."""
+    if not rule:
+        return set()
+    _check(rows, column, rule, path)
+    return {i for group, count in rule["counts"].items() for i in _first(rows, column, rule, group, count, path)}
 
 
-def _rows(path: Path, column: str) -> list[dict[str, str]]:
-    """Rows by column name; a .txt file is one column without a name. Raises BenchError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"the prompt list {path} cannot be read ({error}); correct prompt_list.file.") from error
-    if path.suffix == ".txt":
-        return [{column: line} for line in text.splitlines() if line.strip()]
-    tabs = path.suffix == ".tsv"  # where quotation marks are part of the text
-    lines = text.splitlines()
-    table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.DictReader(lines)
-    rows = list(table)
-    if not rows or column not in rows[0]:
-        found = ", ".join(table.fieldnames or ()) or "none"
+def _first(rows: Sequence[Row], column: str, rule: Mapping[str, Any], group: str, count: int, path: Path) -> list[int]:
+    places = [i for i in _group(rows, rule, group) if rows[i][column] not in rule.get("kept", ())]
+    if len(places) < count:
         raise BenchError(
-            f"{path} was asked for the column {column!r}; its columns are {found}; set prompt_list.column."
+            f"{path} has {len(places)} rows of {rule['by']} {group!r} and {count} are to be left out; "
+            "is it another version of the list?"
         )
-    return rows
+    return sorted(places, key=lambda i: (_rank(rows[i], column, rule.get("first", ())), i))[:count]
 
 
-def _left_out(rows: Sequence[Row], column: str, rule: Mapping[str, Any], path: Path) -> set[int]:
-    """Places of the rows that the rule leaves out. Raises BenchError when a group is smaller than its count."""
-    counts, conditions = dict(rule["counts"]), rule.get("first", ())
-    places: dict[str, list[int]] = {group: [] for group in counts}
+def _group(rows: Sequence[Row], rule: Mapping[str, Any], group: str) -> Iterator[int]:
     for i, row in enumerate(rows):
-        group = row[rule["by"]] if row[rule["by"]] in counts else OTHERS
-        places.setdefault(group, []).append(i)
-    out: set[int] = set()
-    for group, count in counts.items():
-        if len(places[group]) < count:
-            raise BenchError(
-                f"{path} has {len(places[group])} rows of {rule['by']} {group!r} and {count} are to be left out; "
-                "is it another version of the list?"
-            )
-        out |= set(sorted(places[group], key=lambda i: (_rank(rows[i], column, conditions), i))[:count])
-    return out
+        name = row[rule["by"]]
+        if (name if name in rule["counts"] else OTHERS) == group:
+            yield i
 
 
 def _rank(row: Row, column: str, conditions: Sequence[Mapping[str, Any]]) -> int:
@@ -79,3 +50,15 @@ def _rank(row: Row, column: str, conditions: Sequence[Mapping[str, Any]]) -> int
     facts = {**row, WORDS: len(row[column].split())}
     fits = (all(facts.get(key) == value for key, value in condition.items()) for condition in conditions)
     return next((i for i, fit in enumerate(fits) if fit), len(conditions))
+
+
+def _check(rows: Sequence[Row], column: str, rule: Mapping[str, Any], path: Path) -> None:
+    columns = set(rows[0]) if rows else set()
+    named = {rule["by"], *(key for condition in rule.get("first", ()) for key in condition)} - {WORDS}
+    if named - columns:
+        raise BenchError(
+            f"{path} has no column {min(named - columns)!r}, which prompts.left_out names; correct the rule."
+        )
+    absent = set(rule.get("kept", ())) - {row[column] for row in rows}
+    if absent:
+        raise BenchError(f"{path} does not hold {min(absent)!r}, which prompts.left_out keeps; correct the rule.")

@@ -68,8 +68,8 @@ class Untouched(Method):
 
 
 def shots(dataset: Dataset) -> list[Shot]:
-    """All evaluation images of a dataset: every prompt with every evaluation seed."""
-    return [Shot(i, prompt, seed) for i, prompt in enumerate(dataset.prompts) for seed in dataset.seeds]
+    """All evaluation images of a dataset: every prompt with every evaluation seed, or with its own seeds."""
+    return [Shot(i, prompt, seed) for i, prompt in enumerate(dataset.prompts) for seed in dataset.seeds_of(i)]
 
 
 def sample(bank: Bank, requests: Sequence[Request], sampler: Sampler) -> Iterator[list[np.ndarray]]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bench.trainer import Job, Step
 
 
-LABELS = ("name", "version", "curve")  # keys of a method's yaml that are not arguments of its class
+LABELS = ("name", "version", "curve", "deviations")  # keys of a method's yaml that are not arguments of its class
 
 
 @dataclass

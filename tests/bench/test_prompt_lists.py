@@ -1,4 +1,4 @@
-"""Prompts from tables: the rebuilt list of StyleForge against the documented counts, the rule against a plain loop."""
+"""Rows left out of a table of prompts: StyleForge's rebuilt list against what is documented of it, the rule by hand."""
 
 import csv
 import os
@@ -6,98 +6,83 @@ from collections import Counter
 
 import pytest
 
-from bench import data, prompt_lists
+from bench import data
 from bench.contracts import BenchError
+from bench.prompt_lists import left_out
 
 needs_mirror = pytest.mark.skipif("BENCH_MIRROR" not in os.environ, reason="PartiPrompts is not here: no BENCH_MIRROR")
-
-
-def table(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+TABLE = "prompt,group,kind\na,x,p\nb c,x,q\nd,x,q\ne,y,p\nf,z,q\ng,x,q\n"
 
 
 @needs_mirror
 def test_the_rebuilt_list_has_the_published_length_and_misses_the_documented_kinds():
     spec = data.describe("styleforge")
-    path = data._place(spec, "PartiPrompts.tsv")
-    rows, prompts = table(path), data._prompts(spec)
+    prompts, own_seeds = data._asked(spec)
+    with open(data._place(spec, "PartiPrompts.tsv"), encoding="utf-8", newline="") as file:
+        rows = list(
+            csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        )  # as it stands, quotation marks and all
     assert len(rows) == 1632 and len(prompts) == len(set(prompts)) == 1562
-    assert prompts == [row["Prompt"].strip() for row in rows if row["Prompt"].strip() in set(prompts)]
-    missing = [row for row in rows if row["Prompt"].strip() not in set(prompts)]
-    by = Counter(row["Category"] for row in missing)
-    known = {"Abstract": 36, "Illustrations": 17, "Artifacts": 8, "Outdoor Scenes": 7}
-    assert {key: by[key] for key in known} == known and sum(by.values()) == 70
-    assert {row["Prompt"] for row in missing if row["Category"] == "Illustrations"} == {
-        row["Prompt"] for row in rows if (row["Category"], row["Challenge"]) == ("Illustrations", "Writing & Symbols")
-    }
+    assert len(prompts) * len(spec["seeds"]) == 9372 and not own_seeds
+    assert [row["Prompt"] for row in rows if row["Prompt"] in set(prompts)] == [p for p in prompts if p[:3] != "G I"]
+    (unquoted,) = set(prompts) - {row["Prompt"] for row in rows}
+    assert unquoted.startswith("G I G G L E painted in") and unquoted.endswith("exploding white paint.")
+
+    missing = [row for row in rows if row["Prompt"] not in set(prompts)]  # the quoted one is among them, as documented
+    by, known = Counter(row["Category"] for row in missing), {"Abstract": 36, "Illustrations": 17, "Artifacts": 8}
+    known["Outdoor Scenes"] = 7
+    assert {key: by[key] for key in known} == known and sum(by.values()) == 71
+    written = {"Category": "Illustrations", "Challenge": "Writing & Symbols"}.items()
+    assert [row for row in missing if row["Category"] == "Illustrations"] == [r for r in rows if written <= r.items()]
     for row in missing:
-        single = row["Challenge"] == "Basic" and " " not in row["Prompt"].strip()
+        single = row["Challenge"] == "Basic" and len(row["Prompt"].split()) == 1
         assert single or row["Challenge"] == "Writing & Symbols"
-    assert len(data.describe("styleforge")["seeds"]) * len(prompts) == 9372
 
 
-@needs_mirror
-def test_another_version_of_the_list_is_a_sentence(monkeypatch, tmp_path):
-    short = tmp_path / "parti.tsv"
-    short.write_text("Prompt\tCategory\tChallenge\nlove\tAbstract\tBasic\n")
-    rule = data.describe("styleforge")["prompt_list"]
-    with pytest.raises(BenchError, match="has 1 rows of Category 'Abstract' and 36 are to be left out"):
-        prompt_lists.read(short, rule)
+def asked(tmp_path, text=TABLE, **rule):
+    path = tmp_path / "list.csv"
+    path.write_text(text)
+    table = {"file": str(path), "column": "prompt", "left_out": {"by": "group", **rule}}
+    return data._asked({**data.describe("folder"), "prompts": table})[0]
 
 
-def written(tmp_path, name="list.csv"):
-    path = tmp_path / name
-    rows = [("a", "x", "p"), ("b c", "x", "q"), ("d", "x", "q"), ("e", "y", "p"), ("f", "z", "q"), ("g", "x", "q")]
-    path.write_text("\n".join(["prompt,group,kind", *(",".join(row) for row in rows)]) + "\n")
-    return path
+def test_conditions_come_in_their_order_and_rows_in_theirs(tmp_path):
+    def left(counts, *first, **rule):
+        return "".join(asked(tmp_path, counts=counts, first=list(first), **rule))
+
+    assert left({"x": 1}, {"kind": "q"}) == "adefg"  # "b c" is the first q of x
+    assert left({"x": 1}, {"kind": "q", "words": 1}) == "ab cefg"
+    assert left({"x": 3}, {"kind": "q", "words": 1}, {"words": 2}) == "aef"
+    assert left({"x": 4, "others": 1}, {"kind": "q"}) == "e"
+    assert left({"x": 0, "others": 2}, {"kind": "q"}) == "ab cdg"
+    assert left({"others": 2}) == "defg"  # no group is named, so all rows are others
+    assert left({"x": 2}, {"kind": "q"}, kept=["b c"]) == "ab cef"
 
 
-def test_the_rule_takes_conditions_in_their_order_and_rows_in_theirs(tmp_path):
-    def left(counts, first):
-        rule = {"column": "prompt", "left_out": {"by": "group", "counts": counts, "first": first}}
-        return "".join(prompt_lists.read(written(tmp_path), rule))
-
-    assert left({"x": 1}, [{"kind": "q"}]) == "adefg"  # "b c" is the first q of x
-    assert left({"x": 1}, [{"kind": "q", "words": 1}]) == "ab cefg"
-    assert left({"x": 3}, [{"kind": "q", "words": 1}, {"words": 2}]) == "aef"
-    assert left({"x": 4, "others": 1}, [{"kind": "q"}]) == "e"
-    assert left({"others": 2}, []) == "defg"  # no group is named, so all rows are others
-    assert left({"x": 0, "others": 2}, [{"kind": "q"}]) == "ab cdg"
+def test_without_a_rule_nothing_is_left_out(tmp_path):
+    assert left_out([{"prompt": "a"}], "prompt", None, tmp_path) == set()
 
 
-def test_commas_and_quotation_marks_of_a_csv_file_and_lines_of_a_text_file(tmp_path):
-    (tmp_path / "list.csv").write_text('n,prompt\n1,"a cat, sleeping"\n2," a dog "\n')
-    assert prompt_lists.read(tmp_path / "list.csv", {"column": "prompt"}) == ["a cat, sleeping", "a dog"]
-    (tmp_path / "list.txt").write_text('a "quoted" cat\n\na dog, awake\n')
-    assert prompt_lists.read(tmp_path / "list.txt", {}) == ['a "quoted" cat', "a dog, awake"]
+@pytest.mark.parametrize(
+    "rule, words",
+    [
+        ({"counts": {"x": 5}}, "has 4 rows of group 'x' and 5 are to be left out; is it another version of the list"),
+        ({"counts": {"x": 1}, "kept": ["h"]}, "does not hold 'h', which prompts.left_out keeps"),
+        ({"counts": {"x": 1}, "first": [{"sort": "q", "words": 1}]}, "has no column 'sort', which prompts.left_out"),
+        ({"counts": {"x": 1}, "by": "category"}, "has no column 'category', which prompts.left_out names"),
+    ],
+)
+def test_a_table_that_does_not_fit_its_rule_is_a_sentence(tmp_path, rule, words):
+    with pytest.raises(BenchError, match=words):
+        asked(tmp_path, **rule)
 
 
-def test_what_cannot_be_read_is_a_sentence(tmp_path):
-    with pytest.raises(BenchError, match="column 'text'; its columns are prompt, group, kind; set prompt_list.column"):
-        prompt_lists.read(written(tmp_path), {"column": "text"})
-    with pytest.raises(BenchError, match="cannot be read .* correct prompt_list.file"):
-        prompt_lists.read(tmp_path / "nowhere.tsv", {"column": "prompt"})
-    (tmp_path / "twice.txt").write_text("a cat\na cat\n")
-    with pytest.raises(BenchError, match="has the prompt 'a cat' twice"):
-        prompt_lists.read(tmp_path / "twice.txt", {})
+def test_the_rule_and_the_table_are_part_of_the_identity(tmp_path):
+    def named(text=TABLE, **rule):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.csv"
+        path.write_text(text)
+        table = {"file": str(path), "column": "prompt", "left_out": {"by": "group", **rule}}
+        return data.identity({**data.describe("folder"), "prompts": table})
 
-
-def test_prompts_win_over_the_list_which_is_then_not_needed():
-    spec = {**data.describe("styleforge"), "prompts": ["a {noun}"], "controls": []}
-    assert data._prompts(spec) == ["a person"] and data.files(spec) == []
-
-
-def test_the_list_is_part_of_the_identity(tmp_path):
-    spec = {**data.describe("folder"), "prompts": [], "prompt_list": {"file": str(tmp_path / "list.txt"), "column": ""}}
-    names = set()
-    for text in ("a cat\n", "a dog\n"):
-        (tmp_path / "list.txt").write_text(text * 1)
-        os.utime(tmp_path / "list.txt", ns=(len(names), len(names)))
-        names.add(data.identity(spec))
-    assert len(names) == 2
-    (tmp_path / "list.txt").unlink()
-    references = tmp_path / "images"
-    references.mkdir()
-    (references / "0.png").write_bytes(b"never read")
-    assert "list.txt, which is no file here" in data.missing({**spec, "controls": [], "references": str(references)})
+    names = [named(counts={"x": 1}), named(counts={"x": 2}), named(TABLE + "h,x,q\n", counts={"x": 1})]
+    assert len(set(names)) == 3 and named(counts={"x": 1}) == names[0]

@@ -1,5 +1,7 @@
 """A style as a folder of folders: roles, who shows a person, and what is told when the folders make no sense."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,7 +29,7 @@ def style(tmp_path):
 
 
 def spec(root, **changes):
-    plain = {**data.describe("styleforge"), "prompts": ["a cat"], "controls": [], "style_words": "in anime style"}
+    plain = {**data.describe("folder"), "prompts": ["a cat"], "controls": [], "style_words": "in anime style"}
     return {**plain, "root": str(root), **changes}
 
 
@@ -43,6 +45,14 @@ def test_each_folder_is_its_role(style):
     assert np.array_equal(dataset.reference_set(), pictures(root / "reference_set"))
     assert {"references", "auxiliary"} <= dataset.provides and dataset.styled("a cat") == "a cat in anime style"
     assert not any(example.person for example in dataset.references)
+
+
+@pytest.mark.skipif("BENCH_MIRROR" not in os.environ, reason="PartiPrompts is not here: no BENCH_MIRROR")
+def test_the_dataset_for_such_folders_asks_for_the_published_prompts(style):
+    root = style("references", "auxiliary")
+    dataset = data.load({**data.describe("styleforge"), "root": str(root), "controls": []}, P)
+    assert len(dataset.prompts) * len(dataset.seeds) == 9372
+    assert len(dataset.references) == len(dataset.auxiliary) == 3 and dataset.reference_set is None
 
 
 def test_divided_references_know_who_shows_a_person(style):
@@ -96,7 +106,7 @@ def test_an_empty_folder_and_one_that_is_none_are_sentences(style, tmp_path):
     assert "of dataset.auxiliary is empty" in data.missing(spec(root))
     with pytest.raises(BenchError, match="which is not a folder; type dataset.root=/path/to/a/style"):
         data.missing(spec(tmp_path / "nowhere"))
-    assert "or dataset.root=/path/to/a/style" in data.missing(spec(""))
+    assert "or dataset.root=/path/to/a/style" in data.missing({**data.describe("folder"), "controls": []})
 
 
 def test_an_image_that_is_trained_on_and_compared_with_is_a_sentence(style):
