@@ -8,6 +8,7 @@ LoRA: Hu et al. 2021; orthonormal frozen `down`: Pair Customization (arXiv 2405.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -18,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, Text
+from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, FullSpec, Impossible, Text
+from bench.full import FullWeights
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,21 @@ class Bank:
     `specs` is what every cell of the pack asks for; `generators` (one per cell) draw the initial values.
     """
 
-    def __init__(self, backbone: Backbone, specs: Mapping[str, AdapterSpec], generators: Sequence[Any]):
+    def __init__(self, backbone: Backbone, specs: Mapping[str, AdapterSpec | FullSpec], generators: Sequence[Any]):
         self.backbone = backbone
         self.specs = dict(specs)
         self.cells = len(generators)
         self.layers: dict[str, dict[str, Layer]] = {}  # adapter -> site -> layer
+        self.full: dict[str, FullWeights] = {}  # fine-tuned weights of the whole network; then there is nothing else
         self.theta: dict[str, Tensor] = {}  # adapter -> (K, n)
         self.grad: dict[str, Tensor] = {}
         self.active: dict[str, list[Block]] = {}  # the routing of the current forward pass
         self.trained: frozenset[str] = frozenset()  # adapters that some ask of it trains; the others are detached
         for name, spec in self.specs.items():
-            self._create(name, spec, generators)
+            if isinstance(spec, FullSpec):
+                self._create_full(name, spec)
+            else:
+                self._create(name, spec, generators)
         self._hooks = [module.register_forward_hook(self._hook(site)) for site, module in self._sites().items()]
 
     def close(self) -> None:
@@ -76,13 +82,25 @@ class Bank:
         self.active = self._route(asks)
         trained = (name for _, ask in asks for name in ask.trains)
         self.trained = frozenset(trained) if torch.is_grad_enabled() else frozenset()
-        z = torch.cat([ask.z for _, ask in asks])
-        t, text = torch.cat([ask.t for _, ask in asks]), Text.cat([ask.text for _, ask in asks])
         with torch.set_grad_enabled(bool(self.trained)):
-            out = self.backbone.predict(z, t, text).to(z.dtype)
+            out = self._forward([ask for _, ask in asks]).to(asks[0][1].z.dtype)
         if not self.trained:
             self.settle()
         return list(out.split([len(ask.z) for _, ask in asks]))
+
+    def _forward(self, asks: Sequence[Ask]) -> Tensor:
+        for name, weights in self.full.items():
+            return weights.answer(name, asks, bool(self.trained))
+        z, t = torch.cat([ask.z for ask in asks]), torch.cat([ask.t for ask in asks])
+        return self.backbone.predict(z, t, Text.cat([ask.text for ask in asks]))
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the last answer, anew; weights stand as they did then, since checkpointed blocks run again."""
+        self.zero_grad()
+        with ExitStack() as stack:
+            for weights in self.full.values():
+                stack.enter_context(weights.placed(weights.leaves))
+            loss.backward()
 
     def settle(self) -> None:
         """The backward pass is over. Until then the routing stays: checkpointed blocks are computed again in it."""
@@ -90,7 +108,7 @@ class Bank:
 
     def _route(self, asks: Sequence[tuple[int, Ask]]) -> dict[str, list[Block]]:
         total = sum(len(ask.z) for _, ask in asks)
-        return {name: blocks for name in self.specs if (blocks := self._blocks(name, asks, total))}
+        return {name: blocks for name in self.layers if (blocks := self._blocks(name, asks, total))}
 
     def _blocks(self, name: str, asks: Sequence[tuple[int, Ask]], total: int) -> list[Block]:
         """Rows that use the adapter, grouped into blocks in which every cell has the same number of rows."""
@@ -131,17 +149,29 @@ class Bank:
 
     def row(self, name: str, cell: int) -> Tensor:
         """The trainable numbers (n,) of one adapter of one cell; a view."""
+        self._forget()
         return self.theta[name].detach()[cell]
 
     def grad_row(self, name: str, cell: int) -> Tensor:
         return self.grad[name][cell]
 
     def zero_grad(self) -> None:
+        self._forget()
         for grad in self.grad.values():
             grad.zero_()
 
+    def _forget(self) -> None:
+        """Numbers are about to move."""
+        for weights in self.full.values():
+            weights.forget()
+
     def state(self, name: str, cell: int) -> dict[str, Tensor]:
-        """The adapter under the names that diffusers' `load_lora_weights` and PEFT read, alpha folded into `up`."""
+        """The adapter under the names that diffusers' `load_lora_weights` and PEFT read, alpha folded into `up`.
+
+        Of a full fine-tuning all weights, each under its part's name: `unet.conv_in.weight`.
+        """
+        if name in self.full:
+            return self.full[name].state()
         state = {}
         for site, layer in self.layers[name].items():
             up = layer.up[cell] * layer.scale
@@ -153,6 +183,8 @@ class Bank:
 
     def load(self, name: str, cell: int, state: Mapping[str, Tensor]) -> None:
         """Fill one adapter from a state dict as `state` gives it. Every site must be there, with the same rank."""
+        if name in self.full:
+            return self.full[name].load(state)
         with torch.no_grad():
             for site, layer in self.layers[name].items():
                 for key, target in (("lora_A", layer.down[cell]), ("lora_B", layer.up[cell])):
@@ -166,7 +198,46 @@ class Bank:
                     value = found.reshape(target.shape).to(target)
                     target.copy_(value / layer.scale if key == "lora_B" else value)
 
+    def files(self, name: str) -> dict[str, str]:
+        """Where an adapter is kept: path below a folder -> the beginning of the names of `state` that goes there."""
+        return self.full[name].files(name) if name in self.full else {f"{name}.safetensors": ""}
+
+    def save(self, name: str, cell: int, folder: Path) -> None:
+        """Write an adapter, or fine-tuned weights in diffusers' folders and names, below a folder."""
+        from safetensors.torch import save
+
+        from bench.record import atomic_write
+
+        state = self.state(name, cell)
+        for path, beginning in self.files(name).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            part = {key.removeprefix(beginning): value for key, value in state.items() if key.startswith(beginning)}
+            atomic_write(folder / path, save(part))
+
+    def read(self, name: str, cell: int, folder: Path) -> None:
+        """Fill one adapter from what `save` wrote below a folder; where nothing was written, leave it."""
+        from safetensors.torch import load_file
+
+        open_file = load_file if name in self.full else read_lora
+        state = {
+            beginning + key: value
+            for path, beginning in self.files(name).items()
+            if (folder / path).is_file()
+            for key, value in open_file(folder / path).items()
+        }
+        if state:
+            self.load(name, cell, state)
+
     # --- creation
+
+    def _create_full(self, name: str, spec: FullSpec) -> None:
+        if self.cells != 1 or len(self.specs) != 1:
+            raise Impossible(
+                f"Full fine-tuning holds one network of its own: one cell with one set of weights; {self.cells} cells "
+                f"with {len(self.specs)} were asked for; train each alone, or use low-rank adapters (method.tune=lora)."
+            )
+        self.full[name] = weights = FullWeights(self.backbone, spec, _dtype(self.backbone))
+        self.theta[name], self.grad[name] = weights.theta, weights.grad
 
     def _sites(self) -> dict[str, nn.Module]:
         return {site: layer.module for layers in self.layers.values() for site, layer in layers.items()}

@@ -39,18 +39,26 @@ class Text:
 
     states: Tensor  # (B, L, D)
     extras: Mapping[str, Tensor] = field(default_factory=dict)  # each (B, ...), e.g. SDXL's pooled embedding
+    prompts: tuple[str, ...] = ()  # B, what was embedded; a trained text encoder reads them again
 
     def __len__(self) -> int:
         return len(self.states)
 
     def __getitem__(self, rows: Any) -> Text:
-        return Text(self.states[rows], {name: value[rows] for name, value in self.extras.items()})
+        extras = {name: value[rows] for name, value in self.extras.items()}
+        if not self.prompts:
+            return Text(self.states[rows], extras)
+        import torch
+
+        kept = torch.arange(len(self))[rows.cpu() if isinstance(rows, torch.Tensor) else rows].tolist()
+        return Text(self.states[rows], extras, tuple(self.prompts[i] for i in kept))
 
     def expand(self, n: int) -> Text:
         """One prompt repeated for n rows."""
         return Text(
             self.states.expand(n, *self.states.shape[1:]),
             {name: value.expand(n, *value.shape[1:]) for name, value in self.extras.items()},
+            self.prompts * n,
         )
 
     @staticmethod
@@ -60,6 +68,7 @@ class Text:
         return Text(
             torch.cat([text.states for text in texts]),
             {name: torch.cat([text.extras[name] for text in texts]) for name in texts[0].extras},
+            tuple(prompt for text in texts for prompt in text.prompts) if all(t.prompts for t in texts) else (),
         )
 
 
@@ -108,6 +117,30 @@ class AdapterSpec:
 
 
 @dataclass(frozen=True)
+class FullSpec:
+    """A trainable copy of the whole network, and of the text encoders when asked for: full fine-tuning.
+
+    Rows with scale s use W0 + s (W - W0), rows without it the frozen network. Alone in its cell, and a pack of one.
+    """
+
+    text_encoder: bool = False
+
+
+def tuned(tune: str, rank: int, where: str, text_encoder: bool = False) -> AdapterSpec | FullSpec:
+    """What `tune` asks for: a low-rank adapter ("lora"), or a copy of all weights ("full"). Raises BenchError."""
+    if tune == "full":
+        return FullSpec(text_encoder)
+    if tune != "lora":
+        raise BenchError(f"tune={tune!r} was asked for; type method.tune=lora or method.tune=full.")
+    if text_encoder:
+        raise BenchError(
+            "A text encoder was asked to be trained with tune=lora, whose adapters sit in the denoiser alone; "
+            "type method.text_encoder=false or method.tune=full."
+        )
+    return AdapterSpec(rank, where)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a publication fixes about its optimisation."""
 
@@ -133,7 +166,12 @@ class Method(ABC):
     start_t: float = 1000  # guidance begins at this timestep; before it the backbone's own guidance runs
     recipe: Recipe | None = None  # None: nothing to train
 
-    def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
+    @property
+    def rare_tokens(self) -> Sequence[str]:
+        """Words that the method binds to what it learns; the record notes those that the tokenizer takes apart."""
+        return ()
+
+    def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec | FullSpec]:
         """The adapters to create, by name; the one called "style" is what is saved for others to load."""
         return {}
 
@@ -190,6 +228,7 @@ class Example:
     image: np.ndarray  # uint8 (3, P, P)
     caption: str  # "a photo of a dog"
     noun: str  # "dog"
+    person: bool = False  # whether it shows a person, or what the dataset counts as one
 
 
 @dataclass(frozen=True)
@@ -328,6 +367,14 @@ class Backbone(ABC):
     def truncated(self, prompt: str) -> int:
         """Tokens of the prompt beyond what the text encoder reads."""
         return 0
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """What full fine-tuning can train, by diffusers' folder names: "unet", "text_encoder", ..."""
+        return {"unet": self.network}
+
+    def tokenizers(self) -> Sequence[Any]:
+        """One per text encoder, in transformers' form; none where prompts are not read in tokens."""
+        return ()
 
 
 # --- what a metric measures --------------------------------------------------------------------------------------

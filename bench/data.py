@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError, Dataset, Example, Pair
 from bench.fetch import ROOT, File, cache_folder, checksums, human, sha256, verify
+from bench.prompt_lists import left_out
 from bench.record import atomic_write
+from bench.style_folder import laid_out, seen_in_both
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,15 +42,21 @@ KEYS: dict[str, Any] = {  # every key of a dataset.yaml with its default
     "caption": "a photo of a {noun}",
     "prompts": (),
     "seeds": (0, 1),
+    "root": None,
     "pair": None,
     "references": None,
+    "person": None,
+    "background": None,
+    "person_nouns": (),
     "auxiliary": None,
+    "reference_set": None,
     "controls": ("scenes",),
     "oracle": None,
     "files": None,
     "rendered": None,
 }
-NOT_IDENTITY = ("licence", "source", "files", "pair", "references", "auxiliary")  # of the last four, contents count
+FOLDERS = ("references", "person", "background", "auxiliary", "reference_set")  # roles of images, by folder or list
+NOT_IDENTITY = ("licence", "source", "root", "files", "pair", *FOLDERS)  # of the last ones, contents count
 SCENES, ALL = "scenes", "all"  # words in `controls` and in a role
 
 
@@ -101,7 +109,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec with defaults filled in. Raises BenchError for keys that mean nothing and values of the wrong kind."""
+    """The spec with defaults and the folders of `root` filled in. Raises BenchError for unknown keys, wrong kinds."""
     spec = {**KEYS, **spec}
     for key in spec:
         if key not in KEYS:
@@ -115,7 +123,7 @@ def _known(spec: Mapping[str, Any]) -> dict[str, Any]:
     else:
         _a_list(spec, "prompts", str, "dataset.prompts=['a photo of a cat','a photo of a car']")
     _a_list(spec, "seeds", int, "dataset.seeds=[0,1]")
-    return spec
+    return laid_out(spec)
 
 
 def _a_list(spec: Mapping[str, Any], key: str, kind: type, example: str) -> None:
@@ -125,17 +133,17 @@ def _a_list(spec: Mapping[str, Any], key: str, kind: type, example: str) -> None
 
 
 def _table(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`prompts` where it names a table {file, column, seeds}; empty where it is a list."""
+    """`prompts` where it names a table {file, column, seeds, left_out}; empty where it is a list."""
     return spec["prompts"] if isinstance(spec["prompts"], Mapping) else {}
 
 
 def _a_table(spec: Mapping[str, Any]) -> None:
     table = _table(spec)
     named = [isinstance(table.get(key), str) for key in ("file", "column")]
-    if set(table) - {"file", "column", "seeds"} or not all(named):
+    if set(table) - {"file", "column", "seeds", "left_out"} or not all(named):
         raise BenchError(
             f"dataset {spec['name']} has prompts: {dict(table)!r}; a list is needed, or a table as in "
-            "prompts: {file: prompts.csv, column: prompt, seeds: seed} (seeds may be left out)."
+            "prompts: {file: prompts.csv, column: prompt, seeds: seed} (seeds may be left out; datasets/README.md)."
         )
 
 
@@ -195,16 +203,29 @@ def missing(spec: Mapping[str, Any]) -> str | None:
             f"({human(first.size)}, from {first.url}; licence: {spec['licence']}); type python -m bench.fetch "
             f"{spec['name']} where there is network, or set BENCH_MIRROR to a folder that holds {first.path}."
         )
-    if not (spec["rendered"] or spec["pair"] or spec["references"] or _table(spec)):
+    if not (_table(spec) or any(spec[key] for key in ("rendered", "pair", "references", "person", "background"))):
         return (
             f"dataset {spec['name']} names no images; type dataset.pair=[plain.png,stylised.png] or "
-            "dataset.references=/path/to/a/folder."
+            "dataset.references=/path/to/a/folder or dataset.root=/path/to/a/style (bench/style_folder.py)."
         )
     try:
         gone = [path for path in _named(spec) if not path.is_file()]
     except BenchError as error:
         return str(error)
-    return f"dataset {spec['name']} names {gone[0]}, which is no file here; correct the path." if gone else None
+    if gone:
+        return f"dataset {spec['name']} names {gone[0]}, which is no file here; correct the path."
+    both = _trained_and_compared(spec)
+    return f"{both} of the reference set is trained on, too; take it out of one of them." if both else None
+
+
+def _trained_and_compared(spec: Mapping[str, Any]) -> Path | None:
+    """An image that is trained on and compared with."""
+    if not spec["reference_set"]:
+        return None
+    training = [
+        _place(spec, name) for role in ("references", "person", "background") for name in _images_of(spec, role)
+    ]
+    return seen_in_both(training, [_place(spec, name) for name in _images_of(spec, "reference_set")])
 
 
 def _named(spec: Mapping[str, Any]) -> list[Path]:
@@ -218,7 +239,7 @@ def _roles(spec: Mapping[str, Any]) -> dict[str, list[str]]:
     """The images of each role by name, in order, and the table of prompts where there is one."""
     pairs = [name for pair in _pairs_of(spec) for name in pair]
     tables = {"prompts": [_table(spec)["file"]]} if _table(spec) else {}
-    return {"pair": pairs, **{role: _images_of(spec, role) for role in ("references", "auxiliary")}, **tables}
+    return {"pair": pairs, **{role: _images_of(spec, role) for role in FOLDERS}, **tables}
 
 
 def _pairs_of(spec: Mapping[str, Any]) -> list[list[str]]:
@@ -236,10 +257,10 @@ def _pairs_of(spec: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _images_of(spec: Mapping[str, Any], role: str) -> list[str]:
-    """Names of the images of a role: `all` staged files, those in a folder, or a list."""
+    """Names of the images of a role: `all` staged ones, those in a folder, or a list."""
     value = spec[role]
     if value == ALL:
-        return list(_own_files(spec))
+        return [name for name in _own_files(spec) if Path(name).suffix.lower() in IMAGE_ENDINGS]
     return _images_in(value, role) if isinstance(value, str) else list(value or ())
 
 
@@ -264,25 +285,33 @@ def _asked(spec: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[int, .
     table = _table(spec)
     if not table:
         return tuple(prompt.format(noun=spec["noun"]) for prompt in spec["prompts"]), ()
-    rows = _tabled(_place(spec, table["file"]), table["column"], table.get("seeds"))
+    rows = _tabled(_place(spec, table["file"]), table)
     return tuple(rows), tuple(map(tuple, rows.values())) if table.get("seeds") else ()
 
 
-def _tabled(path: Path, column: str, seeds: str | None) -> dict[str, dict[int, None]]:
+def _tabled(path: Path, table: Mapping[str, Any]) -> dict[str, dict[int, None]]:
     """Prompts of a CSV or TSV file in their order, each with its seeds; a repeated row is the same image, once."""
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        absent = [key for key in (column, seeds) if key and key not in (lines.fieldnames or ())]
-        if absent:
-            raise BenchError(f"{path} has no column {absent[0]!r}, only {', '.join(lines.fieldnames or ())}.")
-        rows: dict[str, dict[int, None]] = {}
-        for line in lines:
-            own = rows.setdefault(line[column], {})
-            if seeds:
-                own[_seed(line[seeds], path, lines.line_num)] = None
+    column, seeds = table["column"], table.get("seeds")
+    lines = _lines(path, [key for key in (column, seeds) if key])
+    out = left_out([line for _, line in lines], column, table.get("left_out"), path)
+    rows: dict[str, dict[int, None]] = {}
+    for number, line in [numbered for i, numbered in enumerate(lines) if i not in out]:
+        own = rows.setdefault(line[column], {})
+        if seeds:
+            own[_seed(line[seeds], path, number)] = None
     if not rows:
         raise BenchError(f"{path} holds no prompts; name a table with at least one.")
     return rows
+
+
+def _lines(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a CSV or TSV file, each with the number of its line. Raises BenchError when a column is absent."""
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        absent = [key for key in columns if key not in (lines.fieldnames or ())]
+        if absent:
+            raise BenchError(f"{path} has no column {absent[0]!r}, only {', '.join(lines.fieldnames or ())}.")
+        return [(lines.line_num, line) for line in lines]
 
 
 def _seed(text: str | None, path: Path, line: int) -> int:
@@ -442,16 +471,24 @@ def _read(spec: Mapping[str, Any], resolution: int) -> dict[str, Any]:
     """Roles from image files."""
     caption = spec["caption"].format(noun=spec["noun"])
 
-    def examples(role: str) -> tuple[Example, ...]:
+    def examples(role: str, person: bool = spec["noun"] in spec["person_nouns"]) -> tuple[Example, ...]:
         places = [_place(spec, name) for name in _images_of(spec, role)]
-        return tuple(Example(read(place, resolution), caption, spec["noun"]) for place in places)
+        return tuple(Example(read(place, resolution), caption, spec["noun"], person) for place in places)
 
+    compared = tuple(_place(spec, name) for name in _images_of(spec, "reference_set"))
     return {
         "pairs": tuple(_pair(spec, pair, caption, resolution) for pair in _pairs_of(spec)),
-        "references": examples("references"),
+        "references": examples("references") + examples("person", True) + examples("background", False),
         "auxiliary": examples("auxiliary"),
-        "reference_set": None,
+        "reference_set": functools.partial(read_all, compared, resolution) if compared else None,
     }
+
+
+def read_all(places: Sequence[Path], resolution: int) -> np.ndarray:
+    """Image files as uint8 (M, 3, P, P)."""
+    import numpy as np
+
+    return np.stack([read(place, resolution) for place in places])
 
 
 def _pair(spec: Mapping[str, Any], pair: Sequence[str], caption: str, resolution: int) -> Pair:
@@ -524,21 +561,23 @@ def _rendered(spec: Mapping[str, Any], resolution: int) -> dict[str, Any]:
     scenes = [_scene(seed, PAIRS, k, only=[spec["noun"]]) for k in range(plan["pairs"])]
     references = [_scene(seed, REFERENCES, k, unlike=asked) for k in range(plan["references"])]
     auxiliary = [_scene(seed, AUXILIARY, k, unlike=asked) for k in range(plan["auxiliary"])]
+    persons = spec["person_nouns"]
     return {
         "pairs": tuple(
             Pair(_example(scene, resolution), _example(scene, resolution, spec["oracle"])) for scene in scenes
         ),
-        "references": tuple(_example(scene, resolution, spec["oracle"]) for scene in references),
+        "references": tuple(_example(scene, resolution, spec["oracle"], persons) for scene in references),
         "auxiliary": tuple(_example(scene, resolution, manners[k % len(manners)]) for k, scene in enumerate(auxiliary)),
         "reference_set": functools.partial(reference_set, spec["oracle"], plan, resolution),
     }
 
 
-def _example(scene: Any, resolution: int, style: str | None = None) -> Example:
+def _example(scene: Any, resolution: int, style: str | None = None, persons: Sequence[str] = ()) -> Example:
     from bench.mini.scenes import plain_caption
 
     image = _draw(scene, resolution)
-    return Example(stylise(style, image) if style else image, plain_caption(scene), scene.object)
+    drawn = stylise(style, image) if style else image
+    return Example(drawn, plain_caption(scene), scene.object, scene.object in persons)
 
 
 def _control_scenes(noun: str, resolution: int) -> list[np.ndarray]:

@@ -106,8 +106,7 @@ def _descend(bank: Bank, runs: Sequence[_Run]) -> Iterator[Step]:
     values = torch.stack([run.loss.detach() for run in runs]).tolist()
     sound = [run for run, value in zip(runs, values, strict=True) if math.isfinite(value)]
     if sound:
-        bank.zero_grad()
-        torch.stack([run.scaler.scale(run.loss) for run in sound]).sum().backward()
+        bank.backward(torch.stack([run.scaler.scale(run.loss) for run in sound]).sum())
     bank.settle()
     for run, value in zip(runs, values, strict=True):
         if math.isfinite(value):

@@ -19,6 +19,7 @@ from bench.fairness import contract
 from bench.fetch import cache_folder
 from bench.progress import progress
 from bench.record import Record, atomic_write, image_name, load_images, save_images, strength_folder
+from bench.tokens import split_notes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,12 +84,12 @@ class Work:
     @cached_property
     def bank(self) -> Bank:
         """The cell's adapters on the backbone, trained if the cell is finished."""
-        from bench.adapters import Bank, read_lora
+        from bench.adapters import Bank
         from bench.trainer import generator
 
         bank = Bank(self.backbone, self.method.adapters(self.dataset), [generator("adapters", self.cell.seed)])
-        for file in sorted((self.folder / "adapters").glob("*.safetensors")):
-            bank.load(file.stem, 0, read_lora(file))
+        for name in bank.specs:
+            bank.read(name, 0, self.folder / "adapters")
         return bank
 
     @cached_property
@@ -109,6 +110,7 @@ class Work:
                 f"Method {self.cell.method['name']} needs {lacks}; dataset {self.dataset.name} "
                 f"provides {', '.join(sorted(self.dataset.provides)) or 'nothing'}."
             )
+        self.notes += split_notes(self.method.rare_tokens, self.backbone.tokenizers())
         for prompt in self.dataset.prompts:
             lost = max(map(self.backbone.truncated, self.method.prompts(prompt, self.dataset).values()))
             if lost:
@@ -287,12 +289,9 @@ class Work:
         atomic_write(path, new.combine_first(old).to_csv().encode())
 
     def _save_adapters(self) -> None:
-        from safetensors.torch import save
-
-        (self.folder / "adapters").mkdir(exist_ok=True)
         for name, spec in self.bank.specs.items():
-            if spec.file is None:
-                atomic_write(self.folder / "adapters" / f"{name}.safetensors", save(self.bank.state(name, 0)))
+            if getattr(spec, "file", None) is None:
+                self.bank.save(name, 0, self.folder / "adapters")
 
     def config(self) -> dict[str, Any]:
         """All that the images depend on, what was measured on them, and what is needed to open the cell again."""
@@ -308,9 +307,15 @@ class Work:
             costs["steps_per_s"] = costs["steps"] / costs["train_s"]
         if "bank" in vars(self):
             costs["trainable_parameters"] = sum(theta.shape[1] for theta in self.bank.theta.values())
-            style = self.folder / "adapters" / "style.safetensors"
-            costs["adapter_bytes"] = style.stat().st_size if style.is_file() else 0
+            costs["adapter_bytes"] = self._style_bytes()
         return costs
+
+    def _style_bytes(self) -> int:
+        """Size of what others load of this cell; 0 when there is none."""
+        if "style" not in self.bank.specs:
+            return 0
+        files = [self.folder / "adapters" / path for path in self.bank.files("style")]
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:

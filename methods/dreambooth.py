@@ -1,17 +1,17 @@
-"""DreamBooth (Ruiz et al. 2023, arXiv 2208.12242) in its LoRA form: bind a rare token to a subject or a style.
-
-A second loss on the backbone's own images of the class keeps the class (prior preservation, eq. 2).
+"""DreamBooth (Ruiz et al. 2023, arXiv 2208.12242): bind a rare token to a subject or a style, as published (all weights
+are tuned) or in its LoRA form. A second loss on the backbone's own images of the class keeps the class (prior
+preservation, eq. 2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import mse_loss
 
-from bench.contracts import AdapterSpec, Ask, Dataset, Loss, Method, Recipe, Text, with_token
+from bench.contracts import AdapterSpec, Ask, Dataset, FullSpec, Loss, Method, Recipe, Text, tuned, with_token
 
 
 @dataclass
@@ -19,6 +19,8 @@ class DreamBooth(Method):
     """Learns from a pair's style image, or from the references where there is no pair (or `images` says so)."""
 
     recipe: Recipe
+    tune: str = "lora"  # lora | full
+    text_encoder: bool = False  # is tuned, too (full alone)
     rank: int = 4
     token: str = "sks"
     prior_weight: float = 1.0
@@ -28,13 +30,17 @@ class DreamBooth(Method):
     strength: float = 1.0
 
     needs = frozenset({"class"})
-    strength_knob = "LoRA scale"
+    strength_knob = "weight scale"  # s in W0 + s (W - W0), W - W0 low-rank or not
+
+    @property
+    def rare_tokens(self) -> Sequence[str]:
+        return (self.token,)
 
     def lacks(self, dataset: Dataset) -> str | None:
         return super().lacks(dataset) or (None if dataset.references or dataset.pairs else "references or pairs")
 
-    def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
-        return {"style": AdapterSpec(self.rank, self.where)}
+    def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec | FullSpec]:
+        return {"style": tuned(self.tune, self.rank, self.where, self.text_encoder)}
 
     def prior(self, dataset: Dataset) -> tuple[str, int] | None:
         return (f"a photo of a {dataset.noun}", self.class_images) if self.prior_weight else None

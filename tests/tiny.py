@@ -1,4 +1,6 @@
-"""A tiny random backbone and a tiny dataset, for tests of what does not depend on a trained network."""
+"""A tiny random backbone and a tiny dataset, for tests of what does not depend on a trained network, and full
+fine-tuning of that backbone in plain torch, for replays.
+"""
 
 import hashlib
 
@@ -25,20 +27,29 @@ class TinyBackbone(Backbone):
                 up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
                 cross_attention_dim=16, norm_num_groups=8, attention_head_dim=8,
             )  # fmt: skip
+            self.reader = torch.nn.Linear(16, 16, bias=False)  # the text encoder: at first it changes nothing
+            torch.nn.init.eye_(self.reader.weight)
         self.network = self.network.eval()
-        for parameter in self.network.parameters():
+        for parameter in [*self.network.parameters(), *self.reader.parameters()]:
             parameter.data = parameter.data.to(dtype)
         self.network.requires_grad_(False)
+        self.reader.requires_grad_(False)
         self.ddim = DDIMScheduler(
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False
         )
 
+    def parts(self):
+        return {"unet": self.network, "text_encoder": self.reader}
+
     def embed(self, prompts):
+        return Text(self.reader(self.words(prompts)), prompts=tuple(prompts))
+
+    def words(self, prompts):
         def one(prompt):
             seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6], "big")
             return torch.randn(6, 16, generator=torch.Generator().manual_seed(seed)).to(self.dtype)
 
-        return Text(torch.stack([one(prompt) for prompt in prompts]))
+        return torch.stack([one(prompt) for prompt in prompts])
 
     def encode(self, images):
         pooled = F.avg_pool2d(images.to(self.dtype) / 127.5 - 1, 8)
@@ -85,10 +96,40 @@ def picture(seed):
 def tiny_dataset(seed=0, **changes):
     content = Example(picture(seed), "a photo of a dog", "dog")
     style = Example(255 - picture(seed), "a photo of a dog", "dog")
+    person = Example(255 - picture(seed + 20), "a photo of a dog", "dog", person=True)
+    auxiliary = Example(picture(seed + 30), "a photo of a cat", "cat")
     values = dict(
         name=f"tiny{seed}", version=1, licence="none", source="drawn", style_words="in inverted style", noun="dog",
-        pairs=(Pair(content, style),), references=(style,), auxiliary=(),
+        pairs=(Pair(content, style),), references=(style, person), auxiliary=(auxiliary,),
         prompts=("a photo of a cat", "a photo of a car"),
         seeds=(0, 1), controls=(), reference_set=None, oracle=lambda image: 255 - image, content_hash=str(seed),
     )  # fmt: skip
     return Dataset(**{**values, **changes})
+
+
+class PlainTuning:
+    """All weights of a TinyBackbone in the hands of torch's AdamW; no bank, no trainer."""
+
+    def __init__(self, backbone, recipe, text_encoder):
+        self.backbone, self.recipe = backbone, recipe
+        network = dict(backbone.network.named_parameters())
+        self.weights = {name: value.detach().clone().requires_grad_() for name, value in network.items()}
+        self.reader = backbone.reader.weight.detach().clone().requires_grad_(text_encoder)
+        self.parameters = [*self.weights.values(), *([self.reader] if text_encoder else [])]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+    def predict(self, z, t, prompts):
+        states = self.backbone.words(prompts) @ self.reader.T
+        return torch.func.functional_call(self.backbone.network, self.weights, (z, t, states)).sample
+
+    def descend(self, loss):
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.recipe.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
+        self.optimizer.step()
+
+    def state(self):
+        """As `Bank.state` names it."""
+        trained = {f"unet.{name}": value.detach() for name, value in self.weights.items()}
+        return trained | ({"text_encoder.weight": self.reader.detach()} if self.reader.requires_grad else {})

@@ -134,15 +134,25 @@ class LatentDiffusion(Backbone):
     def truncated(self, prompt: str) -> int:
         return max(encoder.truncated(prompt) for encoder in self.text_encoders)
 
+    def parts(self) -> dict[str, Any]:
+        """The UNet and the text encoders by diffusers' names of them."""
+        encoders = {
+            f"text_encoder{suffix}": encoder.network
+            for suffix, encoder in zip(("", "_2"), self.text_encoders, strict=False)
+        }
+        return {"unet": self.network, **encoders}
+
+    def tokenizers(self) -> list[Any]:
+        return [encoder.tokenizer for encoder in self.text_encoders]
+
     def pipeline(self) -> Any:
         """diffusers' pipeline made of these very components, with the folder's own scheduler, no safety checker."""
         import diffusers
 
         scheduler = getattr(diffusers, self.schedule.config["_class_name"]).from_config(self.schedule.config)
-        parts = {"unet": self.network, "vae": self.vae.network, "scheduler": scheduler}
-        for number, encoder in enumerate(self.text_encoders, start=1):
-            suffix = "" if number == 1 else f"_{number}"
-            parts |= {f"text_encoder{suffix}": encoder.network, f"tokenizer{suffix}": encoder.tokenizer}
+        parts = {**self.parts(), "vae": self.vae.network, "scheduler": scheduler}
+        for suffix, tokenizer in zip(("", "_2"), self.tokenizers(), strict=False):
+            parts[f"tokenizer{suffix}"] = tokenizer
         return getattr(diffusers, self.pipeline_class)(**parts, **self._pipeline_options())
 
     @abstractmethod

@@ -33,7 +33,8 @@ class StableDiffusionXL(LatentDiffusion):
         pooled = torch.cat([out.text_embeds for out in second])  # (B, D2)
         keep = torch.tensor([not self._zeroed(prompt) for prompt in prompts], device=self.device)
         states, pooled = states * keep[:, None, None], pooled * keep[:, None]
-        return Text(states, {"text_embeds": pooled, "time_ids": self._time_ids(len(prompts))})
+        extras = {"text_embeds": pooled, "time_ids": self._time_ids(len(prompts))}
+        return Text(states, extras, tuple(prompts))
 
     def _zeroed(self, prompt: str) -> bool:
         return not prompt and self._index.get("force_zeros_for_empty_prompt", True)

@@ -21,7 +21,8 @@ class StableDiffusion(LatentDiffusion):
         import torch
 
         (encoder,) = self.text_encoders
-        return Text(torch.cat([out.last_hidden_state for out in encoder.outputs(prompts)]))
+        states = torch.cat([out.last_hidden_state for out in encoder.outputs(prompts)])
+        return Text(states, prompts=tuple(prompts))
 
     def _text_encoders(self, folder: Path, variant: str | None) -> tuple[TextEncoder, ...]:
         from transformers import CLIPTextModel

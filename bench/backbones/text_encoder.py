@@ -30,12 +30,12 @@ class TextEncoder:
         self.length = min(self.tokenizer.model_max_length, self.network.config.max_position_embeddings)
 
     def outputs(self, prompts: Sequence[str]) -> list[Any]:
-        """The encoder's outputs with all hidden states, for up to 64 prompts each."""
-        import torch
+        """The encoder's outputs with all hidden states, for up to 64 prompts each.
 
+        Its own weights are frozen, so gradients are recorded only while trained ones stand in their place (bench.full).
+        """
         chunks = [prompts[i : i + PROMPTS_AT_ONCE] for i in range(0, len(prompts), PROMPTS_AT_ONCE)]
-        with torch.no_grad():
-            return [self.network(self.tokens(chunk), output_hidden_states=True) for chunk in chunks]
+        return [self.network(self.tokens(chunk), output_hidden_states=True) for chunk in chunks]
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         """(B, L)"""

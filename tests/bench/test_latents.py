@@ -56,4 +56,4 @@ def test_the_same_generator_draws_the_same():
 
 def test_a_role_without_images_is_one_sentence():
     with pytest.raises(BenchError, match="Dataset 'tiny0' has no images in the role 'auxiliary'"):
-        Latents(tiny_dataset(), TinyBackbone(), RECIPE).draw(("auxiliary",), generator(0))
+        Latents(tiny_dataset(auxiliary=()), TinyBackbone(), RECIPE).draw(("auxiliary",), generator(0))

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny import TinyBackbone, picture, tiny_dataset
+from tiny import PlainTuning, TinyBackbone, picture, tiny_dataset
 from torch.nn.functional import mse_loss
 
 from bench.adapters import Bank
-from bench.contracts import Example, Recipe
+from bench.contracts import BenchError, Example, FullSpec, Recipe
 from bench.latents import Latents
 from bench.trainer import Job, generator, train
 from methods.dreambooth import DreamBooth
@@ -69,6 +69,39 @@ def test_the_published_update_replayed_without_bank_or_trainer(weight):
         layer = bank.layers["style"][site]
         torch.testing.assert_close(layer.down[0].detach(), down.detach(), rtol=0, atol=1e-9)
         torch.testing.assert_close(layer.up[0].detach(), up.detach(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("weight,text_encoder", [(0.0, False), (1.0, True), (0.3, False)])
+def test_full_fine_tuning_replayed_in_plain_torch(weight, text_encoder):
+    """All weights by torch's AdamW; prior weight 0 is the loss of the instances alone, and needs no class image."""
+    subject, prior = tiny_dataset(style_words=None, pairs=()), PRIOR if weight else []
+    method = DreamBooth(RECIPE, tune="full", text_encoder=text_encoder, prior_weight=weight)
+    bank, steps = trained(method, subject, prior)
+    backbone = TinyBackbone(torch.float64)
+    plain, data = PlainTuning(backbone, RECIPE, text_encoder), Latents(subject, backbone, RECIPE, prior)
+    for k in range(RECIPE.steps):
+        rng = generator("train", 7, k)
+        (z,), _ = data.draw(("references",), rng)
+        eps, t = data.noise(z, rng)
+        loss = mse_loss(plain.predict(data.noisy(z, eps, t), t, ["a photo of a sks dog"]), eps)
+        if weight:
+            (own,), _ = data.draw(("prior",), rng)
+            eps, t = data.noise(own, rng)
+            loss = loss + weight * mse_loss(plain.predict(data.noisy(own, eps, t), t, ["a photo of a dog"]), eps)
+        plain.descend(loss)
+        assert steps[k].losses == pytest.approx([loss.item()], abs=1e-9)
+    expected = plain.state()
+    assert set(expected) == set(bank.full["style"].leaves)
+    for key, leaf in bank.full["style"].leaves.items():
+        torch.testing.assert_close(leaf.detach(), expected[key], rtol=0, atol=1e-9)
+
+
+def test_what_is_tuned_is_asked_for_in_words():
+    assert DreamBooth(RECIPE, tune="full", text_encoder=True).adapters(None) == {"style": FullSpec(True)}
+    with pytest.raises(BenchError, match="tune='lroa' was asked for; type method.tune=lora or method.tune=full"):
+        DreamBooth(RECIPE, tune="lroa").adapters(None)
+    with pytest.raises(BenchError, match="type method.text_encoder=false or method.tune=full"):
+        DreamBooth(RECIPE, text_encoder=True).adapters(None)
 
 
 def test_on_a_style_it_learns_the_style_image_under_the_rare_token():

@@ -24,7 +24,7 @@ from bench.mini.recipe import clip, export, perceptual, tokenizer, unet, vae, wo
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 PICTURES, ODD = 30000, 9000
-STEPS = {"vae": 1800, "clip": 900, "trunk": 600, "weights": 200, "unet": 3800}
+STEPS = {"vae": 1800, "clip": 900, "trunk": 600, "weights": 200, "unet": 3900}
 
 
 class Recipe:

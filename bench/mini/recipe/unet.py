@@ -20,6 +20,7 @@ SIDE = 16
 # beta_end above the usual 0.012: the widest channels would else shine through the noise at the last step
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.02, "beta_schedule": "scaled_linear"}
 EMPTY_SHARE = 0.1  # captions replaced by the empty prompt
+SHAPES = (300, 800)  # timesteps in which objects take their shapes
 STEADY = 8.0  # size of the constants before the last group normalisation; noise has size 1
 WEIGHT_TURN = 20.0  # the loss weight grows as 1 / alpha-bar up to here, then as its root
 
@@ -156,6 +157,12 @@ class Noise(nn.Module):
         return (weight / weight.mean())[t]
 
 
+def timesteps(batch: int, draw: torch.Generator) -> Tensor:
+    """(batch,), the first half uniform, the other half where objects take their shapes."""
+    anywhere = torch.randint(0, 1000, (batch // 2,), generator=draw)
+    return torch.cat([anywhere, torch.randint(*SHAPES, (batch - batch // 2,), generator=draw)])
+
+
 def train(
     latents: Tensor,
     tokens: Tensor,
@@ -188,10 +195,7 @@ def train(
         ids = torch.where(torch.rand(batch, 1, generator=draw) < EMPTY_SHARE, empty, ids)
         z = latents[rows].float()
         z = z + np.exp(LOGVAR / 2) * torch.randn(z.shape, generator=draw)
-        eps, t = (
-            torch.randn(z.shape, generator=draw).to(device),
-            torch.randint(0, 1000, (batch,), generator=draw).to(device),
-        )
+        eps, t = torch.randn(z.shape, generator=draw).to(device), timesteps(batch, draw).to(device)
         z_t = noise.mix(z.to(device), eps, t).contiguous(memory_format=torch.channels_last)
         with fast_precision(device):
             predicted = unet(z_t, t, text(ids.to(device))[0], return_dict=False)[0]
