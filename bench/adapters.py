@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, Text
+from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, CrossAttentionSpec, Text
+from bench.cross_attention import CrossAttention, read_image_adapter
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,26 @@ class Bank:
     `specs` is what every cell of the pack asks for; `generators` (one per cell) draw the initial values.
     """
 
-    def __init__(self, backbone: Backbone, specs: Mapping[str, AdapterSpec], generators: Sequence[Any]):
+    def __init__(
+        self, backbone: Backbone, specs: Mapping[str, AdapterSpec | CrossAttentionSpec], generators: Sequence[Any]
+    ):
         self.backbone = backbone
         self.specs = dict(specs)
         self.cells = len(generators)
         self.layers: dict[str, dict[str, Layer]] = {}  # adapter -> site -> layer
+        self.crossed: dict[str, CrossAttention] = {}  # adapters that read image tokens
         self.theta: dict[str, Tensor] = {}  # adapter -> (K, n)
         self.grad: dict[str, Tensor] = {}
         self.active: dict[str, list[Block]] = {}  # the routing of the current forward pass
         self.trained: frozenset[str] = frozenset()  # adapters that some ask of it trains; the others are detached
         for name, spec in self.specs.items():
-            self._create(name, spec, generators)
+            if isinstance(spec, CrossAttentionSpec):
+                self._create_crossed(name, spec, generators)
+            else:
+                self._create(name, spec, generators)
         self._hooks = [module.register_forward_hook(self._hook(site)) for site, module in self._sites().items()]
+        for crossed in self.crossed.values():  # after the others: they read queries that carry low-rank deltas
+            self._hooks += crossed.attach()
 
     def close(self) -> None:
         """Take the adapters off the backbone, which is then exactly what it was."""
@@ -79,6 +88,7 @@ class Bank:
         z = torch.cat([ask.z for _, ask in asks])
         t, text = torch.cat([ask.t for _, ask in asks]), Text.cat([ask.text for _, ask in asks])
         with torch.set_grad_enabled(bool(self.trained)):
+            self._show(text)
             out = self.backbone.predict(z, t, text).to(z.dtype)
         if not self.trained:
             self.settle()
@@ -87,6 +97,16 @@ class Bank:
     def settle(self) -> None:
         """The backward pass is over. Until then the routing stays: checkpointed blocks are computed again in it."""
         self.active = {}
+        for crossed in self.crossed.values():
+            crossed.settle()
+
+    def _show(self, text: Text) -> None:
+        """Give the adapters that read image tokens what the rows' prompts show."""
+        for name, crossed in self.crossed.items():
+            blocks = self.active.get(name, [])
+            if blocks and name not in text.images:
+                raise BenchError(f"The adapter {name!r} takes part, but no prompt shows it an image (Text.showing).")
+            crossed.look(blocks, text.images.get(name, text.states), name in self.trained)
 
     def _route(self, asks: Sequence[tuple[int, Ask]]) -> dict[str, list[Block]]:
         total = sum(len(ask.z) for _, ask in asks)
@@ -142,6 +162,8 @@ class Bank:
 
     def state(self, name: str, cell: int) -> dict[str, Tensor]:
         """The adapter under the names that diffusers' `load_lora_weights` and PEFT read, alpha folded into `up`."""
+        if name in self.crossed:
+            return self.crossed[name].state(cell)
         state = {}
         for site, layer in self.layers[name].items():
             up = layer.up[cell] * layer.scale
@@ -153,6 +175,8 @@ class Bank:
 
     def load(self, name: str, cell: int, state: Mapping[str, Tensor]) -> None:
         """Fill one adapter from a state dict as `state` gives it. Every site must be there, with the same rank."""
+        if name in self.crossed:
+            return self.crossed[name].load(cell, state)
         with torch.no_grad():
             for site, layer in self.layers[name].items():
                 for key, target in (("lora_A", layer.down[cell]), ("lora_B", layer.up[cell])):
@@ -166,7 +190,22 @@ class Bank:
                     value = found.reshape(target.shape).to(target)
                     target.copy_(value / layer.scale if key == "lora_B" else value)
 
+    def load_file(self, name: str, cell: int, path: Path) -> None:
+        """Fill one adapter from a file as `state` gives it or as other tools write it."""
+        self.load(name, cell, read_image_adapter(path) if name in self.crossed else read_lora(path))
+
     # --- creation
+
+    def _create_crossed(self, name: str, spec: CrossAttentionSpec, generators: Sequence[Any]) -> None:
+        made = CrossAttention(self.backbone, spec)
+        sizes = [prod(shape) for shape in made.shapes.values()]
+        theta = torch.zeros(self.cells, sum(sizes), dtype=_dtype(self.backbone), device=self.backbone.device)
+        grad = torch.zeros_like(theta)
+        parts = zip(made.shapes.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True)
+        made.weights = {key: _leaf(values, grads, shape) for (key, shape), values, grads in parts}
+        self.theta[name], self.grad[name], self.layers[name], self.crossed[name] = theta, grad, {}, made
+        for cell, generator in enumerate(generators):
+            made.load(cell, made.initial(generator))
 
     def _sites(self) -> dict[str, nn.Module]:
         return {site: layer.module for layers in self.layers.values() for site, layer in layers.items()}

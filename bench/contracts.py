@@ -35,32 +35,54 @@ class Impossible(BenchError):
 
 @dataclass(frozen=True)
 class Text:
-    """Embedded prompts: token states and what else the backbone's network needs, one row per prompt."""
+    """Embedded prompts: token states and what else the backbone's network needs, one row per prompt.
+
+    A prompt may show an image, too: `images` holds, for adapters at the cross-attention, the features of what is shown,
+    a vector or a row of patches for each prompt.
+    """
 
     states: Tensor  # (B, L, D)
     extras: Mapping[str, Tensor] = field(default_factory=dict)  # each (B, ...), e.g. SDXL's pooled embedding
+    images: Mapping[str, Tensor] = field(default_factory=dict)  # adapter -> features (B, E) or (B, S, E)
 
     def __len__(self) -> int:
         return len(self.states)
 
     def __getitem__(self, rows: Any) -> Text:
-        return Text(self.states[rows], {name: value[rows] for name, value in self.extras.items()})
+        return self._each(lambda value: value[rows])
 
     def expand(self, n: int) -> Text:
         """One prompt repeated for n rows."""
-        return Text(
-            self.states.expand(n, *self.states.shape[1:]),
-            {name: value.expand(n, *value.shape[1:]) for name, value in self.extras.items()},
-        )
+        return self._each(lambda value: value.expand(n, *value.shape[1:]))
+
+    def showing(self, images: Mapping[str, Tensor]) -> Text:
+        """These prompts with image features, one row for each prompt or one for all."""
+        return Text(self.states, self.extras, {name: f.expand(len(self), *f.shape[1:]) for name, f in images.items()})
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Text:
+        extras, images = ({name: change(value) for name, value in x.items()} for x in (self.extras, self.images))
+        return Text(change(self.states), extras, images)
 
     @staticmethod
     def cat(texts: Sequence[Text]) -> Text:
+        """All rows. Where only some prompts show an image, the others have zeros for it."""
         import torch
 
+        names = dict.fromkeys(name for text in texts for name in text.images)
         return Text(
             torch.cat([text.states for text in texts]),
             {name: torch.cat([text.extras[name] for text in texts]) for name in texts[0].extras},
+            {name: _filled([text.images.get(name) for text in texts], list(map(len, texts))) for name in names},
         )
+
+
+def _filled(parts: Sequence[Tensor | None], rows: Sequence[int]) -> Tensor:
+    """The parts (rows[i], ...) joined; an absent one is zeros."""
+    import torch
+
+    known = next(part for part in parts if part is not None)
+    pairs = zip(parts, rows, strict=True)
+    return torch.cat([known.new_zeros(n, *known.shape[1:]) if part is None else part.to(known) for part, n in pairs])
 
 
 @dataclass(frozen=True)
@@ -107,6 +129,22 @@ class AdapterSpec:
 
 
 @dataclass(frozen=True)
+class CrossAttentionSpec:
+    """Image tokens that every cross-attention layer reads beside the text (IP-Adapter, arXiv 2308.06721 section 3.2).
+
+    The tokens are made from the features that a prompt shows (`Text.images`): from one vector by a linear layer, or,
+    when `heads` is set, from patches by a resampler with that many heads of 64. A `file` says all that itself.
+    """
+
+    features: int  # width E of the image features
+    tokens: int = 4
+    heads: int = 0
+    depth: int = 4  # of the resampler
+    scales: float | Mapping[str, Any] = 1.0  # for all layers, or {"up": {"block_0": [0, 1, 0]}}: unlisted blocks are 0
+    file: str | None = None  # weights in IP-Adapter's public format; see `bench.fetch.weights_at`
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a publication fixes about its optimisation."""
 
@@ -131,10 +169,15 @@ class Method(ABC):
     strength: float = 1.0  # the value used when none is asked for
     start_t: float = 1000  # guidance begins at this timestep; before it the backbone's own guidance runs
     recipe: Recipe | None = None  # None: nothing to train
+    notes: Sequence[str] = ()  # what a reader of the record must know
 
-    def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
+    def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec | CrossAttentionSpec]:
         """The adapters to create, by name; the one called "style" is what is saved for others to load."""
         return {}
+
+    def missing(self) -> str | None:
+        """A sentence that names the weights of its own that are not on this machine, or None."""
+        return None
 
     def lacks(self, dataset: Dataset) -> str | None:
         """What the dataset lacks for this method, in words, or None."""
@@ -153,6 +196,10 @@ class Method(ABC):
     @abstractmethod
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
         """The texts that `guide` uses for one evaluation prompt, by role; "content" and "negative" are always there."""
+
+    def shown(self, dataset: Dataset) -> Mapping[str, Mapping[str, Tensor]]:
+        """What those texts show: role -> adapter -> image features (1, E) or (1, S, E)."""
+        return {}
 
     @abstractmethod
     def guide(
@@ -255,6 +302,10 @@ class TrainingData(ABC):
     def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the network should predict: eps, or v (Salimans & Ho 2022), as the backbone was trained."""
 
+    def pixels(self, z: Tensor) -> Tensor:
+        """Latents (B, C, H, W) -> float (B, 3, P, P) in [0, 1], with gradients."""
+        raise Impossible(f"{type(self).__name__} decodes no latents while it trains; choose another method.")
+
 
 # --- what a backbone does ----------------------------------------------------------------------------------------
 
@@ -279,6 +330,10 @@ class Backbone(ABC):
     def decode(self, z: Tensor) -> Tensor:
         """(N, C, H, W) -> uint8 (N, 3, P, P)."""
 
+    def pixels(self, z: Tensor) -> Tensor:
+        """(N, C, H, W) -> float (N, 3, P, P) in [0, 1], with gradients, for losses on images."""
+        raise Impossible(f"The backbone {self.name} decodes without gradients; choose another backbone.")
+
     @abstractmethod
     def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor: ...
 
@@ -292,6 +347,10 @@ class Backbone(ABC):
     @abstractmethod
     def sites(self, where: str) -> Mapping[str, nn.Module]:
         """Layers of `network` by name where adapters go: attention (q, k, v, out), linear, all (plus convolutions)."""
+
+    def cross_attention(self) -> Mapping[str, nn.Module]:
+        """Attention layers that read the text, by name, in the network's order; each has to_q, to_k, to_v, to_out."""
+        return {name: module for name, module in self.network.named_modules() if name.endswith(".attn2")}
 
     @abstractmethod
     def scheduler(self, name: str, steps: int) -> Any:

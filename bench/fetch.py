@@ -342,6 +342,49 @@ def weights_file(id: str) -> Path:
     return place
 
 
+def weights_at(name: str) -> Path:
+    """A weights file or folder: as named (relative paths start at the repository root), or `owner/name[/inside]` of the
+    hub, looked for in the mirror, in the cache and in the hub's own cache. Nothing is downloaded.
+
+    Raises BenchError with what to type when it is not on this machine.
+    """
+    named = ROOT / Path(name).expanduser()
+    if os.path.exists(named):
+        return named
+    for place in (*(folder / name for folder in weights_folders()), _in_hub_cache(name)):
+        if place is not None and place.exists():
+            return place
+    raise BenchError(f"The weights {name} are not on this machine; {_remedy(name)}.")
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, inside = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
+    if name.count("/") < 1 or name.startswith(("/", ".", "~")):
+        return None
+    wanted = (inside, f"{inside}/config.json", f"{inside}/tokenizer_config.json") if inside else ("config.json",)
+    for file in wanted:
+        found = try_to_load_from_cache(repo, file)
+        if isinstance(found, str):
+            return Path(found) if file == inside else Path(found).parent
+    return None
+
+
+def _remedy(name: str) -> str:
+    """How weights come to be: by our own recipe, or from the hub."""
+    own = PurePosixPath("bench/mini/weights")
+    if own in PurePosixPath(name).parents:
+        stage = PurePosixPath(name).relative_to(own).parts[0]
+        made = f"python -m bench.mini.recipe --out DIR --stages world,{stage}"
+        return f"type {made} and copy DIR/weights/{stage} to {own}"
+    if name.count("/") < 1 or name.startswith(("/", ".", "~")):
+        return "correct the path"
+    repo, inside = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
+    only = f" --include '{inside}*'" if inside else ""
+    return f"on one with network type hf download {repo}{only} --local-dir $BENCH_MIRROR/weights/{repo}"
+
+
 def hub_command(entry: Mapping[str, Any]) -> str:
     """How to stage a hub repository on a machine with network, for one without."""
     return f"HF_HOME=<folder> hf download {entry['hub']} (then copy <folder> over and set HF_HOME and HF_HUB_OFFLINE=1)"

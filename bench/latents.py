@@ -72,6 +72,9 @@ class Latents(TrainingData):
     def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         return self.backbone.target(z, eps, t)
 
+    def pixels(self, z: Tensor) -> Tensor:
+        return self.backbone.pixels(z)
+
     # --- one latent
 
     def _view(self, rng: torch.Generator) -> tuple[bool, tuple[float, float, float] | None]:

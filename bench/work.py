@@ -82,12 +82,12 @@ class Work:
     @cached_property
     def bank(self) -> Bank:
         """The cell's adapters on the backbone, trained if the cell is finished."""
-        from bench.adapters import Bank, read_lora
+        from bench.adapters import Bank
         from bench.trainer import generator
 
         bank = Bank(self.backbone, self.method.adapters(self.dataset), [generator("adapters", self.cell.seed)])
         for file in sorted((self.folder / "adapters").glob("*.safetensors")):
-            bank.load(file.stem, 0, read_lora(file))
+            bank.load_file(file.stem, 0, file)
         return bank
 
     @cached_property
@@ -107,6 +107,10 @@ class Work:
                 f"Method {self.cell.method['name']} needs {lacks}; dataset {self.dataset.name} "
                 f"provides {', '.join(sorted(self.dataset.provides)) or 'nothing'}."
             )
+        absent = self.method.missing()
+        if absent:
+            raise Impossible(absent)
+        self.notes += self.method.notes
         for prompt in self.dataset.prompts:
             lost = max(map(self.backbone.truncated, self.method.prompts(prompt, self.dataset).values()))
             if lost:
@@ -299,7 +303,8 @@ class Work:
         if "train_s" in costs and "steps" in costs:
             costs["steps_per_s"] = costs["steps"] / costs["train_s"]
         if "bank" in vars(self):
-            costs["trainable_parameters"] = sum(theta.shape[1] for theta in self.bank.theta.values())
+            trained = [name for name, spec in self.bank.specs.items() if spec.file is None]
+            costs["trainable_parameters"] = sum(self.bank.theta[name].shape[1] for name in trained)
             style = self.folder / "adapters" / "style.safetensors"
             costs["adapter_bytes"] = style.stat().st_size if style.is_file() else 0
         return costs

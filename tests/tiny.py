@@ -48,6 +48,9 @@ class TinyBackbone(Backbone):
     def decode(self, z):
         return ((F.interpolate(z[:, :3], scale_factor=8) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
+    def pixels(self, z):
+        return (F.interpolate(z[:, :3], scale_factor=8) / 2 + 0.5).clamp(0, 1)
+
     def noisy(self, z, eps, t):
         kept = self.ddim.alphas_cumprod.to(z)[t].view(-1, 1, 1, 1)
         return kept.sqrt() * z + (1 - kept).sqrt() * eps
