@@ -101,16 +101,16 @@ class Work:
     def check(self) -> None:
         """Everything that can stop a cell is found before it costs anything."""
         _ = self.metrics
+        absent = self.method.missing()
+        if absent:
+            raise Impossible(absent)
+        self.notes += self.method.notes
         lacks = self.method.lacks(self.dataset)
         if lacks:
             raise Impossible(
                 f"Method {self.cell.method['name']} needs {lacks}; dataset {self.dataset.name} "
                 f"provides {', '.join(sorted(self.dataset.provides)) or 'nothing'}."
             )
-        absent = self.method.missing()
-        if absent:
-            raise Impossible(absent)
-        self.notes += self.method.notes
         for prompt in self.dataset.prompts:
             lost = max(map(self.backbone.truncated, self.method.prompts(prompt, self.dataset).values()))
             if lost:

@@ -91,3 +91,17 @@ def tiny_dataset(seed=0, **changes):
         seeds=(0, 1), controls=(), reference_set=None, oracle=lambda image: 255 - image, content_hash=str(seed),
     )  # fmt: skip
     return Dataset(**{**values, **changes})
+
+
+def tiny_image_encoder(folder):
+    """A random CLIP image tower in transformers' format: 32 pixels, 16 patches of width 32, embedding of 24."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=32, patch_size=8,
+        projection_dim=24,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    return folder
