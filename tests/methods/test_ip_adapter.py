@@ -402,6 +402,14 @@ def test_a_file_for_another_network_is_a_reason_to_skip(tmp_path):
         Bank(Shaped(sd), {"image": CrossAttentionSpec(256, file=path)}, [None])
 
 
+def test_a_file_with_more_than_we_read_is_a_reason_to_skip(tmp_path):
+    """Such as the low-rank weights that face adapters carry beside their image tokens."""
+    path = public_file(Shaped(sd).network, base_projection, tmp_path)
+    save_file(read_image_adapter(path) | {"ip_adapter.0.to_q_lora.down.weight": torch.zeros(4, 16)}, path)
+    with pytest.raises(Impossible, match="1 weights have no place in the backbone tiny, first ip_adapter.0.to_q_lora"):
+        Bank(Shaped(sd), {"image": CrossAttentionSpec(FEATURES, file=str(path))}, [None])
+
+
 def test_other_files_are_refused_in_a_sentence(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(BenchError, match="other.safetensors is no image adapter"):
@@ -430,7 +438,9 @@ def test_absent_weights_skip_the_cell_and_name_what_makes_them(tmp_path):
     file = "bench/mini/weights/encoder/none.safetensors"
     overrides = ["method=ip_adapter", f"method.file={file}", "tracker=none", f"results={tmp_path}", "dataset=blueprint"]
     with initialize_config_dir(CONF, version_base="1.3"):
-        record = run(cell(compose("config", overrides)))
+        asked = cell(compose("config", overrides))
+    assert list(asked.identity["method"]["files"]) == [CLIP]
+    record = run(asked)
     assert record.status == "skipped"
     assert f"The weights {file} are not on this machine" in record.reason
     assert "python -m bench.mini.recipe --out DIR --stages world,encoder" in record.reason
