@@ -60,7 +60,8 @@ class Resampler(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         x, latents = self.proj_in(features), self.latents.expand(len(features), -1, -1)
-        for attend, feed in self.layers:
+        rounds: Any = self.layers
+        for attend, feed in rounds:
             latents = latents + attend(x, latents)
             latents = latents + feed(latents)
         return self.norm_out(self.proj_out(latents))

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import http.client
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -29,6 +30,7 @@ ROOT = Path(bench.__file__).parents[1]
 CHUNK = 1 << 18  # bytes
 TIMEOUT_S = 30.0
 TRIES = 5
+HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(/(?P<inside>[\w./-]+))?")  # owner/name, or a place inside it
 
 
 # --- places ------------------------------------------------------------------------------------------------------
@@ -360,9 +362,10 @@ def weights_at(name: str) -> Path:
 def _in_hub_cache(name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    repo, inside = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
-    if name.count("/") < 1 or name.startswith(("/", ".", "~")):
+    hub = HUB_NAME.fullmatch(name)
+    if hub is None:
         return None
+    repo, inside = hub["repo"], hub["inside"] or ""
     wanted = (inside, f"{inside}/config.json", f"{inside}/tokenizer_config.json") if inside else ("config.json",)
     for file in wanted:
         found = try_to_load_from_cache(repo, file)
@@ -378,11 +381,11 @@ def _remedy(name: str) -> str:
         stage = PurePosixPath(name).relative_to(own).parts[0]
         made = f"python -m bench.mini.recipe --out DIR --stages world,{stage}"
         return f"type {made} and copy DIR/weights/{stage} to {own}"
-    if name.count("/") < 1 or name.startswith(("/", ".", "~")):
+    hub = HUB_NAME.fullmatch(name)
+    if hub is None:
         return "correct the path"
-    repo, inside = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
-    only = f" --include '{inside}*'" if inside else ""
-    return f"on one with network type hf download {repo}{only} --local-dir $BENCH_MIRROR/weights/{repo}"
+    only = f" --include '{hub['inside']}*'" if hub["inside"] else ""
+    return f"on one with network type hf download {hub['repo']}{only} --local-dir $BENCH_MIRROR/weights/{hub['repo']}"
 
 
 def hub_command(entry: Mapping[str, Any]) -> str:

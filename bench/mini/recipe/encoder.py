@@ -24,7 +24,7 @@ from bench.fetch import ROOT
 from bench.mini.recipe.training import Progress
 from bench.mini.recipe.world import World
 from bench.record import atomic_write
-from bench.trainer import Job, generator
+from bench.trainer import Job, generator, steps_left
 from bench.trainer import train as trained
 
 SETTINGS = ROOT / "conf" / "method" / "ip_adapter_train.yaml"
@@ -106,11 +106,10 @@ def train(
     data = WorldData(world, latents_of(world, backbone), backbone, batch)
     bank = Bank(backbone, method.adapters(data.dataset), [generator("adapters", seed)])
     job = Job(0, method, data, recipe, seed, work / "encoder.checkpoint.safetensors")
-    progress, smooth = None, None
+    progress, smooth = Progress("encoder", steps, steps - steps_left(job)), None
     for step in trained(bank, [job]):
         if step.error:
             raise step.error
-        progress = progress or Progress("encoder", steps, step.k - 1)
         smooth = step.losses[-1] if smooth is None else 0.98 * smooth + 0.02 * step.losses[-1]
         progress.tick(f"loss {smooth:.4f}")
     bank.close()
