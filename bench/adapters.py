@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, FullSpec, Impossible, Text
+from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, CrossAttentionSpec, FullSpec, Impossible, Spec, Text
+from bench.cross_attention import CrossAttention, read_image_adapter
 from bench.full import FullWeights
 
 
@@ -49,12 +50,13 @@ class Bank:
     `specs` is what every cell of the pack asks for; `generators` (one per cell) draw the initial values.
     """
 
-    def __init__(self, backbone: Backbone, specs: Mapping[str, AdapterSpec | FullSpec], generators: Sequence[Any]):
+    def __init__(self, backbone: Backbone, specs: Mapping[str, Spec], generators: Sequence[Any]):
         self.backbone = backbone
         self.specs = dict(specs)
         self.cells = len(generators)
         self.layers: dict[str, dict[str, Layer]] = {}  # adapter -> site -> layer
         self.full: dict[str, FullWeights] = {}  # fine-tuned weights of the whole network; then there is nothing else
+        self.crossed: dict[str, CrossAttention] = {}  # adapters that read image tokens
         self.theta: dict[str, Tensor] = {}  # adapter -> (K, n)
         self.grad: dict[str, Tensor] = {}
         self.active: dict[str, list[Block]] = {}  # the routing of the current forward pass
@@ -62,9 +64,13 @@ class Bank:
         for name, spec in self.specs.items():
             if isinstance(spec, FullSpec):
                 self._create_full(name, spec)
+            elif isinstance(spec, CrossAttentionSpec):
+                self._create_crossed(name, spec, generators)
             else:
                 self._create(name, spec, generators)
         self._hooks = [module.register_forward_hook(self._hook(site)) for site, module in self._sites().items()]
+        for crossed in self.crossed.values():  # after the others: they read queries that carry low-rank deltas
+            self._hooks += crossed.attach()
 
     def close(self) -> None:
         """Take the adapters off the backbone, which is then exactly what it was."""
@@ -92,7 +98,9 @@ class Bank:
         for name, weights in self.full.items():
             return weights.answer(name, asks, bool(self.trained))
         z, t = torch.cat([ask.z for ask in asks]), torch.cat([ask.t for ask in asks])
-        return self.backbone.predict(z, t, Text.cat([ask.text for ask in asks]))
+        text = Text.cat([ask.text for ask in asks])
+        self._show(text)
+        return self.backbone.predict(z, t, text)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the last answer, anew; weights stand as they did then, since checkpointed blocks run again."""
@@ -105,6 +113,16 @@ class Bank:
     def settle(self) -> None:
         """The backward pass is over. Until then the routing stays: checkpointed blocks are computed again in it."""
         self.active = {}
+        for crossed in self.crossed.values():
+            crossed.settle()
+
+    def _show(self, text: Text) -> None:
+        """Give the adapters that read image tokens what the rows' prompts show."""
+        for name, crossed in self.crossed.items():
+            blocks = self.active.get(name, [])
+            if blocks and name not in text.images:
+                raise BenchError(f"The adapter {name!r} takes part, but no prompt shows it an image (Text.showing).")
+            crossed.look(blocks, text.images.get(name, text.states), name in self.trained)
 
     def _route(self, asks: Sequence[tuple[int, Ask]]) -> dict[str, list[Block]]:
         total = sum(len(ask.z) for _, ask in asks)
@@ -168,10 +186,13 @@ class Bank:
     def state(self, name: str, cell: int) -> dict[str, Tensor]:
         """The adapter under the names that diffusers' `load_lora_weights` and PEFT read, alpha folded into `up`.
 
-        Of a full fine-tuning all weights, each under its part's name: `unet.conv_in.weight`.
+        Of a full fine-tuning all weights, each under its part's name: `unet.conv_in.weight`. Image tokens' weights under
+        IP-Adapter's public names.
         """
         if name in self.full:
             return self.full[name].state()
+        if name in self.crossed:
+            return self.crossed[name].state(cell)
         state = {}
         for site, layer in self.layers[name].items():
             up = layer.up[cell] * layer.scale
@@ -185,6 +206,8 @@ class Bank:
         """Fill one adapter from a state dict as `state` gives it. Every site must be there, with the same rank."""
         if name in self.full:
             return self.full[name].load(state)
+        if name in self.crossed:
+            return self.crossed[name].load(cell, state)
         with torch.no_grad():
             for site, layer in self.layers[name].items():
                 for key, target in (("lora_A", layer.down[cell]), ("lora_B", layer.up[cell])):
@@ -218,7 +241,7 @@ class Bank:
         """Fill one adapter from what `save` wrote below a folder; where nothing was written, leave it."""
         from safetensors.torch import load_file
 
-        open_file = load_file if name in self.full else read_lora
+        open_file = load_file if name in self.full else read_image_adapter if name in self.crossed else read_lora
         state = {
             beginning + key: value
             for path, beginning in self.files(name).items()
@@ -238,6 +261,17 @@ class Bank:
             )
         self.full[name] = weights = FullWeights(self.backbone, spec, _dtype(self.backbone))
         self.theta[name], self.grad[name] = weights.theta, weights.grad
+
+    def _create_crossed(self, name: str, spec: CrossAttentionSpec, generators: Sequence[Any]) -> None:
+        made = CrossAttention(self.backbone, spec)
+        sizes = [prod(shape) for shape in made.shapes.values()]
+        theta = torch.zeros(self.cells, sum(sizes), dtype=_dtype(self.backbone), device=self.backbone.device)
+        grad = torch.zeros_like(theta)
+        parts = zip(made.shapes.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True)
+        made.weights = {key: _leaf(values, grads, shape) for (key, shape), values, grads in parts}
+        self.theta[name], self.grad[name], self.layers[name], self.crossed[name] = theta, grad, {}, made
+        for cell, generator in enumerate(generators):
+            made.load(cell, made.initial(generator))
 
     def _sites(self) -> dict[str, nn.Module]:
         return {site: layer.module for layers in self.layers.values() for site, layer in layers.items()}

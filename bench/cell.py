@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -42,8 +43,10 @@ class Cell:
         from bench import backbones, data
 
         weights = backbones.identity(dict(self.backbone))
+        method = {key: value for key, value in self.method.items() if key not in NOT_IDENTITY}
+        files = contents(method)
         return {
-            "method": {key: value for key, value in self.method.items() if key not in NOT_IDENTITY},
+            "method": method | ({"files": files} if files else {}),
             "dataset": {"name": self.dataset["name"], "content": data.identity(dict(self.dataset))},
             "backbone": {key: self.backbone.get(key) for key in BACKBONE} | {"weights": weights},
             "trainer": dict(self.trainer),
@@ -59,6 +62,28 @@ class Cell:
     def run_id(self) -> str:
         words = [self.method["name"], self.dataset["name"].replace("/", "."), self.backbone["name"], f"s{self.seed}"]
         return "-".join([*words, digest(self.identity)])
+
+
+def contents(settings: Any) -> dict[str, str]:
+    """A digest of every file or folder that the settings name by a path (relative: from the repository root)."""
+    from bench.fetch import ROOT, sha256
+
+    found = {}
+    for name in sorted({text for text in _strings(settings) if "/" in text}):
+        place = ROOT / Path(name).expanduser()
+        if os.path.exists(place):
+            files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
+            found[name] = digest([sha256(file) for file in files], 16)
+    return found
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for item in value.values() for text in _strings(item))
+    elif isinstance(value, (list, tuple)):
+        yield from (text for item in value for text in _strings(item))
 
 
 def digest(value: Any, length: int = 10) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,41 +35,59 @@ class Impossible(BenchError):
 
 @dataclass(frozen=True)
 class Text:
-    """Embedded prompts: token states and what else the backbone's network needs, one row per prompt."""
+    """Embedded prompts: token states and what else the backbone's network needs, one row per prompt.
+
+    A prompt may show an image, too: `images` holds, for adapters at the cross-attention, the features of what is shown,
+    a vector or a row of patches for each prompt.
+    """
 
     states: Tensor  # (B, L, D)
     extras: Mapping[str, Tensor] = field(default_factory=dict)  # each (B, ...), e.g. SDXL's pooled embedding
+    images: Mapping[str, Tensor] = field(default_factory=dict)  # adapter -> features (B, E) or (B, S, E)
     prompts: tuple[str, ...] = ()  # B, what was embedded; a trained text encoder reads them again
 
     def __len__(self) -> int:
         return len(self.states)
 
     def __getitem__(self, rows: Any) -> Text:
-        extras = {name: value[rows] for name, value in self.extras.items()}
-        if not self.prompts:
-            return Text(self.states[rows], extras)
         import torch
 
         kept = torch.arange(len(self))[rows.cpu() if isinstance(rows, torch.Tensor) else rows].tolist()
-        return Text(self.states[rows], extras, tuple(self.prompts[i] for i in kept))
+        return self._each(lambda value: value[rows], tuple(self.prompts[i] for i in kept) if self.prompts else ())
 
     def expand(self, n: int) -> Text:
         """One prompt repeated for n rows."""
-        return Text(
-            self.states.expand(n, *self.states.shape[1:]),
-            {name: value.expand(n, *value.shape[1:]) for name, value in self.extras.items()},
-            self.prompts * n,
-        )
+        return self._each(lambda value: value.expand(n, *value.shape[1:]), self.prompts * n)
+
+    def showing(self, images: Mapping[str, Tensor]) -> Text:
+        """These prompts with image features, one row for each prompt or one for all."""
+        return replace(self, images={name: f.expand(len(self), *f.shape[1:]) for name, f in images.items()})
+
+    def _each(self, change: Callable[[Tensor], Tensor], prompts: tuple[str, ...]) -> Text:
+        extras, images = ({name: change(value) for name, value in x.items()} for x in (self.extras, self.images))
+        return Text(change(self.states), extras, images, prompts)
 
     @staticmethod
     def cat(texts: Sequence[Text]) -> Text:
+        """All rows. Where only some prompts show an image, the others have zeros for it."""
         import torch
 
+        names = dict.fromkeys(name for text in texts for name in text.images)
         return Text(
             torch.cat([text.states for text in texts]),
             {name: torch.cat([text.extras[name] for text in texts]) for name in texts[0].extras},
+            {name: _filled([text.images.get(name) for text in texts], list(map(len, texts))) for name in names},
             tuple(prompt for text in texts for prompt in text.prompts) if all(t.prompts for t in texts) else (),
         )
+
+
+def _filled(parts: Sequence[Tensor | None], rows: Sequence[int]) -> Tensor:
+    """The parts (rows[i], ...) joined; an absent one is zeros."""
+    import torch
+
+    known = next(part for part in parts if part is not None)
+    pairs = zip(parts, rows, strict=True)
+    return torch.cat([known.new_zeros(n, *known.shape[1:]) if part is None else part.to(known) for part, n in pairs])
 
 
 @dataclass(frozen=True)
@@ -124,6 +142,23 @@ class FullSpec:
     """
 
     text_encoder: bool = False
+    file: None = None  # it always starts from the backbone
+
+
+@dataclass(frozen=True)
+class CrossAttentionSpec:
+    """Image tokens that every cross-attention layer reads beside the text (IP-Adapter, arXiv 2308.06721 section 3.2).
+
+    The tokens are made from the features that a prompt shows (`Text.images`): from one vector by a linear layer, or,
+    when `heads` is set, from patches by a resampler with that many heads of 64. A `file` says all that itself.
+    """
+
+    features: int  # width E of the image features
+    tokens: int = 4
+    heads: int = 0
+    depth: int = 4  # of the resampler
+    scales: float | Mapping[str, Any] = 1.0  # for all layers, or {"up": {"block_0": [0, 1, 0]}}: unlisted blocks are 0
+    file: str | None = None  # weights in IP-Adapter's public format; see `bench.fetch.weights_at`
 
 
 def tuned(tune: str, rank: int, where: str, text_encoder: bool = False) -> AdapterSpec | FullSpec:
@@ -138,6 +173,9 @@ def tuned(tune: str, rank: int, where: str, text_encoder: bool = False) -> Adapt
             "type method.text_encoder=false or method.tune=full."
         )
     return AdapterSpec(rank, where)
+
+
+Spec = AdapterSpec | FullSpec | CrossAttentionSpec
 
 
 @dataclass(frozen=True)
@@ -165,15 +203,20 @@ class Method(ABC):
     strength: float = 1.0  # the value used when none is asked for
     start_t: float = 1000  # guidance begins at this timestep; before it the backbone's own guidance runs
     recipe: Recipe | None = None  # None: nothing to train
+    notes: Sequence[str] = ()  # what a reader of the record must know
 
     @property
     def rare_tokens(self) -> Sequence[str]:
         """Words that the method binds to what it learns; the record notes those that the tokenizer takes apart."""
         return ()
 
-    def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec | FullSpec]:
+    def adapters(self, dataset: Dataset) -> Mapping[str, Spec]:
         """The adapters to create, by name; the one called "style" is what is saved for others to load."""
         return {}
+
+    def missing(self) -> str | None:
+        """A sentence that names the weights of its own that are not on this machine, or None."""
+        return None
 
     def lacks(self, dataset: Dataset) -> str | None:
         """What the dataset lacks for this method, in words, or None."""
@@ -196,6 +239,10 @@ class Method(ABC):
     @abstractmethod
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
         """The texts that `guide` uses for one evaluation prompt, by role; "content" and "negative" are always there."""
+
+    def shown(self, dataset: Dataset) -> Mapping[str, Mapping[str, Tensor]]:
+        """What those texts show: role -> adapter -> image features (1, E) or (1, S, E)."""
+        return {}
 
     @abstractmethod
     def guide(
@@ -313,6 +360,10 @@ class TrainingData(ABC):
     def scheduler(self, name: str, steps: int) -> Any:
         """A fresh diffusers scheduler with its timesteps set, for such a rollout."""
 
+    def pixels(self, z: Tensor) -> Tensor:
+        """Latents (B, C, H, W) -> float (B, 3, P, P) in [0, 1], with gradients."""
+        raise Impossible(f"{type(self).__name__} decodes no latents while it trains; choose another method.")
+
 
 # --- what a backbone does ----------------------------------------------------------------------------------------
 
@@ -337,6 +388,10 @@ class Backbone(ABC):
     def decode(self, z: Tensor) -> Tensor:
         """(N, C, H, W) -> uint8 (N, 3, P, P)."""
 
+    def pixels(self, z: Tensor) -> Tensor:
+        """(N, C, H, W) -> float (N, 3, P, P) in [0, 1], with gradients, for losses on images."""
+        raise Impossible(f"The backbone {self.name} decodes without gradients; choose another backbone.")
+
     @abstractmethod
     def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor: ...
 
@@ -350,6 +405,10 @@ class Backbone(ABC):
     @abstractmethod
     def sites(self, where: str) -> Mapping[str, nn.Module]:
         """Layers of `network` by name where adapters go: attention (q, k, v, out), linear, all, noxattn, ..."""
+
+    def cross_attention(self) -> Mapping[str, nn.Module]:
+        """Attention layers that read the text, by name, in the network's order; each has to_q, to_k, to_v, to_out."""
+        return {name: module for name, module in self.network.named_modules() if name.endswith(".attn2")}
 
     @abstractmethod
     def scheduler(self, name: str, steps: int) -> Any:

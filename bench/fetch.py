@@ -11,6 +11,7 @@ import errno
 import hashlib
 import http.client
 import os
+import re
 import shutil
 import sys
 import time
@@ -29,6 +30,7 @@ ROOT = Path(bench.__file__).parents[1]
 CHUNK = 1 << 18  # bytes
 TIMEOUT_S = 30.0
 TRIES = 5
+HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(/(?P<inside>[\w./-]+))?")  # owner/name, or a place inside it
 
 
 # --- places ------------------------------------------------------------------------------------------------------
@@ -327,6 +329,50 @@ def weights_file(id: str) -> Path:
     expected = entry.get("sha256") or checksums().get(f"weights/{entry['file']}")
     verify(place, expected, f"delete it and type python -m bench.fetch weights {id}.")
     return place
+
+
+def weights_at(name: str) -> Path:
+    """A weights file or folder: as named (relative paths start at the repository root), or `owner/name[/inside]` of the
+    hub, looked for in the mirror, in the cache and in the hub's own cache. Nothing is downloaded.
+
+    Raises BenchError with what to type when it is not on this machine.
+    """
+    named = ROOT / Path(name).expanduser()
+    if os.path.exists(named):
+        return named
+    for place in (*(folder / name for folder in weights_folders()), _in_hub_cache(name)):
+        if place is not None and place.exists():
+            return place
+    raise BenchError(f"The weights {name} are not on this machine; {_remedy(name)}.")
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    hub = HUB_NAME.fullmatch(name)
+    if hub is None:
+        return None
+    repo, inside = hub["repo"], hub["inside"] or ""
+    wanted = (inside, f"{inside}/config.json", f"{inside}/tokenizer_config.json") if inside else ("config.json",)
+    for file in wanted:
+        found = try_to_load_from_cache(repo, file)
+        if isinstance(found, str):
+            return Path(found) if file == inside else Path(found).parent
+    return None
+
+
+def _remedy(name: str) -> str:
+    """How weights come to be: by our own recipe, or from the hub."""
+    own = PurePosixPath("bench/mini/weights")
+    if own in PurePosixPath(name).parents:
+        stage = PurePosixPath(name).relative_to(own).parts[0]
+        made = f"python -m bench.mini.recipe --out DIR --stages world,{stage}"
+        return f"type {made} and copy DIR/weights/{stage} to {own}"
+    hub = HUB_NAME.fullmatch(name)
+    if hub is None:
+        return "correct the path"
+    only = f" --include '{hub['inside']}*'" if hub["inside"] else ""
+    return f"on one with network type hf download {hub['repo']}{only} --local-dir $BENCH_MIRROR/weights/{hub['repo']}"
 
 
 def hub_command(entry: Mapping[str, Any]) -> str:

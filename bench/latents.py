@@ -81,6 +81,9 @@ class Latents(TrainingData):
     def scheduler(self, name: str, steps: int) -> Any:
         return self.backbone.scheduler(name, steps)
 
+    def pixels(self, z: Tensor) -> Tensor:
+        return self.backbone.pixels(z)
+
     # --- one latent
 
     def _view(self, rng: torch.Generator) -> tuple[bool, tuple[float, float, float] | None]:

@@ -116,7 +116,9 @@ def _decode(backbone, z: Tensor, batch: int = 16) -> Tensor:
 
 def _texts(backbone, request: Request, chosen: Sequence[Shot]) -> dict[str, Text]:
     roles = [request.method.prompts(shot.prompt, request.dataset) for shot in chosen]
-    return {role: backbone.embed([prompts[role] for prompts in roles]) for role in roles[0]}
+    shown = request.method.shown(request.dataset)
+    texts = {role: backbone.embed([prompts[role] for prompts in roles]) for role in roles[0]}
+    return {role: text.showing(shown.get(role, {})) for role, text in texts.items()}
 
 
 def _guide(request: Request, z: Tensor, t: Tensor, texts: Mapping[str, Text], sampler: Sampler) -> Guide:

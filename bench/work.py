@@ -104,6 +104,10 @@ class Work:
         """Everything that can stop a cell is found before it costs anything."""
         contract(self.cell).check(self.cell)
         _ = self.metrics
+        absent = self.method.missing()
+        if absent:
+            raise Impossible(absent)
+        self.notes += self.method.notes
         lacks = self.method.lacks(self.dataset)
         if lacks:
             raise Impossible(
@@ -306,7 +310,8 @@ class Work:
         if "train_s" in costs and "steps" in costs:
             costs["steps_per_s"] = costs["steps"] / costs["train_s"]
         if "bank" in vars(self):
-            costs["trainable_parameters"] = sum(theta.shape[1] for theta in self.bank.theta.values())
+            trained = [name for name, spec in self.bank.specs.items() if spec.file is None]
+            costs["trainable_parameters"] = sum(self.bank.theta[name].shape[1] for name in trained)
             costs["adapter_bytes"] = self._style_bytes()
         return costs
 

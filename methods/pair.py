@@ -37,6 +37,10 @@ class PairCustomization(Method):
     needs = frozenset({"pairs"})
     strength_knob = "style guidance"
 
+    @property
+    def rare_tokens(self) -> Sequence[str]:
+        return (self.token,)
+
     def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
         content = AdapterSpec(self.rank, self.where, orthonormal_row=0)
         style = AdapterSpec(self.rank, self.where, orthonormal_row=self.rank)

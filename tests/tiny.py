@@ -59,6 +59,9 @@ class TinyBackbone(Backbone):
     def decode(self, z):
         return ((F.interpolate(z[:, :3], scale_factor=8) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
+    def pixels(self, z):
+        return (F.interpolate(z[:, :3], scale_factor=8) / 2 + 0.5).clamp(0, 1)
+
     def noisy(self, z, eps, t):
         kept = self.ddim.alphas_cumprod.to(z)[t].view(-1, 1, 1, 1)
         return kept.sqrt() * z + (1 - kept).sqrt() * eps
@@ -133,3 +136,17 @@ class PlainTuning:
         """As `Bank.state` names it."""
         trained = {f"unet.{name}": value.detach() for name, value in self.weights.items()}
         return trained | ({"text_encoder.weight": self.reader.detach()} if self.reader.requires_grad else {})
+
+
+def tiny_image_encoder(folder):
+    """A random CLIP image tower in transformers' format: 32 pixels, 16 patches of width 32, embedding of 24."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=32, patch_size=8,
+        projection_dim=24,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    return folder

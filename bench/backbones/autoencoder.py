@@ -59,15 +59,15 @@ class Autoencoder:
         """(N, C, H, W) -> uint8 (N, 3, P, P), rounded to the nearest grey level."""
         import torch
 
-        latents = z.to(self.scale) / self.scale + self.shift
+        parts = z.split(self._at_once(z.shape[-1] * self.factor))
         with torch.no_grad():
-            return torch.cat([self._pixels(part) for part in latents.split(self._at_once(z.shape[-1] * self.factor))])
+            return torch.cat([(self.pixels(part) * 255).round().to(torch.uint8) for part in parts])
 
-    def _pixels(self, latents: Tensor) -> Tensor:
-        import torch
-
+    def pixels(self, z: Tensor) -> Tensor:
+        """(N, C, H, W) -> float (N, 3, P, P) in [0, 1], all at once, with gradients."""
+        latents = z.to(self.scale) / self.scale + self.shift
         x = self.network.decode(latents.to(self.network.dtype)).sample.to(self.scale.dtype)
-        return ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        return (x / 2 + 0.5).clamp(0, 1)
 
     def _at_once(self, pixels: int) -> int:
         return max(1, PIXELS_AT_ONCE // pixels**2)

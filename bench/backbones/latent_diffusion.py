@@ -87,6 +87,10 @@ class LatentDiffusion(Backbone):
         """(N, C, H, W) -> uint8 (N, 3, P, P)."""
         return self.vae.decode(z)
 
+    def pixels(self, z: Tensor) -> Tensor:
+        """(N, C, H, W) -> float (N, 3, P, P) in [0, 1], with gradients."""
+        return self.vae.pixels(z)
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W)"""

@@ -34,7 +34,7 @@ class StableDiffusionXL(LatentDiffusion):
         keep = torch.tensor([not self._zeroed(prompt) for prompt in prompts], device=self.device)
         states, pooled = states * keep[:, None, None], pooled * keep[:, None]
         extras = {"text_embeds": pooled, "time_ids": self._time_ids(len(prompts))}
-        return Text(states, extras, tuple(prompts))
+        return Text(states, extras, prompts=tuple(prompts))
 
     def _zeroed(self, prompt: str) -> bool:
         return not prompt and self._index.get("force_zeros_for_empty_prompt", True)

@@ -194,6 +194,19 @@ def test_encode_and_decode_are_the_pipelines(family, ours, references):
     assert torch.equal(backbone.decode(z), expected)
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_pixels_are_what_decode_rounds_and_carry_the_gradient_of_the_decoder(family, ours):
+    backbone = ours(family)
+    z = noise(1, 1, *backbone.latent_shape).requires_grad_()
+    seen = backbone.pixels(z)
+    assert torch.equal((seen * 255).round().to(torch.uint8), backbone.decode(z))
+    (gradient,) = torch.autograd.grad(seen[0, :, 5, 7].sum(), z)
+    step = 1e-2 * noise(2, *z.shape)
+    moved = backbone.pixels(z + step) - backbone.pixels(z - step)
+    expected = (gradient * step).sum() * 2
+    torch.testing.assert_close(moved[0, :, 5, 7].sum(), expected, rtol=0.05, atol=1e-4)
+
+
 def guided_images(backbone, scheduler, steps, prompts, z, cfg):
     """Plain classifier-free guidance with our pieces."""
     scheduler = backbone.scheduler(scheduler, steps)

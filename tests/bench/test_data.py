@@ -453,7 +453,7 @@ def test_a_style_provides_what_the_issue_asks_for():
         "pairs": 1, "references": 20, "auxiliary": 20, "reference_set": 512,
     }  # fmt: skip
     dataset = data.load(rendered(), 64)
-    assert dataset.provides == {"pairs", "references", "auxiliary", "class"}
+    assert dataset.provides == {"pairs", "references", "auxiliary", "class", "oracle"}
 
 
 def test_the_stylised_half_is_the_oracle_of_the_plain_one():
@@ -536,3 +536,79 @@ def test_an_unknown_style_is_a_sentence():
         data.load({**rendered(), "oracle": "halftoon"}, P)
     with pytest.raises(BenchError, match="rendered but names no style"):
         data.load({**rendered(), "oracle": None}, P)
+
+
+# --- evaluation prompts from a table -----------------------------------------------------------------------------
+
+CONCEPTS = [name for name in data.names() if name.startswith("sliders/")]
+TABLE = 'case,prompt,seed\n0,a {cat},3\n1,a {cat},11\n2,"a car, parked",3\n3,a {cat},3\n'
+
+
+def tabled(tmp_path, text=TABLE, ending="csv", **table):
+    path = tmp_path / f"prompts.{ending}"
+    path.write_text(text)
+    return folder_spec(prompts={"file": str(path), "column": "prompt", "seeds": "seed", **table})
+
+
+def test_a_table_gives_each_prompt_its_own_seeds_and_braces_stay(tmp_path):
+    from bench.sampling import shots
+
+    dataset = data.load(tabled(tmp_path), P)
+    assert dataset.prompts == ("a {cat}", "a car, parked") and dataset.own_seeds == ((3, 11), (3,))
+    assert [(shot.index, shot.prompt, shot.seed) for shot in shots(dataset)] == [
+        (0, "a {cat}", 3), (0, "a {cat}", 11), (1, "a car, parked", 3)
+    ]  # fmt: skip
+    assert not dataset.pairs and not dataset.references
+
+
+def test_without_a_column_of_seeds_the_seeds_of_the_dataset_serve_all_prompts(tmp_path):
+    from bench.sampling import shots
+
+    dataset = data.load(tabled(tmp_path, "Prompt\tKind\na cat\t1\na car\t2\n", "tsv", column="Prompt", seeds=None), P)
+    assert [(shot.prompt, shot.seed) for shot in shots(dataset)] == [
+        (prompt, seed) for prompt in ("a cat", "a car") for seed in (0, 1)
+    ]
+
+
+def test_the_content_of_a_table_names_the_dataset_and_its_place_does_not(tmp_path):
+    (tmp_path / "moved").mkdir()
+    first, moved = tabled(tmp_path), tabled(tmp_path / "moved")
+    assert data.identity(first) == data.identity(moved)
+    assert data.identity(tabled(tmp_path / "moved", TABLE.replace("11", "12"))) != data.identity(first)
+    assert data.identity(tabled(tmp_path, seeds=None)) != data.identity(first)
+
+
+@pytest.mark.parametrize(
+    "text, table, words",
+    [
+        (TABLE, {"column": "text"}, "has no column 'text', only case, prompt, seed"),
+        (TABLE, {"columns": "prompt"}, r"a list is needed, or a table as in prompts: \{file"),
+        (TABLE, {"column": None}, "or a table as in"),
+        (TABLE + "4,a dog,\n", {}, "line 6 of .* has the seed ''; a whole number is needed"),
+        ("prompt,seed\n", {}, "holds no prompts"),
+    ],
+)
+def test_damaged_tables_are_sentences(tmp_path, text, table, words):
+    with pytest.raises(BenchError, match=words):
+        data.load(tabled(tmp_path, text, **table), P)
+
+
+def test_a_table_that_is_not_there_is_a_sentence():
+    with pytest.raises(BenchError, match="names nowhere.csv, which is no file here"):
+        loaded(prompts={"file": "nowhere.csv", "column": "prompt"})
+
+
+@needs_mirror
+@pytest.mark.parametrize("name", CONCEPTS)
+def test_the_images_of_a_slider_concept_are_the_published_rows_in_order(name):
+    from bench.sampling import shots
+
+    dataset = data.load(data.describe(name), P)
+    lines = (Path(os.environ["BENCH_MIRROR"]) / "sliders" / f"prompts-{dataset.noun}.csv").read_text().splitlines()
+    published = [(line.split(",")[1], int(line.split(",")[2])) for line in lines[1:]]
+    assert [(shot.prompt, shot.seed) for shot in shots(dataset)] == published and len(published) == 500
+    assert len(dataset.prompts) == 25 and {len(seeds) for seeds in dataset.own_seeds} == {20}
+
+
+def test_there_is_a_dataset_for_every_published_concept():
+    assert CONCEPTS == [f"sliders/{concept}" for concept in ("car", "food", "person", "room", "sky")]

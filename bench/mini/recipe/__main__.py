@@ -1,7 +1,8 @@
-"""Rebuild `mini` from nothing: world, tokenizer, latents, vae, clip, perceptual, unet, export.
+"""Rebuild `mini` from nothing: world, tokenizer, latents, vae, clip, perceptual, unet, export, encoder.
 
     python -m bench.mini.recipe --out DIR [--device cuda|cpu] [--scale 1.0] [--stages vae,clip] [--seed 0]
     python -m bench.mini.recipe --out DIR --shipped vae,clip,perceptual    # train the denoiser alone
+    python -m bench.mini.recipe --out DIR --stages world,encoder           # an image encoder for the shipped denoiser
 
 Finished stages are skipped and an unfinished one goes on from its checkpoint. `--scale` multiplies pictures and steps;
 the committed bundle is scale 1 on two CPU cores (times in MODEL_CARD.md). A GPU affords `--scale 10`.
@@ -20,11 +21,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from bench.mini.recipe import clip, export, perceptual, tokenizer, unet, vae, world
+from bench.mini.recipe import clip, encoder, export, perceptual, tokenizer, unet, vae, world
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 PICTURES, ODD = 30000, 9000
-STEPS = {"vae": 1800, "clip": 900, "trunk": 600, "weights": 200, "unet": 3900}
+STEPS = {"vae": 1800, "clip": 900, "trunk": 600, "weights": 200, "unet": 3900, "encoder": 3000}
 
 
 class Recipe:
@@ -94,6 +95,16 @@ class Recipe:
     def do_export(self) -> None:
         export.export(self.work, self.out)
 
+    def do_encoder(self) -> None:
+        """For the denoiser that was exported here or, where none was, for the one that ships."""
+        source = self.out if (self.out / "diffusion" / "model_index.json").is_file() else SHIPPED
+        backbone = encoder.backbone_of(source / "diffusion", self.device)
+        steps = self.steps("encoder")
+        state = encoder.train(self.pictures(), backbone, source / "clip", self.work, steps, self.seed)
+        for folder in (self.work, self.out):  # `export` takes it from the first when it is called again
+            encoder.write(state, folder / "encoder")
+        export.check_size(self.out)
+
     def run(self, stages: list[str]) -> None:
         torch.set_num_threads(self.threads)
         for stage in stages:
@@ -108,7 +119,7 @@ class Recipe:
             print(f"{stage}: done in {time.time() - began:.0f} s", flush=True)
 
 
-STAGES = ("world", "tokenizer", "latents", "vae", "clip", "perceptual", "unet", "export")
+STAGES = ("world", "tokenizer", "latents", "vae", "clip", "perceptual", "unet", "export", "encoder")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Stage `export`: write the bundle `weights/{diffusion,clip,perceptual}` in half precision, file by file atomically."""
+"""Stage `export`: write the bundle `weights/{diffusion,clip,perceptual,encoder}` in half precision, file by file."""
 
 from __future__ import annotations
 
@@ -58,6 +58,14 @@ def bundle_bytes(folder: Path) -> int:
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
+def check_size(folder: Path) -> int:
+    """Bytes of a bundle. Raises ValueError when it is over the limit."""
+    size = bundle_bytes(folder)
+    if size > LIMIT_BYTES:
+        raise ValueError(f"The bundle has {size / 2**20:.1f} MB, over the limit of 32: make a network smaller.")
+    return size
+
+
 def export(work: Path, out: Path) -> None:
     """Assemble the bundle from the stage folders; refuses one over 32 MB."""
     staging = work / "bundle"
@@ -67,14 +75,12 @@ def export(work: Path, out: Path) -> None:
     pipe.save_pretrained(staging / "diffusion", safe_serialization=True)
     shutil.rmtree(staging / "diffusion" / "tokenizer")
     shutil.copytree(work / "tokenizer", staging / "diffusion" / "tokenizer")
-    for name in ("clip", "perceptual"):
+    for name in ("clip", "perceptual", *(("encoder",) if (work / "encoder").is_dir() else ())):
         shutil.copytree(work / name, staging / name)
     index = staging / "diffusion" / "model_index.json"
     index.write_text(
         json.dumps({k: v for k, v in json.loads(index.read_text()).items() if k != "_name_or_path"}, indent=2)
     )
-    size = bundle_bytes(staging)
-    if size > LIMIT_BYTES:
-        raise ValueError(f"The bundle has {size / 2**20:.1f} MB, over the limit of 32: make a network smaller.")
+    size = check_size(staging)
     _replace_files(staging, out)
     print(f"export: {size / 2**20:.1f} MB in {out}", flush=True)

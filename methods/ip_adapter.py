@@ -1,0 +1,115 @@
+"""IP-Adapter (Ye et al. 2023, arXiv 2308.06721): an image as a prompt, without training for it.
+
+Every cross-attention layer reads image tokens beside the text (section 3.2). With a scale for each block and the
+content subtracted from the image's embedding it takes the style alone: InstantStyle (Wang et al., arXiv 2404.02733).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import mse_loss
+
+from bench.contracts import Ask, BenchError, CrossAttentionSpec, Dataset, Example, Loss, Method, Recipe, Text
+from bench.image_encoder import ImageEncoder
+
+
+@dataclass
+class IPAdapter(Method):
+    """Shows a pair's style image, or the mean of the references (or what `images` says), with weights from `file`.
+
+    With a `recipe` instead of a file it trains projection, keys and values on (image, caption) pairs, the references.
+    """
+
+    encoder: ImageEncoder
+    file: str | None = None
+    recipe: Recipe | None = None
+    tokens: int = 4  # of a new adapter: tokens, and heads of a resampler (0: the base kind)
+    heads: int = 0
+    scales: float | Mapping[str, Any] = 1.0  # by block, in diffusers' form
+    subtract: float = 0.0  # times the embedding of the image's caption, taken off the image's (InstantStyle)
+    dropout: Sequence[float] = (0.05, 0.05, 0.05)  # image only, text only, both
+    images: str | None = None  # role to show: style | references
+    strength: float = 0.5
+    _seen: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)  # by content of the dataset
+
+    strength_knob = "image scale"
+
+    def __post_init__(self) -> None:
+        if (self.file is None) == (self.recipe is None):
+            raise BenchError("An image adapter is read from method.file or trained by method.recipe; give one of them.")
+        if self.subtract and self.encoder.features != "pooled":
+            raise BenchError("Content is subtracted from pooled features only; give method.subtract=0 with patches.")
+
+    def missing(self) -> str | None:
+        return self.encoder.missing() or (self.file and absent(self.file))
+
+    def lacks(self, dataset: Dataset) -> str | None:
+        if self.recipe is not None and not dataset.references:
+            return "references"
+        return None if self._examples(dataset) else self.images or "references or pairs"
+
+    def adapters(self, dataset: Dataset) -> Mapping[str, CrossAttentionSpec]:
+        new = (self.encoder.width, self.tokens, self.heads)
+        return {"image": CrossAttentionSpec(*new, scales=self.scales, file=self.file)}
+
+    def step(self, data, k, rng):
+        """The image is its own condition; sometimes it, its caption or both are dropped."""
+        (z,), examples = data.draw(("references",), rng)
+        eps, t = data.noise(z, rng)
+        no_image, no_text = self.dropped(len(z), rng)
+        seen = self.encoder([example.image for example in examples])
+        seen[no_image] = self.encoder.blank
+        captions = ["" if drop else e.caption for e, drop in zip(examples, no_text.tolist(), strict=True)]
+        text = data.text(captions).showing({"image": seen})
+        out = yield Ask(data.noisy(z, eps, t), t, text, {"image": 1.0})
+        yield Loss(mse_loss(out, data.target(z, eps, t)))
+
+    def dropped(self, n: int, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Which of n samples lose their image, which their text, (n,) each; one number decides between the cases."""
+        image, text, both = self.dropout
+        u = torch.rand(n, generator=rng)
+        neither = (u >= image + text) & (u < image + text + both)
+        return (u < image) | neither, ((u >= image) & (u < image + text)) | neither
+
+    def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
+        return {"content": prompt, "negative": ""}
+
+    def shown(self, dataset: Dataset) -> Mapping[str, Mapping[str, Tensor]]:
+        """The image beside the prompt; no image, as in training, beside the empty one."""
+        if dataset.content_hash not in self._seen:
+            self._seen[dataset.content_hash] = self._features(self._examples(dataset)).mean(0, keepdim=True)
+        content, blank = self._seen[dataset.content_hash], self.encoder.blank[None]
+        return {"content": {"image": content}, "negative": {"image": blank}}
+
+    def guide(self, z, t, texts, cfg, strength):
+        """Classifier-free guidance with lambda = strength in both rows; lambda 0 is the backbone."""
+        text = Text.cat([texts["negative"], texts["content"]])
+        out = yield Ask(torch.cat([z, z]), t.repeat(2), text, {"image": strength})
+        unconditional, conditional = out.chunk(2)
+        return unconditional + cfg * (conditional - unconditional)
+
+    def _examples(self, dataset: Dataset) -> Sequence[Example]:
+        role = self.images or ("style" if dataset.pairs else "references")
+        return [pair.style for pair in dataset.pairs] if role == "style" else dataset.references
+
+    def _features(self, examples: Sequence[Example]) -> Tensor:
+        seen = self.encoder([example.image for example in examples])
+        if not self.subtract:
+            return seen
+        return seen - self.subtract * self.encoder.words([example.caption for example in examples])
+
+
+def absent(file: str) -> str | None:
+    """A sentence when the weights are not on this machine."""
+    from bench.fetch import weights_at
+
+    try:
+        weights_at(file)
+    except BenchError as error:
+        return str(error)
+    return None

@@ -1,0 +1,467 @@
+"""IP-Adapter against diffusers' own loader, processors and modules on the same random weights; its training."""
+
+import copy
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from tiny import TinyBackbone, picture, tiny_dataset
+from torch.nn.functional import mse_loss
+
+from bench.adapters import Bank
+from bench.contracts import Ask, BenchError, CrossAttentionSpec, Example, Impossible, Recipe, Text
+from bench.cross_attention import CrossAttention, read_image_adapter
+from bench.image_encoder import ImageEncoder
+from bench.latents import Latents
+from bench.sampling import Request, Sampler, Untouched, sample, shots
+from bench.trainer import Job, generator, train
+from methods.ip_adapter import IPAdapter
+
+CONF = Path(__file__).parents[2] / "conf" / "method"
+CLIP = "bench/mini/weights/clip"
+FEATURES, PATCHES = 20, 9
+STYLE = yaml.safe_load((CONF / "instantstyle_sdxl.yaml").read_text())["scales"]
+
+# --- small networks and files in the public format -------------------------------------------------------------------
+
+
+def sd():
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=2, norm_num_groups=8, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=24,
+    )  # fmt: skip
+
+
+def sdxl():
+    """The blocks of SDXL, narrow: attention groups 2 + 2 down, 1 in the middle, 3 + 3 up."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 16, 32), layers_per_block=2, norm_num_groups=8, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=24,
+        transformer_layers_per_block=(1, 1, 2), use_linear_projection=True, addition_embed_type="text_time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=16 + 6 * 8,
+    )  # fmt: skip
+
+
+class Shaped(TinyBackbone):
+    """A backbone on one of these networks."""
+
+    def __init__(self, make):
+        super().__init__(torch.float64)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.network = make().double().eval().requires_grad_(False)
+
+    def predict(self, z, t, text):
+        return self.network(z, t, text.states, added_cond_kwargs=dict(text.extras) or None).sample
+
+
+def rows(n, features):
+    draw = generator("rows")
+    extras = {"text_embeds": torch.randn(n, 16, generator=draw), "time_ids": torch.full((n, 6), 64.0)}
+    states = torch.randn(n, 6, 24, generator=draw)
+    text = Text(states.double(), {name: value.double() for name, value in extras.items()}, {"image": features})
+    return torch.randn(n, 4, 8, 8, generator=draw).double(), torch.tensor([500, 20, 981])[:n], text
+
+
+def drawn(shapes, rng):
+    """Random weights; those of normalisations about one."""
+    return {
+        key: torch.randn(shape, generator=rng) * (0.3 if len(shape) > 1 else 0.1) + float("norm" in key and "w" in key)
+        for key, shape in shapes.items()
+    }
+
+
+def base_projection(width, tokens=4):
+    shapes = {"proj.weight": (tokens * width, FEATURES), "proj.bias": (tokens * width,)}
+    return shapes | {"norm.weight": (width,), "norm.bias": (width,)}
+
+
+def plus_projection(width, tokens=5, hidden=32, heads=2, depth=4):
+    """The names and shapes of the official Resampler."""
+    shapes = {"latents": (1, tokens, hidden), "proj_in.weight": (hidden, FEATURES), "proj_in.bias": (hidden,)}
+    shapes |= {"proj_out.weight": (width, hidden), "proj_out.bias": (width,)}
+    shapes |= {"norm_out.weight": (width,), "norm_out.bias": (width,)}
+    for i in range(depth):
+        for norm in ("0.norm1", "0.norm2", "1.0"):
+            shapes |= {f"layers.{i}.{norm}.weight": (hidden,), f"layers.{i}.{norm}.bias": (hidden,)}
+        shapes |= {
+            f"layers.{i}.0.to_q.weight": (64 * heads, hidden),
+            f"layers.{i}.0.to_out.weight": (hidden, 64 * heads),
+        }
+        shapes |= {f"layers.{i}.0.to_kv.weight": (128 * heads, hidden)}
+        shapes |= {f"layers.{i}.1.1.weight": (4 * hidden, hidden), f"layers.{i}.1.3.weight": (hidden, 4 * hidden)}
+    return shapes
+
+
+def public_file(network, projection, folder, suffix="safetensors"):
+    """Random weights as the official training script saves them: attention layers counted by their processors."""
+    rng = generator("file", projection.__name__)
+    keys = {}
+    for i, name in enumerate(network.attn_processors):
+        layer = network.get_submodule(name.removesuffix(".processor"))
+        if layer.to_k.in_features == network.config.cross_attention_dim:  # no self-attention here is 24 wide
+            keys |= {f"{i}.to_{kind}_ip.weight": tuple(layer.to_k.weight.shape) for kind in "kv"}
+    state = {"image_proj": drawn(projection(network.config.cross_attention_dim), rng), "ip_adapter": drawn(keys, rng)}
+    path = folder / f"adapter.{suffix}"
+    if suffix == "bin":
+        torch.save(state, path)
+    else:
+        save_file({f"{group}.{key}": value for group, part in state.items() for key, value in part.items()}, path)
+    return path
+
+
+def theirs(network, path):
+    """diffusers' pipeline with the adapter loaded by diffusers, on a copy of the network."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline(
+        vae=None, text_encoder=None, tokenizer=None, unet=copy.deepcopy(network), safety_checker=None,
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), feature_extractor=None, image_encoder=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.load_ip_adapter(
+        str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None, local_files_only=True
+    )
+    return pipeline
+
+
+CASES = [
+    (sd, base_projection, 0.7, "safetensors"),
+    (sd, base_projection, {"up": {"block_1": [0.0, 1.0, 0.3]}, "mid": 0.5}, "bin"),
+    (sd, plus_projection, {"down": 0.8}, "bin"),
+    (sdxl, base_projection, STYLE, "safetensors"),
+    (sdxl, plus_projection, {**STYLE, "down": {"block_2": [0.0, 1.0]}}, "safetensors"),
+]
+
+
+@pytest.mark.parametrize("make, projection, scale, suffix", CASES)
+def test_a_public_file_predicts_as_in_diffusers(make, projection, scale, suffix, tmp_path):
+    backbone = Shaped(make)
+    path = public_file(backbone.network, projection, tmp_path, suffix)
+    shape = (3, FEATURES) if projection is base_projection else (3, PATCHES, FEATURES)
+    features = torch.randn(shape, generator=generator("features")).double()
+    z, t, text = rows(3, features)
+    pipeline = theirs(backbone.network, path)
+    pipeline.set_ip_adapter_scale(scale)
+    conditions = {**text.extras, "image_embeds": [features[:, None]]}
+    with torch.no_grad():
+        expected = pipeline.unet(z, t, text.states, added_cond_kwargs=conditions).sample
+        plain = backbone.predict(z, t, text)
+    whole, strength = (scale, 1.0) if isinstance(scale, dict) else (1.0, scale)
+    bank = Bank(backbone, {"image": CrossAttentionSpec(FEATURES, scales=whole, file=str(path))}, [None])
+    (answer,) = bank.answer([(0, Ask(z, t, text, {"image": strength}, frozenset({"image"})))])
+    torch.testing.assert_close(answer, expected, rtol=0, atol=1e-10)
+    assert (answer - plain).abs().max() > 1e-3
+    bank.close()
+    assert torch.equal(backbone.predict(z, t, text), plain)
+
+
+def test_what_we_write_diffusers_reads(tmp_path):
+    backbone = Shaped(sd)
+    bank = Bank(backbone, {"image": CrossAttentionSpec(FEATURES)}, [generator("drawn")])
+    save_file(bank.state("image", 0), tmp_path / "ours.safetensors")
+    features = torch.randn(2, FEATURES, generator=generator("features")).double()
+    z, t, text = rows(2, features)
+    (answer,) = bank.answer([(0, Ask(z, t, text, {"image": 1.0}, frozenset({"image"})))])
+    bank.close()
+    network = theirs(backbone.network, tmp_path / "ours.safetensors").unet
+    with torch.no_grad():
+        conditions = {**text.extras, "image_embeds": [features[:, None]]}
+        expected = network(z, t, text.states, added_cond_kwargs=conditions).sample
+    torch.testing.assert_close(answer, expected, rtol=0, atol=1e-6)  # files are float32
+
+
+# --- the published sizes ---------------------------------------------------------------------------------------------
+
+
+class Meta:
+    """A published network without weights."""
+
+    name = "meta"
+
+    def __init__(self, **config):
+        from diffusers import UNet2DConditionModel
+
+        with torch.device("meta"):
+            self.network = UNet2DConditionModel(sample_size=64, layers_per_block=2, **config)
+
+    def cross_attention(self):
+        return TinyBackbone.cross_attention(self)
+
+
+def count(backbone, spec):
+    return sum(prod(shape) for shape in CrossAttention(backbone, spec).shapes.values())
+
+
+def test_stable_diffusion_15_has_the_published_parameters():
+    backbone = Meta(block_out_channels=(320, 640, 1280, 1280), attention_head_dim=8, cross_attention_dim=768)
+    assert len(backbone.cross_attention()) == 16
+    assert count(backbone, CrossAttentionSpec(1024)) == 22_319_616
+    keys_values = 2 * 768 * (5 * 320 + 5 * 640 + 6 * 1280)
+    assert keys_values + 4 * 768 * 1024 + 4 * 768 + 2 * 768 == 22_319_616
+
+
+def test_sdxl_has_351_million():
+    backbone = Meta(
+        block_out_channels=(320, 640, 1280), attention_head_dim=(5, 10, 20), cross_attention_dim=2048,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), use_linear_projection=True,
+        transformer_layers_per_block=(1, 2, 10),
+    )  # fmt: skip
+    assert len(backbone.cross_attention()) == 70
+    keys_values = 2 * 2048 * (10 * 640 + 60 * 1280)
+    assert count(backbone, CrossAttentionSpec(1280)) == keys_values + 4 * 2048 * 1280 + 4 * 2048 + 2 * 2048
+    assert 340.7e6 < keys_values < 340.9e6
+
+
+# --- sampling --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return ImageEncoder(CLIP)
+
+
+@pytest.fixture(scope="module")
+def weights(clip, tmp_path_factory):
+    """An adapter file for the tiny backbone and `mini`'s CLIP."""
+    bank = Bank(TinyBackbone(), {"image": CrossAttentionSpec(clip.width)}, [generator("weights")])
+    path = tmp_path_factory.mktemp("weights") / "image.safetensors"
+    save_file(bank.state("image", 0), path)
+    return str(path)
+
+
+def images(backbone, method, strength):
+    bank = Bank(backbone, method.adapters(tiny_dataset()), [None])
+    request = Request(0, method, tiny_dataset(), shots(tiny_dataset()), strength)
+    out = np.concatenate([chunk[0] for chunk in sample(bank, [request], Sampler(steps=4, cfg=3.0))])
+    bank.close()
+    return out
+
+
+def test_lambda_zero_is_the_backbone_bit_for_bit(clip, weights):
+    backbone, method = TinyBackbone(), IPAdapter(clip, file=weights)
+    base = images(backbone, Untouched(), 0.0)
+    assert np.array_equal(images(backbone, method, 0.0), base)
+    assert not np.array_equal(images(backbone, method, 1.0), base)
+
+
+def test_it_shows_the_style_image_or_the_mean_of_the_references(clip, weights):
+    style, other = picture(3), picture(4)
+    references = tuple(Example(image, "a photo of a dog", "dog") for image in (style, other))
+    with_pair = IPAdapter(clip, file=weights).shown(tiny_dataset())["content"]["image"]
+    torch.testing.assert_close(with_pair, clip([tiny_dataset().pairs[0].style.image]))
+    data = tiny_dataset(references=references, pairs=(), content_hash="references")
+    mean = IPAdapter(clip, file=weights).shown(data)["content"]["image"]
+    torch.testing.assert_close(mean, (clip([style]) + clip([other])) / 2)
+
+
+def test_instantstyle_subtracts_the_embedding_of_the_caption(clip, weights):
+    data = tiny_dataset()
+    shown = IPAdapter(clip, file=weights, subtract=0.5).shown(data)["content"]["image"]
+    expected = clip([data.pairs[0].style.image]) - 0.5 * clip.words(["a photo of a dog"])
+    torch.testing.assert_close(shown, expected)
+    with pytest.raises(BenchError, match="pooled features only; give method.subtract=0"):
+        IPAdapter(ImageEncoder(CLIP, "patches"), file=weights, subtract=0.5)
+
+
+def test_guidance_is_diffusers_with_zeros_for_no_image(clip, weights):
+    """Both rows at the same lambda, the empty prompt beside the projected zero embedding."""
+    backbone, method = TinyBackbone(torch.float64), IPAdapter(clip, file=weights)
+    network = theirs(backbone.network, Path(weights))
+    network.set_ip_adapter_scale(0.6)
+    z, t = torch.randn(1, 4, 8, 8, generator=generator("z")).double(), torch.tensor([500])
+    shown = method.shown(tiny_dataset())
+    texts = {role: backbone.embed([p]) for role, p in method.prompts("a photo of a cat", tiny_dataset()).items()}
+
+    def predicted(role, features):
+        conditions = {"image_embeds": [features[:, None]]}
+        with torch.no_grad():
+            return network.unet(z, t, texts[role].states, added_cond_kwargs=conditions).sample
+
+    empty, content = (
+        predicted("negative", torch.zeros(1, 256).double()),
+        predicted("content", shown["content"]["image"]),
+    )
+    bank = Bank(backbone, method.adapters(tiny_dataset()), [None])
+    coroutine = method.guide(z, t, {role: text.showing(shown[role]) for role, text in texts.items()}, 3.0, 0.6)
+    with torch.no_grad():
+        answer = bank.answer([(0, next(coroutine))])[0]
+    with pytest.raises(StopIteration) as stop:
+        coroutine.send(answer)
+    torch.testing.assert_close(stop.value.value, empty + 3.0 * (content - empty), rtol=0, atol=1e-6)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+RECIPE = Recipe(steps=3, lr=1e-3, batch_size=3)
+
+
+def learner(clip, **changes):
+    return IPAdapter(clip, **{"recipe": RECIPE, **changes})
+
+
+def test_one_number_decides_what_is_dropped(clip):
+    no_image, no_text = learner(clip).dropped(50_000, generator("u"))
+    expected = []
+    for u in torch.rand(50_000, generator=generator("u")).tolist():  # as the official training script has it
+        if u < 0.05:
+            expected.append((True, False))
+        elif u < 0.05 + 0.05:
+            expected.append((False, True))
+        elif u < 0.05 + 0.05 + 0.05:
+            expected.append((True, True))
+        else:
+            expected.append((False, False))
+    near = sum(a != b for a, b in zip(zip(no_image.tolist(), no_text.tolist(), strict=True), expected, strict=True))
+    assert near <= 2  # a number on a border may round either way
+    for case in ((True, False), (False, True), (True, True)):
+        assert expected.count(case) / 50_000 == pytest.approx(0.05, abs=0.004)
+
+
+@pytest.mark.parametrize(
+    "dropout, image, text", [((1, 0, 0), 0, 1), ((0, 1, 0), 1, 0), ((0, 0, 1), 0, 0), ((0, 0, 0), 1, 1)]
+)
+def test_what_is_dropped_is_what_sampling_shows_for_nothing(clip, dropout, image, text):
+    backbone, method, data = TinyBackbone(), learner(clip, dropout=dropout), tiny_dataset()
+    ask = next(method.step(Latents(data, backbone, RECIPE), 0, generator("step")))
+    shown = clip([data.references[0].image]) if image else method.shown(data)["negative"]["image"]
+    torch.testing.assert_close(ask.text.images["image"], shown.expand(3, -1))
+    torch.testing.assert_close(ask.text.states, backbone.embed(["a photo of a dog" if text else ""] * 3).states)
+    assert ask.adapters == {"image": 1.0} and ask.trains == {"image"}
+
+
+def test_the_published_update_replayed_with_diffusers_modules(clip, tmp_path):
+    """AdamW on projection, keys and values, MSE of eps, everything else frozen; no bank, no trainer, no method."""
+    backbone, data = TinyBackbone(torch.float64), tiny_dataset(references=tuple(
+        Example(picture(seed), f"a photo of a dog {seed}", "dog") for seed in range(3)
+    ))  # fmt: skip
+    method = learner(clip, dropout=(0.3, 0.2, 0.2))
+    frozen = {name: value.clone() for name, value in backbone.network.state_dict().items()}
+    bank = Bank(backbone, method.adapters(data), [generator("adapters", 0)])
+    save_file(bank.state("image", 0), tmp_path / "start.safetensors")
+    steps = list(train(bank, [Job(0, method, Latents(data, backbone, RECIPE), RECIPE, seed=5)]))
+    bank.close()
+    assert all(torch.equal(value, frozen[name]) for name, value in backbone.network.state_dict().items())
+
+    start = Bank(backbone, {"image": CrossAttentionSpec(256, file=str(tmp_path / "start.safetensors"))}, [None])
+    start.close()
+    unet = theirs(backbone.network, tmp_path / "start.safetensors").unet
+    learned = {"image_proj.proj": "encoder_hid_proj.image_projection_layers.0.image_embeds"}
+    learned |= {"image_proj.norm": "encoder_hid_proj.image_projection_layers.0.norm"}
+    names = [name for name in unet.attn_processors if "attn2" in name]
+    for i, name in enumerate(names):
+        learned |= {f"ip_adapter.{2 * i + 1}.to_{x}_ip": f"{name}.to_{x}_ip.0" for x in "kv"}
+    parameters = {
+        f"{ours}.{kind}": unet.get_parameter(f"{name}.{kind}").requires_grad_()
+        for ours, name in learned.items()
+        for kind in (("weight", "bias") if "proj." in ours or "norm" in ours else ("weight",))
+    }
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-3, weight_decay=1e-2)
+    latents = Latents(data, backbone, RECIPE)
+    for k in range(RECIPE.steps):
+        rng = generator("train", 5, k)
+        (z,), examples = latents.draw(("references",), rng)
+        eps, t = latents.noise(z, rng)
+        u = torch.rand(3, generator=rng)
+        captions = ["" if 0.3 <= x < 0.7 else e.caption for x, e in zip(u.tolist(), examples, strict=True)]
+        shown = clip([e.image for e in examples]).double() * ((u >= 0.3) & ((u < 0.5) | (u >= 0.7)))[:, None]
+        conditions = {"image_embeds": [shown[:, None]]}
+        out = unet(latents.noisy(z, eps, t), t, backbone.embed(captions).states, added_cond_kwargs=conditions).sample
+        loss = mse_loss(out, eps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert steps[k].losses[0] == pytest.approx(loss.item(), abs=1e-6)
+    assert set(bank.crossed["image"].weights) == set(parameters)
+    for key, value in bank.crossed["image"].weights.items():
+        moved = (value[0] - start.crossed["image"].weights[key][0]).abs().max()
+        assert moved > 1e-4
+        torch.testing.assert_close(value[0].detach(), parameters[key].detach(), rtol=0, atol=1e-5)
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_for_another_network_is_a_reason_to_skip(tmp_path):
+    path = str(public_file(Shaped(sd).network, base_projection, tmp_path))
+    with pytest.raises(Impossible, match=r"backbone tiny needs \(64, 20\).*found \(96, 20\); .*method.file"):
+        Bank(TinyBackbone(), {"image": CrossAttentionSpec(FEATURES, file=path)}, [None])
+    with pytest.raises(Impossible, match="features of width 20, the image encoder gives 256; .*method.encoder.path"):
+        Bank(Shaped(sd), {"image": CrossAttentionSpec(256, file=path)}, [None])
+
+
+def test_a_file_with_more_than_we_read_is_a_reason_to_skip(tmp_path):
+    """Such as the low-rank weights that face adapters carry beside their image tokens."""
+    path = public_file(Shaped(sd).network, base_projection, tmp_path)
+    save_file(read_image_adapter(path) | {"ip_adapter.0.to_q_lora.down.weight": torch.zeros(4, 16)}, path)
+    with pytest.raises(Impossible, match="1 weights have no place in the backbone tiny, first ip_adapter.0.to_q_lora"):
+        Bank(Shaped(sd), {"image": CrossAttentionSpec(FEATURES, file=str(path))}, [None])
+
+
+def test_other_files_are_refused_in_a_sentence(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(BenchError, match="other.safetensors is no image adapter"):
+        read_image_adapter(tmp_path / "other.safetensors")
+    torch.save({"image_proj": {"x": Path("a class, not a tensor")}, "ip_adapter": {}}, tmp_path / "unsafe.bin")
+    with pytest.raises(BenchError, match="unsafe.bin cannot be read as weights.*stage it again"):
+        read_image_adapter(tmp_path / "unsafe.bin")
+
+
+def test_blocks_that_the_network_lacks_are_told():
+    with pytest.raises(
+        BenchError, match=r"asked for at up \['block_0'\]; blocks .* down.block_0 \(2\).*up.block_1 \(3\)"
+    ):
+        Bank(Shaped(sd), {"image": CrossAttentionSpec(4, scales={"up": {"block_0": 1.0}})}, [generator(0)])
+    with pytest.raises(BenchError, match=r"asked for at up \['block_1'\]"):
+        Bank(Shaped(sd), {"image": CrossAttentionSpec(4, scales={"up": {"block_1": [1, 0]}})}, [generator(0)])
+
+
+def test_absent_weights_skip_the_cell_and_name_what_makes_them(tmp_path):
+    from hydra import compose, initialize_config_dir
+
+    from bench.__main__ import CONF, cell, register_datasets
+    from bench.run import run
+
+    register_datasets()
+    file = "bench/mini/weights/encoder/none.safetensors"
+    overrides = ["method=ip_adapter", f"method.file={file}", "tracker=none", f"results={tmp_path}", "dataset=blueprint"]
+    with initialize_config_dir(CONF, version_base="1.3"):
+        asked = cell(compose("config", overrides))
+    assert list(asked.identity["method"]["files"]) == [CLIP]
+    record = run(asked)
+    assert record.status == "skipped"
+    assert f"The weights {file} are not on this machine" in record.reason
+    assert "python -m bench.mini.recipe --out DIR --stages world,encoder" in record.reason
+    hub = IPAdapter(ImageEncoder(CLIP), file="h94/IP-Adapter/models/none.safetensors").missing()
+    assert "hf download h94/IP-Adapter --include 'models/none.safetensors*'" in hub
+
+
+def test_the_run_id_follows_the_contents_of_the_weights(tmp_path):
+    from bench.cell import contents
+
+    settings = {"file": str(tmp_path / "a.bin"), "encoder": {"path": str(tmp_path)}, "images": "style"}
+    (tmp_path / "a.bin").write_bytes(b"one")
+    first = contents(settings)
+    (tmp_path / "a.bin").write_bytes(b"other")
+    assert set(first) == {settings["file"], str(tmp_path)}
+    assert all(contents(settings)[name] != value for name, value in first.items())
+    assert contents({"token": "sks", "where": "attention", "note": "a/b"}) == {}
+
+
+def test_a_file_and_a_recipe_together_or_neither_are_refused(clip):
+    for settings in ({}, {"file": "a", "recipe": RECIPE}):
+        with pytest.raises(BenchError, match="give one of them"):
+            IPAdapter(clip, **settings)
+    assert replace(learner(clip)).lacks(tiny_dataset(references=())) == "references"
