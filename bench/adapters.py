@@ -186,8 +186,8 @@ class Bank:
     def state(self, name: str, cell: int) -> dict[str, Tensor]:
         """The adapter under the names that diffusers' `load_lora_weights` and PEFT read, alpha folded into `up`.
 
-        Of a full fine-tuning all weights, each under its part's name: `unet.conv_in.weight`. Image tokens' weights under
-        IP-Adapter's public names.
+        Of a full fine-tuning all weights, each under its part's name: `unet.conv_in.weight`. What image tokens need is
+        named as in IP-Adapter's public files.
         """
         if name in self.full:
             return self.full[name].state()

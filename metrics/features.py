@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from bench.fetch import write_atomically
+from bench.record import atomic_write
 
 if TYPE_CHECKING:
     from metrics.networks import OpenClip
@@ -111,7 +111,7 @@ class FeatureStore:
         raw = np.stack([np.frombuffer(bytes.fromhex(key), dtype=np.uint8) for key in keys])
         path = folder / f"{hashlib.blake2b(raw.tobytes(), digest_size=16).hexdigest()}.safetensors"
         data = save({"keys": raw, "features": np.ascontiguousarray(values)}, metadata={"extractor": extractor_id})
-        write_atomically(path, data)
+        atomic_write(path, data)
         self._add(extractor_id, path, raw)
 
 

@@ -28,8 +28,8 @@ def walkthrough(tmp_path, monkeypatch):
     return tmp_path / f"{spec['name']}.yaml"
 
 
-def test_the_method_of_the_walkthrough_keeps_the_contract(walkthrough):
-    test_contract.test_it_names_its_knob_draws_images_and_trains_only_what_it_declares(walkthrough.stem)
+def test_the_method_of_the_walkthrough_keeps_the_contract(walkthrough, tmp_path):
+    test_contract.test_it_names_its_knob_draws_images_and_trains_only_what_it_declares(walkthrough.stem, tmp_path)
 
 
 def test_its_yaml_has_the_header_and_its_code_only_the_allowed_imports(walkthrough):
