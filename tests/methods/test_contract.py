@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from tiny import TinyBackbone, picture, tiny_dataset, tiny_image_encoder
+from tiny import TinyBackbone, tiny_dataset, tiny_image_encoder
 
 from bench.adapters import Bank
-from bench.contracts import Ask, CrossAttentionSpec, Example, Loss, Method
+from bench.contracts import Ask, CrossAttentionSpec, Loss, Method
 from bench.sampling import Request, Sampler, sample, shots
 from bench.trainer import generator
 from bench.work import LABELS
@@ -58,15 +58,9 @@ def random_weights(made, folder):
     return str(folder / "weights.safetensors")
 
 
-def everything():
-    """A dataset that lacks nothing."""
-    some = [Example(picture(seed), "a photo of a dog", "dog", person=seed % 2 == 0) for seed in range(4)]
-    return tiny_dataset(references=tuple(some[:2]), auxiliary=tuple(some[2:]))
-
-
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_it_names_its_knob_draws_images_and_trains_only_what_it_declares(name, tmp_path):
-    made, data, backbone = method(name, tmp_path), everything(), TinyBackbone()
+    made, data, backbone = method(name, tmp_path), tiny_dataset(), TinyBackbone()
     assert made.strength_knob and made.lacks(data) is None and made.missing() is None
     assert made.start_t == settings(name).get("start_t", Method.start_t), "the late start stands in the yaml"
     assert all(isinstance(value, (int, float)) for value in settings(name)["curve"]), "strength=curve has no values"
