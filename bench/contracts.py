@@ -323,9 +323,10 @@ class Dataset:
 
 
 class TrainingData(ABC):
-    """What `Method.step` draws from: latents of the dataset's images and embedded prompts, both cached."""
+    """What `Method.step` draws from: latents and embedded prompts, both cached, and the backbone's noise."""
 
     dataset: Dataset
+    backbone: Backbone
     batch_size: int
 
     @abstractmethod
@@ -340,29 +341,37 @@ class TrainingData(ABC):
     def text(self, prompts: Sequence[str]) -> Text:
         """Embedded prompts, one row each; computed once per prompt."""
 
-    @abstractmethod
     def noise(self, like: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Gaussian noise shaped as `like` (B, C, H, W) and uniform timesteps (B,)."""
+        import torch
 
-    @abstractmethod
+        eps = torch.randn(like.shape, generator=rng, dtype=torch.float32).to(like)
+        t = torch.randint(self.backbone.train_timesteps, (len(like),), generator=rng)
+        return eps, t.to(like.device)
+
     def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Latents diffused to timestep t, all (B, C, H, W)."""
+        return self.backbone.noisy(z, eps, t)
 
-    @abstractmethod
     def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the network should predict: eps, or v (Salimans & Ho 2022), as the backbone was trained."""
+        return self.backbone.target(z, eps, t)
 
-    @abstractmethod
     def start_noise(self, rng: torch.Generator) -> Tensor:
         """Gaussian noise (batch, C, H, W) to begin a rollout of the network from."""
+        import torch
 
-    @abstractmethod
+        eps = torch.randn((self.batch_size, *self.backbone.latent_shape), generator=rng, dtype=torch.float32)
+        precise = self.backbone.dtype == torch.float64
+        return eps.to(self.backbone.device, torch.float64 if precise else torch.float32)
+
     def scheduler(self, name: str, steps: int) -> Any:
         """A fresh diffusers scheduler with its timesteps set, for such a rollout."""
+        return self.backbone.scheduler(name, steps)
 
     def pixels(self, z: Tensor) -> Tensor:
         """Latents (B, C, H, W) -> float (B, 3, P, P) in [0, 1], with gradients."""
-        raise Impossible(f"{type(self).__name__} decodes no latents while it trains; choose another method.")
+        return self.backbone.pixels(z)
 
 
 # --- what a backbone does ----------------------------------------------------------------------------------------

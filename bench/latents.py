@@ -6,7 +6,6 @@ Shapes: n images of a role, B rows of a draw, C latent channels, H W latent size
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,28 +60,6 @@ class Latents(TrainingData):
             embedded = self.backbone.embed(new)
             self._texts |= {prompt: embedded[i : i + 1] for i, prompt in enumerate(new)}
         return Text.cat([self._texts[prompt] for prompt in prompts])
-
-    def noise(self, like: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        eps = torch.randn(like.shape, generator=rng, dtype=torch.float32).to(like)
-        t = torch.randint(self.backbone.train_timesteps, (len(like),), generator=rng)
-        return eps, t.to(like.device)
-
-    def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        return self.backbone.noisy(z, eps, t)
-
-    def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        return self.backbone.target(z, eps, t)
-
-    def start_noise(self, rng: torch.Generator) -> Tensor:
-        eps = torch.randn((self.batch_size, *self.backbone.latent_shape), generator=rng, dtype=torch.float32)
-        precise = self.backbone.dtype == torch.float64
-        return eps.to(self.backbone.device, torch.float64 if precise else torch.float32)
-
-    def scheduler(self, name: str, steps: int) -> Any:
-        return self.backbone.scheduler(name, steps)
-
-    def pixels(self, z: Tensor) -> Tensor:
-        return self.backbone.pixels(z)
 
     # --- one latent
 

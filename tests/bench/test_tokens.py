@@ -65,13 +65,14 @@ def test_the_command_shows_named_words_and_candidates(capsys):
 def test_a_cell_notes_the_tokens_of_its_method_that_fall_apart(tmp_path):
     from tiny import TinyBackbone, tiny_dataset
 
+    from bench.cell import Cell
     from bench.sampling import Untouched
     from bench.work import Work
 
     class Binding(Untouched):
         rare_tokens = ("qz", "sks")
 
-    backbone, work = TinyBackbone(), Work(None, tmp_path)
+    backbone, work = TinyBackbone(), Work(Cell({}, {}, {}, {}, {}, {}, {}, 0, ()), tmp_path)
     backbone.tokenizers = lambda: [toy()]
     vars(work).update(metrics={}, method=Binding(), dataset=tiny_dataset(), backbone=backbone)
     work.check()

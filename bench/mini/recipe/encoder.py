@@ -54,17 +54,6 @@ class WorldData(TrainingData):
     def text(self, prompts: Sequence[str]) -> Text:
         return self.backbone.embed(prompts)
 
-    def noise(self, like: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        eps = torch.randn(like.shape, generator=rng, dtype=torch.float32).to(like)
-        t = torch.randint(self.backbone.train_timesteps, (len(like),), generator=rng)
-        return eps, t.to(like.device)
-
-    def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        return self.backbone.noisy(z, eps, t)
-
-    def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        return self.backbone.target(z, eps, t)
-
 
 def _dataset() -> Dataset:
     return Dataset(
