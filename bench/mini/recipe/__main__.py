@@ -1,7 +1,8 @@
 """Rebuild `mini` from nothing: world, tokenizer, latents, vae, clip, perceptual, unet, export, encoder.
 
     python -m bench.mini.recipe --out DIR [--device cuda|cpu] [--scale 1.0] [--stages vae,clip] [--seed 0]
-    python -m bench.mini.recipe --out DIR --shipped vae,clip,perceptual    # train the denoiser alone
+    python -m bench.mini.recipe --out DIR --shipped vae,clip,perceptual               # the denoiser alone, anew
+    python -m bench.mini.recipe --out DIR --shipped vae,clip,perceptual --onward      # ... trained further
     python -m bench.mini.recipe --out DIR --stages world,encoder           # an image encoder for the shipped denoiser
 
 Finished stages are skipped and an unfinished one goes on from its checkpoint. `--scale` multiplies pictures and steps;
@@ -31,9 +32,9 @@ STEPS = {"vae": 1800, "clip": 900, "trunk": 600, "weights": 200, "unet": 5400, "
 class Recipe:
     """The stages; each leaves its result under `work` and a `<stage>.done` file."""
 
-    def __init__(self, out: Path, device: str, scale: float, seed: int, threads: int):
+    def __init__(self, out: Path, device: str, scale: float, seed: int, threads: int, onward: bool = False):
         self.work, self.out, self.device, self.seed = out / "work", out / "weights", device, seed
-        self.scale, self.threads = scale, threads
+        self.scale, self.threads, self.onward = scale, threads, onward
         self.work.mkdir(parents=True, exist_ok=True)
 
     def take_shipped(self, stages: list[str]) -> None:
@@ -89,8 +90,10 @@ class Recipe:
     def do_unet(self) -> None:
         z = load_file(self.work / "latents.safetensors")["latents"]
         contrastive = load_file(self.work / "clip" / "open_clip_model.safetensors")
-        tokens = self.tokens(self.pictures())
-        unet.train(z, tokens, self.vocabulary(), contrastive, self.work, self.steps("unet"), self.seed, self.device)
+        tokens, size = self.tokens(self.pictures()), self.vocabulary()
+        start = SHIPPED / "diffusion" if self.onward else None
+        steps, seed = self.steps("unet"), self.seed
+        unet.train(z, tokens, size, contrastive, self.work, steps, seed, self.device, start=start)
 
     def do_export(self) -> None:
         export.export(self.work, self.out)
@@ -131,8 +134,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1))
     parser.add_argument("--shipped", default="", help="stages whose shipped networks are used: vae,clip,perceptual")
+    parser.add_argument("--onward", action="store_true", help="start from the shipped denoiser; take another --seed")
     args = parser.parse_args()
-    recipe = Recipe(args.out, args.device, args.scale, args.seed, args.threads)
+    recipe = Recipe(args.out, args.device, args.scale, args.seed, args.threads, args.onward)
     recipe.take_shipped([stage for stage in args.shipped.split(",") if stage])
     recipe.run(args.stages.split(","))
 

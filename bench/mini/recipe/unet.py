@@ -175,13 +175,21 @@ def train(
     device: str,
     batch: int = 32,
     lr: float = 1e-3,
+    start: Path | None = None,
 ) -> None:
-    """latents: means (N, 16, 16, 16); tokens (N, 5, 32). The result is the checkpoint's averages."""
+    """latents: means (N, 16, 16, 16); tokens (N, 5, 32). The result is the checkpoint's averages.
+
+    `start`: a pipeline's folder whose denoiser and text encoder are trained on, instead of new ones.
+    """
     torch.manual_seed(seed)
     unet, text, noise = build(), build_text(vocabulary), Noise().to(device)
     unet.set_attn_processor(AttnProcessor())  # on CPU several times faster backward than the fused kernel
-    start_from(text, clip_state)
-    start_at_identity(unet, noise.kept.cpu())
+    if start is None:
+        start_from(text, clip_state)
+        start_at_identity(unet, noise.kept.cpu())
+    else:
+        unet.load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").state_dict())
+        text.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").state_dict())
     unet, text = unet.to(device, memory_format=torch.channels_last), text.to(device)
     fit = Fit("unet", folder, {"unet": unet, "text": text}, steps, lr=lr, schedule=warm_hold_cool)
     spread = latents[:3000].float().std((0, 2, 3)).to(device)  # (16,)
