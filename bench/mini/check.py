@@ -1,6 +1,8 @@
 """Measure the shipped weights against the bars: `python -m bench.mini.check [--quick] [--weights DIR] [--json FILE]`.
 
-About 12 minutes on two cores, 3 with --quick (fewer samples). Shapes: N pictures, uint8 (N, 3, 64, 64) unless noted.
+About 12 minutes on two cores, 3 with --quick (fewer samples). Whether styles can be learnt is read from the records of
+`experiment=learnable` and `experiment=learnable_pair`: `python -m bench.mini.check --styles results`.
+Shapes: N pictures, uint8 (N, 3, 64, 64) unless noted.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from bench.mini.recipe.training import fast_precision
 WEIGHTS = Path(__file__).parent / "weights"
 GUIDANCE, STEPS = 4.0, 25
 CLASSES = {"object": scenes.OBJECTS, "colour": tuple(scenes.COLOURS), "background": scenes.BACKGROUNDS}
+LEARNED = {"dreambooth": 0.50, "pair": 0.35}  # for at least 6 styles: from 20 references, from one pair
 BARS = {"object": 0.90, "colour": 0.95, "background": 0.95}
 
 
@@ -324,13 +327,39 @@ def verdicts(r: dict) -> list[tuple[str, str, str, bool]]:
     return rows
 
 
+def learned(results: Path) -> list[tuple[str, str, float, float]]:
+    """Rows: method, style, share of the way to the stylised truth in RGB and perceptually, at the best strength.
+
+    The best strength is the one whose smaller share is largest; rows of one method and style are averaged over seeds.
+    """
+    from bench.table import load, where
+
+    rows = where(load(results), [f"dataset={','.join(styles.HELD_OUT)}", "backbone=mini"])
+    shares = rows[rows.metric.isin(["oracle_closed_rgb", "oracle_closed_lpips"])]
+    keys = ["method", "dataset", "settings", "strength"]
+    means = shares.pivot_table(index=keys, columns="metric", values="value").reset_index()
+    means["least"] = means[["oracle_closed_rgb", "oracle_closed_lpips"]].min(axis=1)
+    best = means.sort_values("least").groupby(["method", "dataset"]).tail(1).sort_values(["method", "least"])
+    return list(best[["method", "dataset", "oracle_closed_rgb", "oracle_closed_lpips"]].itertuples(index=False))
+
+
+def show_learned(results: Path) -> None:
+    for method, style, rgb, perceptual in learned(results):
+        bar = LEARNED.get(method)
+        verdict = "" if bar is None else "met" if min(rgb, perceptual) >= bar else f"under {bar:.0%}"
+        print(f"{method:12} {style:14} RGB {rgb:5.0%}   perceptual {perceptual:5.0%}   {verdict}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "mini-check")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--styles", type=Path, metavar="RESULTS", help="read learnt styles from these records instead")
     args = parser.parse_args()
+    if args.styles:
+        return show_learned(args.styles)
     result = measure(args.weights, args.cache, args.quick)
     for what, value, bar, met in verdicts(result):
         print(f"{what:40} {value:>10}   {bar:10} {'met' if met else 'MISSED'}")

@@ -292,3 +292,38 @@ def test_the_denoiser_starts_as_the_copy_of_its_input_whatever_its_size():
         assert float((alone[t] - z).square().mean().sqrt()) < 0.01
     moved = {t: float((whole[t] - alone[t]).square().mean().sqrt()) for t in (100, 900)}
     assert moved[900] < 0.2 * moved[100]
+
+
+# ---------------------------------------------------------------------------------------------- learnable styles
+
+
+def test_the_best_strength_is_where_the_smaller_share_is_largest(tmp_path, capsys):
+    from bench.record import Record, Store
+
+    shares = {
+        (0, 1.0): (0.3, 0.6),
+        (1, 1.0): (0.5, 0.8),
+        (0, 2.0): (0.6, 0.5),
+        (1, 2.0): (0.6, 0.7),
+        (0, 3.0): (0.9, 0.1),
+    }
+    for seed in (0, 1):
+        config = {
+            "method": {"name": "pair"},
+            "dataset": {"name": "halftone"},
+            "backbone": {"name": "mini"},
+            "seed": seed,
+        }
+        scores = [
+            {"strength": strength, "metric": metric, "value": value, "network": None, "higher_is_better": True}
+            for (s, strength), pair in shares.items()
+            if s == seed
+            for metric, value in zip(("oracle_closed_rgb", "oracle_closed_lpips"), pair, strict=True)
+        ]
+        store = Store(tmp_path)
+        store.work(f"pair-halftone-s{seed}")
+        store.publish(Record(f"pair-halftone-s{seed}", "done", config=config, scores=scores))
+    ((method, style, rgb, perceptual),) = check.learned(tmp_path)
+    assert (method, style) == ("pair", "halftone") and (rgb, perceptual) == pytest.approx((0.6, 0.6))
+    check.show_learned(tmp_path)
+    assert capsys.readouterr().out.rstrip().endswith("met")
