@@ -256,11 +256,19 @@ def with_token(prompt: str, noun: str, token: str) -> str:
     return re.sub(rf"\b{re.escape(noun)}\b", f"{token} {noun}", prompt, count=1)
 
 
-def plain_guidance(z: Tensor, t: Tensor, texts: Mapping[str, Text], cfg: float) -> Generator[Ask, Tensor, Tensor]:
-    """Classifier-free guidance of the untouched backbone on the content prompt (Ho & Salimans 2022)."""
+def plain_guidance(
+    z: Tensor,
+    t: Tensor,
+    texts: Mapping[str, Text],
+    cfg: float,
+    role: str = "content",
+    adapters: Mapping[str, float] | None = None,
+) -> Generator[Ask, Tensor, Tensor]:
+    """Classifier-free guidance (Ho & Salimans 2022) on the prompt of a role, with the adapters on in both rows."""
     import torch
 
-    answer = yield Ask(torch.cat([z, z]), torch.cat([t, t]), Text.cat([texts["negative"], texts["content"]]))
+    text = Text.cat([texts["negative"], texts[role]])
+    answer = yield Ask(torch.cat([z, z]), torch.cat([t, t]), text, adapters or {})
     unconditional, conditional = answer.chunk(2)
     return unconditional + cfg * (conditional - unconditional)
 

@@ -11,7 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import mse_loss
 
-from bench.contracts import AdapterSpec, Ask, Dataset, FullSpec, Loss, Method, Recipe, Text, tuned, with_token
+from bench.contracts import (
+    AdapterSpec,
+    Ask,
+    Dataset,
+    FullSpec,
+    Loss,
+    Method,
+    Recipe,
+    Text,
+    plain_guidance,
+    tuned,
+    with_token,
+)
 
 
 @dataclass
@@ -70,11 +82,7 @@ class DreamBooth(Method):
         return {"content": prompt, "negative": "", "style": self._bound(prompt, dataset.noun, dataset)}
 
     def guide(self, z, t, texts, cfg, strength):
-        """Classifier-free guidance with the adapter in both rows."""
-        text = Text.cat([texts["negative"], texts["style"]])
-        out = yield Ask(torch.cat([z, z]), t.repeat(2), text, {"style": strength})
-        unconditional, conditional = out.chunk(2)
-        return unconditional + cfg * (conditional - unconditional)
+        return (yield from plain_guidance(z, t, texts, cfg, "style", {"style": strength}))
 
     def _bound(self, prompt: str, noun: str, dataset: Dataset) -> str:
         """The rare token names the style of a style dataset and the subject of a subject dataset."""

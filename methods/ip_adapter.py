@@ -14,7 +14,17 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
-from bench.contracts import Ask, BenchError, CrossAttentionSpec, Dataset, Example, Loss, Method, Recipe, Text
+from bench.contracts import (
+    Ask,
+    BenchError,
+    CrossAttentionSpec,
+    Dataset,
+    Example,
+    Loss,
+    Method,
+    Recipe,
+    plain_guidance,
+)
 from bench.image_encoder import ImageEncoder
 
 
@@ -87,11 +97,8 @@ class IPAdapter(Method):
         return {"content": {"image": content}, "negative": {"image": blank}}
 
     def guide(self, z, t, texts, cfg, strength):
-        """Classifier-free guidance with lambda = strength in both rows; lambda 0 is the backbone."""
-        text = Text.cat([texts["negative"], texts["content"]])
-        out = yield Ask(torch.cat([z, z]), t.repeat(2), text, {"image": strength})
-        unconditional, conditional = out.chunk(2)
-        return unconditional + cfg * (conditional - unconditional)
+        """lambda = strength in both rows; lambda 0 is the backbone."""
+        return (yield from plain_guidance(z, t, texts, cfg, adapters={"image": strength}))
 
     def _examples(self, dataset: Dataset) -> Sequence[Example]:
         role = self.images or ("style" if dataset.pairs else "references")

@@ -14,7 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from bench.contracts import AdapterSpec, Ask, BenchError, Dataset, Loss, Method, Recipe, Text, TrainingData
+from bench.contracts import (
+    AdapterSpec,
+    Ask,
+    BenchError,
+    Dataset,
+    Loss,
+    Method,
+    Recipe,
+    TrainingData,
+    plain_guidance,
+)
 
 ACTIONS = {"enhance": 1.0, "erase": -1.0}
 PRESERVE = ("sum", "random")
@@ -35,15 +45,9 @@ def slider_adapters(spec: AdapterSpec, compose: Sequence[Mapping[str, Any]]) -> 
     return {"style": spec, **others}
 
 
-def slid(
-    z: Tensor, t: Tensor, texts: Mapping[str, Text], cfg: float, value: float, compose: Sequence[Mapping[str, Any]]
-) -> Generator[Ask, Tensor, Tensor]:
-    """Classifier-free guidance with all sliders on in both rows; their deltas add."""
-    values = {"style": value} | {f"compose{i}": float(other["scale"]) for i, other in enumerate(compose)}
-    text = Text.cat([texts["negative"], texts["content"]])
-    out = yield Ask(torch.cat([z, z]), t.repeat(2), text, values, frozen=frozenset(values))
-    unconditional, conditional = out.chunk(2)
-    return unconditional + cfg * (conditional - unconditional)
+def values(value: float, compose: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """All sliders that are on while sampling; their deltas add."""
+    return {"style": value} | {f"compose{i}": float(other["scale"]) for i, other in enumerate(compose)}
 
 
 def pick(among: Sequence[Any], rng: torch.Generator) -> Any:
@@ -98,7 +102,7 @@ class VisualSlider(Method):
         return {"content": prompt, "negative": ""}
 
     def guide(self, z, t, texts, cfg, strength):
-        return (yield from slid(z, t, texts, cfg, strength, self.compose))
+        return (yield from plain_guidance(z, t, texts, cfg, adapters=values(strength, self.compose)))
 
 
 # --- from opposing prompts ---------------------------------------------------------------------------------------
@@ -213,4 +217,4 @@ class TextualSlider(Method):
         return {"content": prompt, "negative": ""}
 
     def guide(self, z, t, texts, cfg, strength):
-        return (yield from slid(z, t, texts, cfg, strength, self.compose))
+        return (yield from plain_guidance(z, t, texts, cfg, adapters=values(strength, self.compose)))

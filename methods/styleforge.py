@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import mse_loss
 
-from bench.contracts import AdapterSpec, Ask, Dataset, FullSpec, Loss, Method, Recipe, Text, tuned
+from bench.contracts import AdapterSpec, Ask, Dataset, FullSpec, Loss, Method, Recipe, Text, plain_guidance, tuned
 
 AUXILIARY = "a photo of style"
 
@@ -31,14 +31,6 @@ def dual_binding(data, z, captions, weight, rng):
     out = yield Ask(torch.cat(noisy), torch.cat(times), Text.cat(texts), {"style": 1.0})
     losses = [mse_loss(part, target) for part, target in zip(out.chunk(len(rows)), targets, strict=True)]
     yield Loss(losses[0] + weight * losses[1] if weight else losses[0])
-
-
-def both_rows(z, t, texts, cfg, strength):
-    """Classifier-free guidance with the tuned weights in both rows."""
-    text = Text.cat([texts["negative"], texts["style"]])
-    out = yield Ask(torch.cat([z, z]), t.repeat(2), text, {"style": strength})
-    unconditional, conditional = out.chunk(2)
-    return unconditional + cfg * (conditional - unconditional)
 
 
 @dataclass
@@ -73,7 +65,7 @@ class StyleForge(Method):
         return {"content": prompt, "negative": "", "style": f"a photo of {self.token} style, {prompt}"}
 
     def guide(self, z, t, texts, cfg, strength):
-        return (yield from both_rows(z, t, texts, cfg, strength))
+        return (yield from plain_guidance(z, t, texts, cfg, "style", {"style": strength}))
 
 
 @dataclass
@@ -115,4 +107,4 @@ class MultiStyleForge(Method):
         return {"content": prompt, "negative": "", "style": f"{prefix}, {prompt}"}
 
     def guide(self, z, t, texts, cfg, strength):
-        return (yield from both_rows(z, t, texts, cfg, strength))
+        return (yield from plain_guidance(z, t, texts, cfg, "style", {"style": strength}))

@@ -30,6 +30,7 @@ from bench.contracts import (
     Recipe,
     Text,
     TrainingData,
+    plain_guidance,
 )
 from bench.image_encoder import ImageEncoder
 
@@ -113,11 +114,8 @@ class TamingStyle(Method):
         return {"content": {"image": seen}, "negative": {"image": self.encoder.blank[None]}}
 
     def guide(self, z, t, texts, cfg, strength):
-        """Classifier-free guidance, encoder and adapters at the same scale; scale 0 is the backbone."""
-        text = Text.cat([texts["negative"], texts["content"]])
-        out = yield Ask(torch.cat([z, z]), t.repeat(2), text, {"image": strength, "style": strength})
-        unconditional, conditional = out.chunk(2)
-        return unconditional + cfg * (conditional - unconditional)
+        """Encoder and adapters at the same scale; scale 0 is the backbone."""
+        return (yield from plain_guidance(z, t, texts, cfg, adapters={"image": strength, "style": strength}))
 
 
 def clean(data: TrainingData, z_t: Tensor, prediction: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,4 +20,4 @@ class ZeroShot(Method):
         return {"content": prompt, "negative": "", "style": dataset.styled(prompt)}
 
     def guide(self, z, t, texts, cfg, strength):
-        return (yield from plain_guidance(z, t, {**texts, "content": texts["style"]}, cfg))
+        return (yield from plain_guidance(z, t, texts, cfg, "style"))
