@@ -65,7 +65,7 @@ def trained(backbone, jobs, cells):
     return bank, steps
 
 
-@pytest.mark.parametrize("count,where", [(2, "attention"), (5, "attention"), (2, "all")])
+@pytest.mark.parametrize("count,where", [(2, "all"), pytest.param(5, "attention", marks=pytest.mark.slow)])
 def test_packed_and_alone_give_the_same_weights(count, where):
     backbone = TinyBackbone(torch.float64)
 
@@ -136,7 +136,7 @@ def test_a_loss_moves_only_what_its_ask_trained():
     assert not torch.equal(content[0], content[1])
 
 
-@pytest.mark.parametrize("killed_after", [1, 7, 49])
+@pytest.mark.parametrize("killed_after", [7, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 49))])
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, killed_after):
     backbone = TinyBackbone()
     (job,) = jobs_of(backbone, 1)
