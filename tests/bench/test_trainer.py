@@ -65,7 +65,9 @@ def trained(backbone, jobs, cells):
     return bank, steps
 
 
-@pytest.mark.parametrize("count,where", [(2, "all"), pytest.param(5, "attention", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count,where", [(2, "all"), *(pytest.param(k, "attention", marks=pytest.mark.slow) for k in (2, 5))]
+)
 def test_packed_and_alone_give_the_same_weights(count, where):
     backbone = TinyBackbone(torch.float64)
 
