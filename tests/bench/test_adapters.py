@@ -85,6 +85,15 @@ def test_orthonormal_halves_are_disjoint_rows_of_one_basis_and_not_trained():
     assert all(torch.equal(basis(w, 123846), basis(w, 123846)) for w in widths)
 
 
+def test_a_loaded_file_changes_no_frozen_half_but_its_own():
+    specs = {"style": AdapterSpec(4, orthonormal_row=0)}
+    bank = Bank(TinyBackbone(torch.float64), specs, [generator(0), generator(1)])
+    site, kept = next(iter(bank.layers["style"])), basis(16, 123846).clone()
+    bank.load("style", 0, {key: value + 1 for key, value in bank.state("style", 0).items()})
+    assert not torch.equal(bank.layers["style"][site].down[0], bank.layers["style"][site].down[1])
+    assert torch.equal(basis(16, 123846), kept)
+
+
 def test_ranks_that_do_not_fit_the_narrowest_layer_are_refused_in_one_sentence():
     with pytest.raises(BenchError, match=r"need 17 rows in all, but a layer has only 16 inputs.*method.rank=8"):
         Bank(TinyBackbone(), {"style": AdapterSpec(9, orthonormal_row=8)}, [generator(0)])
