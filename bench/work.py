@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cell import PARTS, Cell, build, digest
-from bench.contracts import Backbone, BenchError, Dataset, Evaluation, Example, Impossible, Method, Metric
+from bench.contracts import (
+    AdapterSpec,
+    Backbone,
+    BenchError,
+    Dataset,
+    Evaluation,
+    Example,
+    Impossible,
+    Method,
+    Metric,
+    Spec,
+)
 from bench.fairness import contract
 from bench.fetch import cache_folder
 from bench.progress import progress
@@ -87,7 +98,7 @@ class Work:
         from bench.adapters import Bank
         from bench.trainer import generator
 
-        bank = Bank(self.backbone, self.method.adapters(self.dataset), [generator("adapters", self.cell.seed)])
+        bank = Bank(self.backbone, self._specs(), [generator("adapters", self.cell.seed)])
         for name in bank.specs:
             bank.read(name, 0, self.folder / "adapters")
         return bank
@@ -184,6 +195,16 @@ class Work:
             tracker.artifact(f"{self.cell.run_id}-{file.stem}", file, "adapter")
 
     # --- how
+
+    def _specs(self) -> dict[str, Spec]:
+        """The adapters that the method asks for, at the layers that stand for the named ones on this backbone."""
+        places, specs = self.cell.trainer["where"], dict(self.method.adapters(self.dataset))
+        for name, spec in specs.items():
+            if isinstance(spec, AdapterSpec) and spec.where in places:
+                note = f"adapters for {spec.where} go to {places[spec.where]} on this backbone"
+                self.notes += [note] * (note not in self.notes)
+                specs[name] = replace(spec, where=places[spec.where])
+        return specs
 
     def _job(self) -> Job:
         from bench.latents import Latents

@@ -29,6 +29,13 @@ def _linear(name: str, module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and bool(TRANSFORMER.search(name))
 
 
+def _attention_conv(name: str, module: nn.Module) -> bool:
+    from torch import nn
+
+    spatial = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+    return _attention(name, module) or (spatial and bool(BLOCK.search(name)))
+
+
 def _all(name: str, module: nn.Module) -> bool:
     from torch import nn
 
@@ -52,6 +59,7 @@ def _cross_inputs(name: str, module: nn.Module) -> bool:
 
 WHERE: dict[str, Callable[[str, nn.Module], bool]] = {
     "attention": _attention,  # every to_q, to_k, to_v, to_out.0
+    "attention_conv": _attention_conv,  # attention, and the spatial (3x3) convolutions of all blocks
     "linear": _linear,  # every linear layer of the transformer blocks
     "all": _all,  # linear, and the convolutions of all blocks (resnets, samplers, 1x1 projections)
     # The layer filters of Concept Sliders (arXiv 2311.12092); feed-forward, proj_in and proj_out are in none of them.

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from safetensors import safe_open
 
 from bench import table
 from bench.__main__ import CONF, cell, register_datasets
@@ -69,6 +70,16 @@ def test_a_cell_leaves_all_that_it_should(done, results):
     assert done.cost["trainable_parameters"] > 0 and done.cost["adapter_bytes"] > 0 and done.cost["train_s"] > 0
     assert any("times 30" in note for note in done.notes)
     assert done.provenance["weights_hash"] == done.config["backbone"]["weights"]
+
+
+def test_adapters_go_to_the_layers_that_stand_for_the_named_ones(done, results):
+    assert "adapters for attention go to attention_conv on this backbone" in done.notes
+    with safe_open(results / done.run_id / "adapters" / "style.safetensors", "np") as file:
+        names = set(file.keys())
+    assert "unet.up_blocks.1.resnets.1.conv2.lora_A.weight" in names
+    assert not [name for name in names if "conv_shortcut" in name or ".ff." in name]
+    own = Work(composed(results, *PAIR, "~trainer.where.attention"), results / "unused")
+    assert {spec.where for spec in own._specs().values()} == {"attention"} and not own.notes
 
 
 def test_a_finished_cell_is_shown_not_done_again(done, results, monkeypatch):
