@@ -26,7 +26,7 @@ from bench.mini.recipe import clip, encoder, export, perceptual, tokenizer, unet
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 PICTURES, ODD = 30000, 9000
-STEPS = {"vae": 1800, "clip": 900, "trunk": 600, "weights": 200, "unet": 6800, "encoder": 3000}
+STEPS = {"vae": 1800, "clip": 900, "trunk": 600, "weights": 200, "unet": 6400, "encoder": 3000}
 
 
 class Recipe:
