@@ -3,7 +3,8 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from metrics.features import FeatureStore, images_hash, pixel_key
+from bench.images import pixel_key
+from metrics.features import FeatureStore, images_hash
 
 
 class Mean:
