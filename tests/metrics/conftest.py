@@ -59,6 +59,32 @@ def alex(alex_file):
 
 
 @pytest.fixture
+def parity(record_property):
+    """Hold a number against a library's: parity("lpips", "distance", ours, theirs, rtol=1e-5). Shown by -rP."""
+
+    def check(library, what, ours, theirs, rtol=0.0, atol=0.0):
+        ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+        difference = np.abs(ours - theirs).max()
+        record_property("parity", (library, what, float(difference), float(difference / np.abs(theirs).max())))
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol)
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter):
+    """With -rP: the largest difference to each library, over all cases of these tests."""
+    reports = terminalreporter.getreports("passed")
+    found = [value for report in reports for name, value in report.user_properties if name == "parity"]
+    if not found or "P" not in terminalreporter.config.getoption("reportchars"):
+        return
+    terminalreporter.section("largest differences to the libraries")
+    for library, what in sorted({tuple(value[:2]) for value in found}):
+        rows = [value for value in found if tuple(value[:2]) == (library, what)]
+        most, relative = max(row[2] for row in rows), max(row[3] for row in rows)
+        terminalreporter.line(f"{library:15} {what:45} {most:9.2g}   relative {relative:9.2g}   {len(rows)} cases")
+
+
+@pytest.fixture
 def evaluation(tmp_path):
     """Build an evaluation: `evaluation(images=..., baseline=..., dataset=...)`."""
 
