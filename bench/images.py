@@ -46,7 +46,7 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class StoredImages(Sequence):
+class StoredImages:
     """Files in the place of an array uint8 (N, 3, P, P): rows are decoded when they are asked for.
 
     `keys` are the pixels' hashes. `known` is a json file that remembers the key of each file with its size and time of
@@ -63,9 +63,11 @@ class StoredImages(Sequence):
         return len(self.paths)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """One image (3, P, P) for a number; an array (n, 3, P, P) for a slice, numbers or a mask."""
+        """One image (3, P, P) for a number, (n, 3, P, P) for a slice, numbers or a mask; for a tuple as an array."""
         import numpy as np
 
+        if isinstance(rows, tuple):
+            return self[:][rows]
         picked = np.arange(len(self))[rows]
         if picked.ndim == 0:
             return self._keep(int(picked), self._one(int(picked)))
@@ -116,7 +118,7 @@ class StoredImages(Sequence):
         found = {name: entry for name, entry in _remembered(self.known).items() if name in set(names)}
         new = [row for row, name in enumerate(names) if found.get(name, [])[:2] != states[row]]
         decoded = (image for batch in self.batches(new) for image in batch)
-        found |= {names[row]: [*states[row], pixel_key(image)] for row, image in zip(new, decoded, strict=True)}
+        found |= {names[row]: [*(states[row] or ()), pixel_key(image)] for row, image in zip(new, decoded, strict=True)}
         if new:
             self._remember(found)
         return [found[name][2] for name in names]

@@ -42,7 +42,17 @@ def decoded(monkeypatch):
 
 def test_rows_are_those_of_the_array_however_they_are_asked_for(folder, pixels):
     mask = np.arange(7) % 2 == 0
-    for rows in (3, -1, slice(1, 5), slice(None, None, 2), [5, 0, 0], np.array([2, 6]), mask):
+    for rows in (
+        3,
+        -1,
+        slice(1, 5),
+        slice(None, None, 2),
+        [5, 0, 0],
+        np.array([2, 6]),
+        mask,
+        (..., slice(None, None, -1)),
+        (2, 0),
+    ):
         np.testing.assert_array_equal(stored(folder, NAMES)[rows], pixels[rows])
     whole = stored(folder, NAMES)
     assert len(whole) == 7 and whole.shape == pixels.shape
