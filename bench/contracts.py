@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from bench.images import Images
+
 EVALUATION_SEED_OFFSET = 1_000_000  # evaluation noise never meets training noise
 
 
@@ -232,7 +234,7 @@ class Method(ABC):
         raise NotImplementedError(f"{type(self).__name__} has a recipe but no step")
         yield
 
-    def from_baseline(self, baseline: np.ndarray, dataset: Dataset) -> np.ndarray | None:
+    def from_baseline(self, baseline: Images, dataset: Dataset) -> np.ndarray | None:
         """The images of a method that draws nothing, made from the baseline's, both uint8 (N, 3, P, P); else None."""
         return None
 
@@ -310,7 +312,7 @@ class Dataset:
     prompts: tuple[str, ...]  # evaluation prompts: content only
     seeds: tuple[int, ...]  # evaluation seeds
     controls: tuple[np.ndarray, ...]  # unrelated content images, each uint8 (3, P, P)
-    reference_set: Callable[[], np.ndarray] | None  # uint8 (M, 3, P, P), loaded when a metric needs it
+    reference_set: Callable[[], Images] | None  # uint8 (M, 3, P, P), loaded when a metric needs it
     oracle: Callable[[np.ndarray], np.ndarray] | None  # the style itself: uint8 (3, P, P) -> uint8 (3, P, P)
     content_hash: str
     own_seeds: tuple[tuple[int, ...], ...] = ()  # of each prompt, where a published list gives each its own
@@ -458,10 +460,13 @@ class Backbone(ABC):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything a metric may look at. Row i of every field belongs to generated image i."""
+    """Everything a metric may look at. Row i of every field belongs to generated image i.
 
-    images: np.ndarray  # uint8 (N, 3, P, P)
-    baseline: np.ndarray  # uint8 (N, 3, P, P): the untouched backbone, same prompts and seeds
+    Images may be files that are decoded when rows are taken; `np.asarray` makes an array of them.
+    """
+
+    images: Images  # uint8 (N, 3, P, P)
+    baseline: Images  # uint8 (N, 3, P, P): the untouched backbone, same prompts and seeds
     prompts: Sequence[str]  # content prompts, N
     full_prompts: Sequence[str]  # as the method was asked at sampling, style words included, N
     seeds: Sequence[int]  # evaluation seeds, N

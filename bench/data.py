@@ -10,9 +10,11 @@ import csv
 import difflib
 import functools
 import hashlib
+import importlib.metadata
 import io
 import json
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError, Dataset, Example, Pair
 from bench.fetch import ROOT, File, cache_folder, checksums, human, sha256, verify
+from bench.images import StoredImages
 from bench.prompt_lists import left_out
 from bench.record import atomic_write
 from bench.style_folder import laid_out, seen_in_both
@@ -58,6 +61,7 @@ KEYS: dict[str, Any] = {  # every key of a dataset.yaml with its default
 FOLDERS = ("references", "person", "background", "auxiliary", "reference_set")  # roles of images, by folder or list
 NOT_IDENTITY = ("licence", "source", "root", "files", "pair", *FOLDERS)  # of the last ones, contents count
 SCENES, ALL = "scenes", "all"  # words in `controls` and in a role
+QUIET = threading.Lock()  # filters of warnings belong to the process, not to a thread
 
 
 # --- describe ----------------------------------------------------------------------------------------------------
@@ -372,7 +376,7 @@ def decode(path: Path) -> Image:
 
     try:
         # Damaged EXIF blocks only warn, damaged pixels raise.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
+        with QUIET, warnings.catch_warnings(action="ignore"), Image.open(path) as file:
             picture = _rgb(ImageOps.exif_transpose(file))
     except FileNotFoundError as error:
         raise BenchError(f"the image {path} does not exist; correct the path.") from error
@@ -475,20 +479,21 @@ def _read(spec: Mapping[str, Any], resolution: int) -> dict[str, Any]:
         places = [_place(spec, name) for name in _images_of(spec, role)]
         return tuple(Example(read(place, resolution), caption, spec["noun"], person) for place in places)
 
-    compared = tuple(_place(spec, name) for name in _images_of(spec, "reference_set"))
+    compared = reference_images([_place(spec, name) for name in _images_of(spec, "reference_set")], resolution)
     return {
         "pairs": tuple(_pair(spec, pair, caption, resolution) for pair in _pairs_of(spec)),
         "references": examples("references") + examples("person", True) + examples("background", False),
         "auxiliary": examples("auxiliary"),
-        "reference_set": functools.partial(read_all, compared, resolution) if compared else None,
+        "reference_set": (lambda: compared) if len(compared) else None,
     }
 
 
-def read_all(places: Sequence[Path], resolution: int) -> np.ndarray:
-    """Image files as uint8 (M, 3, P, P)."""
-    import numpy as np
-
-    return np.stack([read(place, resolution) for place in places])
+def reference_images(places: Sequence[Path], resolution: int) -> StoredImages:
+    """Image files as uint8 (M, 3, P, P), read when they are needed; what they hash to is kept in the cache."""
+    key = [importlib.metadata.version("pillow"), resolution, *map(str, places)]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    known = cache_folder() / "reference_sets" / f"{name}.json"
+    return StoredImages(places, functools.partial(read, resolution=resolution), known)
 
 
 def _pair(spec: Mapping[str, Any], pair: Sequence[str], caption: str, resolution: int) -> Pair:

@@ -28,8 +28,9 @@ from bench.contracts import (
 )
 from bench.fairness import contract
 from bench.fetch import cache_folder
+from bench.images import StoredImages, stored
 from bench.progress import progress
-from bench.record import Record, atomic_write, image_name, load_images, save_images, strength_folder
+from bench.record import Record, atomic_write, image_name, save_images, strength_folder
 from bench.tokens import split_notes
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Work:
                 self.notes.append(f"prompt cut by {lost} tokens, its end token kept: {prompt!r}")
 
     @cached_property
-    def baseline(self) -> np.ndarray:
+    def baseline(self) -> StoredImages:
         """Images of the untouched backbone, (N, 3, P, P); kept for all cells with these prompts, seeds and sampler."""
         from bench.sampling import Untouched
 
@@ -156,13 +157,13 @@ class Work:
                 self.cost["steps"] = self.cost.get("steps", 0) + 1
         self._save_adapters()
 
-    def sample(self, strength: float) -> np.ndarray:
+    def sample(self, strength: float) -> StoredImages:
         """Images (N, 3, P, P) at one strength, drawn or, when they are stored, read."""
         folder = self.folder / "images" / strength_folder(strength)
         if not folder.is_dir():
             images = self.method.from_baseline(self.baseline, self.dataset)
             save_images(folder, self._sampled(strength) if images is None else images, self._names(self.shots))
-        return load_images(folder, self._names(self.shots))
+        return stored(folder, self._names(self.shots))
 
     def score(self, strength: float, names: Sequence[str]) -> list[dict]:
         """Entries of the record for some metrics, and their per-image values in per_image.csv."""
@@ -235,7 +236,7 @@ class Work:
             images = self._own_images(Untouched(), chosen, "class images")
         return [Example(image, prompt, self.dataset.noun) for image in images]
 
-    def _own_images(self, method: Method, chosen: Sequence[Shot], label: str) -> np.ndarray:
+    def _own_images(self, method: Method, chosen: Sequence[Shot], label: str) -> StoredImages:
         from bench.adapters import Bank
         from bench.sampling import Request
 
@@ -246,7 +247,7 @@ class Work:
             request = Request(0, method, self.dataset, chosen, 0.0)
             images = self._draw(Bank(self.backbone, {}, [None]), request, label)
             save_images(folder, images, self._names(chosen))
-        return load_images(folder, self._names(chosen))
+        return stored(folder, self._names(chosen))
 
     def _sampled(self, strength: float) -> np.ndarray:
         from bench.sampling import Request

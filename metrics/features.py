@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from bench.images import Images, image_keys, in_batches
 from bench.record import atomic_write
 
 if TYPE_CHECKING:
@@ -32,17 +33,14 @@ class Extractor(Protocol):
         ...
 
 
-def pixel_key(image: np.ndarray) -> str:
-    """32 hex digits for the pixels and shape of one array: 0.1 ms for 64 x 64, 3 ms for 1024 x 1024."""
-    if image.dtype != np.uint8:
-        raise TypeError(f"image features are keyed by uint8 pixels, got {image.dtype}")
-    head = str(image.shape).encode()
-    return hashlib.blake2b(head + np.ascontiguousarray(image).tobytes(), digest_size=16).hexdigest()
-
-
-def images_hash(images: Sequence[np.ndarray] | np.ndarray) -> str:
+def images_hash(images: Images) -> str:
     """12 hex digits for an ordered set of images."""
-    return hashlib.blake2b("".join(pixel_key(image) for image in images).encode(), digest_size=6).hexdigest()
+    return joined(image_keys(images), 6)
+
+
+def joined(keys: Sequence[str], size: int = 16) -> str:
+    """One key of `size` bytes, in hex, for an ordered set of keys."""
+    return hashlib.blake2b("".join(keys).encode(), digest_size=size).hexdigest()
 
 
 def text_key(text: str) -> str:
@@ -61,10 +59,13 @@ class FeatureStore:
         self._places: dict[str, dict[str, tuple[Path, int]]] = {}  # extractor id -> key -> shard and row
         self._read: set[Path] = set()
 
-    def features(self, images: np.ndarray, extractor: Extractor) -> np.ndarray:
-        """uint8 (N, 3, P, P) -> float32 (N, D); only images that were never seen pass through the network."""
-        keys = [pixel_key(image) for image in images]
-        return self.lookup(keys, extractor.id, lambda rows: extractor(images[rows]))
+    def features(self, images: Images, extractor: Extractor) -> np.ndarray:
+        """uint8 (N, 3, P, P) -> float32 (N, D); only images that were never seen are decoded and extracted."""
+
+        def compute(rows: list[int]) -> np.ndarray:
+            return np.concatenate([extractor(batch) for batch in in_batches(images, rows)])
+
+        return self.lookup(image_keys(images), extractor.id, compute)
 
     def texts(self, texts: Sequence[str], network: OpenClip) -> np.ndarray:
         """Text embeddings float32 (N, D), one row per text."""

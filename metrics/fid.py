@@ -1,6 +1,7 @@
 """Frechet distance |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2) between feature sets (Heusel et al. 2017).
 
-Lower is closer. At small N the value is almost all bias, so a null of the same kind of split is always given with it.
+Lower is closer. At small N the value is almost all bias: below PUBLISHABLE images on a side it is not for publication,
+and a null at the same N always stands beside it.
 Shapes: n and m items, D features.
 """
 
@@ -10,13 +11,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Evaluation, Impossible, Metric, Score
-from metrics.features import feature_store
+from bench.contracts import Evaluation, Metric, Score
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork
+from metrics.sets import points, reference_images
 
 PUBLISHABLE = 2048  # images on both sides
 NULL_SEED = 20170626
+NULL_IMAGES = 240  # of small parts so many are drawn in all
 
 
 def centred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -67,18 +69,27 @@ def root_sum(matrix: np.ndarray) -> float:
 
 
 def frechet_null(reference: np.ndarray, n: int) -> tuple[float, int]:
-    """Frechet distance of two disjoint random parts of the reference set, and their size min(n, M // 2)."""
+    """What a set of the right distribution scores at this size, and that size: min(n, M // 2).
+
+    A random part of the reference set (M, D) against the rest of it: so both sides are as large as in the score itself,
+    but for the images set aside. The mean over several splits when the part is small.
+    """
     size = min(n, len(reference) // 2)
     if size < 2:
         return float("nan"), size
-    order = np.random.default_rng(NULL_SEED).permutation(len(reference))
-    return frechet_distance(reference[order[:size]], reference[order[size : 2 * size]]), size
+    rng = np.random.default_rng(NULL_SEED)
+    orders = [rng.permutation(len(reference)) for _ in range(max(1, NULL_IMAGES // size))]
+    values = [frechet_distance(reference[order[:size]], reference[order[size:]]) for order in orders]
+    return float(np.mean(values)), size
 
 
-class Fid(Metric):
-    """FID of the generated images against the dataset's reference set, with the null of a split of the latter."""
+class Frechet(Metric):
+    """A Frechet distance of the generated images to the dataset's reference set, and its null at the same size.
 
-    higher_is_better: ClassVar = {"fid": False, "fid_null": False}
+    A leaf gives `label` and the directions of <label> and <label>_null.
+    """
+
+    label: ClassVar[str]
 
     def __init__(self, network: ImageNetwork):
         self.network = network
@@ -88,34 +99,18 @@ class Fid(Metric):
 
     def score(self, evaluation: Evaluation) -> Score:
         """Impossible without a reference set or with fewer than two images."""
-        reference = reference_images(evaluation, "FID")
-        store = feature_store(evaluation.cache)
-        x, y = (self.network.as_points(store.features(z, self.network)) for z in (evaluation.images, reference))
+        reference = reference_images(evaluation, self.label.upper())
+        x, y = points(evaluation, reference, self.network)
         null, null_n = frechet_null(y, len(x))
-        publishable = min(len(x), len(y)) >= PUBLISHABLE
+        more = {"points": self.network.points, "null_n": null_n, "publishable": min(len(x), len(y)) >= PUBLISHABLE}
         return Score(
-            {"fid": frechet_distance(x, y), "fid_null": null},
-            fingerprint=fingerprint(
-                "fid 1",
-                len(x),
-                self.network,
-                reference,
-                points=self.network.points,
-                null_n=null_n,
-                publishable=publishable,
-            ),
+            {self.label: frechet_distance(x, y), f"{self.label}_null": null},
+            fingerprint=fingerprint(f"{self.label} 2", len(x), self.network, reference, **more),
         )
 
 
-def reference_images(evaluation: Evaluation, name: str) -> np.ndarray:
-    """The dataset's reference set, uint8 (M, 3, P, P)."""
-    dataset = evaluation.dataset
-    if dataset.reference_set is None:
-        raise Impossible(f"{name} needs a reference set, and the dataset {dataset.name} has none.")
-    reference = dataset.reference_set()
-    if min(len(evaluation.images), len(reference)) < 2:
-        raise Impossible(
-            f"{name} needs at least 2 images on both sides, got {len(evaluation.images)} generated "
-            f"and {len(reference)} reference images."
-        )
-    return reference
+class Fid(Frechet):
+    """FID: with `Inception`, the clean one (Parmar et al. 2022); the column names any other network."""
+
+    label = "fid"
+    higher_is_better: ClassVar = {"fid": False, "fid_null": False}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from bench.images import Images
 from metrics.features import images_hash
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def fingerprint(
-    metric: str, n: int, network: Network | None = None, reference: np.ndarray | None = None, **more: Any
+    metric: str, n: int, network: Network | None = None, reference: Images | None = None, **more: Any
 ) -> dict[str, Any]:
     """Metric and version ("fid 1"), n, network with weights and preprocessing, reference set, library versions."""
     found: dict[str, Any] = {"metric": metric, "n": n}

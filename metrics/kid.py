@@ -11,10 +11,9 @@ from typing import ClassVar
 import numpy as np
 
 from bench.contracts import Evaluation, Metric, Score
-from metrics.features import feature_store
-from metrics.fid import reference_images
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork
+from metrics.sets import points, reference_images
 
 BLOCK = 2048  # rows of a Gram matrix held at once
 
@@ -72,8 +71,7 @@ class Kid(Metric):
     def score(self, evaluation: Evaluation) -> Score:
         """Impossible without a reference set or with fewer than two images."""
         reference = reference_images(evaluation, "KID")
-        store = feature_store(evaluation.cache)
-        x, y = (self.network.as_points(store.features(z, self.network)) for z in (evaluation.images, reference))
+        x, y = points(evaluation, reference, self.network)
         value, error = mmd2(x, y)
         return Score(
             {"kid": 1000 * value, "kid_se": 1000 * error},

@@ -281,8 +281,11 @@ class Inception(ImageNetwork):
         return "inception-2015-12-05 pool3, float bicubic antialias clamp 299"
 
     def forward(self, images: Tensor) -> Tensor:
-        network = _load_inception(self)
-        return network((resize_clean(images, 299) - 128) / 128).flatten(1)  # (B, 2048)
+        return self.pool3((resize_clean(images, 299) - 128) / 128)
+
+    def pool3(self, x: Tensor) -> Tensor:
+        """What the layers read, (B, 3, 299, 299) in about [-1, 1] -> (B, 2048)."""
+        return _load_inception(self)(x).flatten(1)
 
 
 def inception_layers() -> nn.Sequential:

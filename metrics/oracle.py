@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from bench.contracts import Evaluation, Impossible, Metric, Score
+from bench.images import Images
 from metrics.clip_score import cosine
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
@@ -27,9 +28,9 @@ def truth(evaluation: Evaluation) -> np.ndarray:
     return np.stack([style(image) for image in evaluation.baseline])
 
 
-def rms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def rms(a: Images, b: np.ndarray) -> np.ndarray:
     """Root mean square difference per image in units of 0..1, uint8 (N, 3, P, P) -> (N,)."""
-    return np.sqrt(np.square((a.astype(np.float64) - b) / 255).mean(axis=(1, 2, 3)))
+    return np.sqrt(np.square((np.asarray(a, dtype=np.float64) - b) / 255).mean(axis=(1, 2, 3)))
 
 
 def closed(distance: np.ndarray, start: np.ndarray) -> float:

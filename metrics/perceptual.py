@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metrics.features import FeatureStore, images_hash, pixel_key
+from bench.images import Images, image_keys, in_batches
+from metrics.features import FeatureStore, images_hash, joined
 from metrics.networks import PerceptualNetwork, best_device, exact
 
 if TYPE_CHECKING:
@@ -117,17 +118,23 @@ def _squared(x: Tensor, r: Tensor) -> Tensor:
     return (x.square().sum(1)[:, None] + r.square().sum(1)[None] - 2 * x @ r.T).clamp(min=0)
 
 
-def distances(store: FeatureStore, network: PerceptualNetwork, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def distances(store: FeatureStore, network: PerceptualNetwork, a: Images, b: Images) -> np.ndarray:
     """LPIPS d(a_i, b_i) of two uint8 sets (N, 3, P, P), float64 (N,); known pairs are not computed again."""
 
     def compute(rows: list[int]) -> np.ndarray:
-        import torch
+        pairs = zip(in_batches(a, rows), in_batches(b, rows), strict=True)
+        return np.concatenate([_pair_distances(network, x, y) for x, y in pairs])[:, None]
 
-        parts = []
-        for x, y in zip(embed(network, "phi", a[rows]), embed(network, "phi", b[rows]), strict=True):
-            layers = [(p - q).double().square().sum(1) for p, q in zip(x, y, strict=True)]
-            parts.append(torch.stack(layers).sum(0).cpu().numpy())
-        return np.concatenate(parts)[:, None]
+    keys = [joined(pair) for pair in zip(image_keys(a), image_keys(b), strict=True)]
+    return store.lookup(keys, f"{network.id} distance of pairs", compute)[:, 0].astype(np.float64)
 
-    keys = [pixel_key(np.stack([x, y])) for x, y in zip(a, b, strict=True)]
-    return store.lookup(keys, f"{network.id} pair distance", compute)[:, 0].astype(np.float64)
+
+def _pair_distances(network: PerceptualNetwork, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|phi(a_i) - phi(b_i)|^2 of two arrays (n, 3, P, P), (n,)."""
+    import torch
+
+    parts = []
+    for x, y in zip(embed(network, "phi", a), embed(network, "phi", b), strict=True):
+        layers = [(p - q).double().square().sum(1) for p, q in zip(x, y, strict=True)]
+        parts.append(torch.stack(layers).sum(0).cpu().numpy())
+    return np.concatenate(parts)

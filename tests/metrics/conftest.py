@@ -59,6 +59,36 @@ def alex(alex_file):
 
 
 @pytest.fixture
+def parity(record_property):
+    """Hold a number against a library's: parity("lpips", "distance", ours, theirs, rtol=1e-5). Shown by -rP."""
+
+    def check(library, what, ours, theirs, rtol=0.0, atol=0.0):
+        ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+        difference = float(np.abs(ours - theirs).max())
+        relative = difference / float(np.abs(theirs).max())
+        record_property(f"largest difference, {library}: {what}", (difference, relative))
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol)
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter):
+    """With -rP: the largest difference to each library over all cases, from properties "largest difference, ..."."""
+    found = {}
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name.startswith("largest difference, "):
+                found.setdefault(name.partition(", ")[2], []).append(np.atleast_1d(value))
+    if not found or "P" not in terminalreporter.config.getoption("reportchars"):
+        return
+    terminalreporter.section("largest differences to the libraries")
+    for name, values in sorted(found.items()):
+        most, *relative = np.max(values, axis=0)
+        ratio = f"relative {relative[0]:9.2g}" if relative else ""
+        terminalreporter.line(f"{name:65} {most:9.2g}   {ratio:18}   {len(values)} cases")
+
+
+@pytest.fixture
 def evaluation(tmp_path):
     """Build an evaluation: `evaluation(images=..., baseline=..., dataset=...)`."""
 

@@ -3,7 +3,10 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from metrics.features import FeatureStore, images_hash, pixel_key
+from bench.images import pixel_key, stored
+from bench.record import load_image, save_images
+from metrics.features import FeatureStore, images_hash
+from metrics.perceptual import distances
 
 
 class Mean:
@@ -62,6 +65,57 @@ def test_the_key_sees_shape_and_every_pixel(images):
     assert len(keys) == 3
     assert pixel_key(images[0].copy()) == pixel_key(np.asfortranarray(images[0]))
     assert images_hash(images) != images_hash(images[::-1])
+
+
+@pytest.fixture
+def files(tmp_path, images, monkeypatch):
+    """The images as files of a finished cell, and the names of those that were decoded."""
+    names, decoded = [f"{row:03d}-s0" for row in range(len(images))], []
+    save_images(tmp_path / "images", images, names)
+
+    def reading(path):
+        decoded.append(path.stem)
+        return load_image(path)
+
+    monkeypatch.setattr("bench.images.load_image", reading)
+    return lambda: stored(tmp_path / "images", names), decoded
+
+
+def test_a_new_statistic_of_known_features_decodes_no_file(tmp_path, images, files):
+    reopened, decoded = files
+    first = FeatureStore(tmp_path / "store").features(reopened(), Mean())
+    assert len(decoded) == len(images)
+    decoded.clear()
+    extractor = Mean()
+    np.testing.assert_array_equal(FeatureStore(tmp_path / "store").features(reopened(), extractor), first)
+    assert images_hash(reopened()) == images_hash(images)
+    assert not decoded and extractor.seen == 0
+
+
+def test_a_new_network_decodes_each_file_once_and_a_new_image_alone(tmp_path, images, files):
+    reopened, decoded = files
+    store = FeatureStore(tmp_path / "store")
+    store.features(images[[0, 2, 3, 5]], Mean())
+    reopened().keys  # noqa: B018
+    decoded.clear()
+    some = Mean()
+    np.testing.assert_array_equal(store.features(reopened(), some), Mean()(images))
+    assert sorted(decoded) == ["001-s0", "004-s0"] and some.seen == 2
+    decoded.clear()
+    opened = reopened()
+    for name in ("mean 2", "mean 3"):  # one decode feeds them all
+        np.testing.assert_array_equal(store.features(opened, Mean(name)), Mean()(images))
+    assert len(decoded) == len(images)
+
+
+def test_known_pairs_are_not_decoded(tmp_path, alex, files):
+    reopened, decoded = files
+    store, other = FeatureStore(tmp_path / "store"), np.full((6, 3, 8, 8), 100, np.uint8)
+    first = distances(store, alex, reopened(), other)
+    decoded.clear()
+    np.testing.assert_array_equal(distances(store, alex, reopened(), other), first)
+    assert not decoded and first.std() > 0
+    np.testing.assert_array_equal(distances(store, alex, other, np.array(reopened())), first)  # LPIPS is symmetric
 
 
 def test_floats_are_refused(tmp_path, images):

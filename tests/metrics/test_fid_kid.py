@@ -6,8 +6,9 @@ import scipy.linalg
 from metric_cases import dataset
 
 from bench.contracts import Impossible
+from metrics.cmmd import gaussian
 from metrics.fid import Fid, frechet_distance, frechet_null, trace_root
-from metrics.kid import Kid, mmd2
+from metrics.kid import Kid, cubic, mmd2
 
 
 def features(n, d, seed, shift=0.0):
@@ -17,14 +18,14 @@ def features(n, d, seed, shift=0.0):
 
 @pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
 @pytest.mark.parametrize("n, m", [(20, 30), (30, 20), (200, 40), (300, 250), (16, 16)])
-def test_frechet_agrees_with_clean_fid(n, m):
+def test_frechet_agrees_with_clean_fid(n, m, parity):
     from cleanfid.fid import fid_from_feats
 
     x, y = features(n, 64, 0), features(m, 64, 1, 0.3)
-    assert frechet_distance(x, y) == pytest.approx(fid_from_feats(x, y), rel=1e-5)
+    parity("clean-fid", "frechet_distance", frechet_distance(x, y), fid_from_feats(x, y), rtol=1e-5)
 
 
-def test_frechet_of_gaussians_with_known_moments():
+def test_frechet_of_gaussians_with_known_moments(parity):
     rng = np.random.default_rng(0)
     d = 8
 
@@ -37,7 +38,8 @@ def test_frechet_of_gaussians_with_known_moments():
     a, b = (m @ m.T + np.eye(d) for m in rng.normal(size=(2, d, d)))
     mean_a, mean_b = rng.normal(size=(2, d))
     expected = np.square(mean_a - mean_b).sum() + np.trace(a + b - 2 * scipy.linalg.sqrtm(a @ b).real)
-    assert frechet_distance(exactly(50, mean_a, a), exactly(70, mean_b, b)) == pytest.approx(expected, rel=1e-9)
+    found = frechet_distance(exactly(50, mean_a, a), exactly(70, mean_b, b))
+    parity("closed form", "Frechet distance of Gaussians", found, expected, rtol=1e-9)
 
 
 def test_both_routes_of_the_trace_agree_also_when_a_covariance_is_singular():
@@ -57,7 +59,7 @@ def test_frechet_of_a_set_with_itself_is_zero_and_order_does_not_matter():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_frechet_and_kernel_agree_with_torchmetrics_on_the_same_features():
+def test_frechet_and_kernel_agree_with_torchmetrics_on_the_same_features(parity):
     import torch
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
@@ -74,16 +76,36 @@ def test_frechet_and_kernel_agree_with_torchmetrics_on_the_same_features():
     for metric in (fid, kid):
         metric.update(torch.from_numpy(y), real=True)
         metric.update(torch.from_numpy(x), real=False)
-    assert frechet_distance(x, y) == pytest.approx(float(fid.compute()), rel=1e-6)
-    assert mmd2(x, y)[0] == pytest.approx(float(kid.compute()[0]), rel=1e-4)
+    parity("torchmetrics", "FID, injected network", frechet_distance(x, y), float(fid.compute()), rtol=1e-6)
+    parity("torchmetrics", "KID, injected network", mmd2(x, y)[0], float(kid.compute()[0]), rtol=1e-4)
 
 
-def test_kernel_agrees_with_clean_fid_when_its_subsets_are_the_sets():
+@pytest.mark.parametrize("n, m", [(60, 60), (20, 90)])
+def test_frechet_and_kernels_agree_with_torch_fidelity(n, m, parity):
+    import torch
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kernel_poly, kernel_rbf
+    from torch_fidelity.metric_kid import mmd2 as unbiased
+
+    x, y = features(n, 32, 0), features(m, 32, 1, 0.2)
+    moments = [fid_features_to_statistics(torch.from_numpy(z)) for z in (x, y)]
+    expected = fid_statistics_to_metric(*moments, verbose=False)["frechet_inception_distance"]
+    parity("torch-fidelity", "FID of features", frechet_distance(x, y), expected, rtol=1e-6)
+    if n != m:
+        return  # its MMD takes equal sizes
+    options = {"kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None, "kid_kernel_poly_coef0": 1}
+    for ours, theirs, more in ((cubic, kernel_poly, options), (gaussian, kernel_rbf, {"kid_kernel_rbf_sigma": 10})):
+        grams = (theirs(a, b, **more) for a, b in ((x, x), (x, y), (y, y)))
+        found = mmd2(x, y, ours)[0]
+        parity("torch-fidelity", f"unbiased MMD, {ours.__name__} kernel", found, unbiased(*grams), rtol=1e-9)
+
+
+def test_kernel_agrees_with_clean_fid_when_its_subsets_are_the_sets(parity):
     from cleanfid.fid import kernel_distance
 
     np.random.seed(0)
     x, y = features(50, 32, 0), features(50, 32, 1, 0.2)
-    assert mmd2(x, y)[0] == pytest.approx(kernel_distance(x, y, num_subsets=2), rel=1e-9)
+    parity("clean-fid", "kernel_distance", mmd2(x, y)[0], kernel_distance(x, y, num_subsets=2), rtol=1e-9)
 
 
 def unbiased_double_loop(x, y):
@@ -122,13 +144,24 @@ def test_blocks_do_not_change_the_kernel_distance(monkeypatch):
     assert mmd2(x, y) == pytest.approx(whole, rel=1e-12)
 
 
-def test_the_null_uses_two_disjoint_parts_of_the_asked_size():
-    rows = np.random.default_rng(0).normal(size=(30, 6))
-    value, size = frechet_null(rows, 10)
-    assert size == 10 and value > 0
-    assert frechet_null(rows, 10) == (value, size)
+def test_the_null_is_a_part_of_the_asked_size_against_the_rest():
+    """With rows that are unit vectors a split of n and m has a distance that does not depend on which rows it takes."""
+    rows, n, m = 3.0 * np.eye(30), 10, 20
+    value, size = frechet_null(rows, n)
+    means = 9 * (1 / n + 1 / m)  # disjoint unit vectors: |mean x - mean y|^2, and covariances at right angles
+    variances = 9 * (1 - 1 / n) * n / (n - 1) + 9 * (1 - 1 / m) * m / (m - 1)
+    shared = frechet_distance(rows[:n], rows[n:])
+    assert size == n and value == pytest.approx(shared, rel=1e-9) and 0 < value < means + variances
     assert frechet_null(rows, 100)[1] == 15
     assert np.isnan(frechet_null(rows[:3], 10)[0])
+
+
+def test_the_null_is_what_images_of_the_right_distribution_score():
+    rng = np.random.default_rng(0)
+    draws = [frechet_distance(rng.normal(size=(12, 24)), rng.normal(size=(88, 24))) for _ in range(40)]
+    nulls = [frechet_null(rng.normal(size=(100, 24)), 12)[0] for _ in range(20)]
+    assert np.mean(nulls) == pytest.approx(np.mean(draws), rel=0.04)
+    assert frechet_null(rng.normal(size=(1000, 24)), 500)[0] < np.mean(nulls) / 5  # another N, another bias
 
 
 def test_scores_name_their_network_and_say_that_few_images_are_not_publishable(clip, evaluation):

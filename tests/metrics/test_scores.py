@@ -165,10 +165,11 @@ def configured(name):
         return OmegaConf.to_container(hydra.compose(overrides=[f"+metrics={name}"]).metrics)
 
 
-@pytest.mark.parametrize("name", ["mini", "sd", "sd15", "sdxl"])
+@pytest.mark.parametrize("name", ["mini", "sd", "sd_legacy", "sd15", "sdxl"])
 def test_configured_metrics_are_built_without_weights_and_say_what_they_lack(name):
     metrics = build(configured(name))
-    assert {"clip_score", "fid", "kid", "lpips_leakage", "oracle"} <= set(metrics)
+    sets = {"fid", "kid", "cmmd", "prdc", "vendi", "diversity"}
+    assert {"clip_score", "lpips_leakage", "oracle"} | sets <= set(metrics)
     for metric in metrics.values():
         missing = metric.missing()
         assert (

@@ -1,0 +1,58 @@
+"""CMMD (Jayasumana et al. 2024): MMD^2 of CLIP directions under a Gaussian kernel of width 10. Lower is closer.
+
+`cmmd` is the published, biased statistic (its kernel sums include each image with itself); `cmmd_u` leaves these out
+and is zero on average between equal distributions at any N, so it may dip below zero. Values are times 1000. The
+paper's network is CLIP ViT-L/14 at 336 pixels. Sums are in float64: float32 loses percents to cancellation.
+Shapes: n and m items, D features.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from bench.contracts import Evaluation, Metric, Score
+from metrics.features import feature_store
+from metrics.fingerprint import fingerprint
+from metrics.kid import mmd2
+from metrics.networks import ImageNetwork, unit
+from metrics.sets import reference_images
+
+SIGMA = 10.0
+
+
+def gaussian(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """exp(-|x - y|^2 / (2 SIGMA^2)): (n, D), (m, D) -> (n, m)"""
+    squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None] - 2 * x @ y.T
+    return np.exp(-squares.clip(min=0) / (2 * SIGMA**2))
+
+
+def biased(x: np.ndarray, y: np.ndarray) -> float:
+    """mean kxx + mean kyy - 2 mean kxy, each image paired with itself, too: (n, D), (m, D)"""
+    return float(gaussian(x, x).mean() + gaussian(y, y).mean() - 2 * gaussian(x, y).mean())
+
+
+class Cmmd(Metric):
+    """Both statistics against the dataset's reference set, and the unbiased one's jackknife standard error."""
+
+    higher_is_better: ClassVar = {"cmmd": False, "cmmd_u": False, "cmmd_u_se": False}
+
+    def __init__(self, network: ImageNetwork):
+        self.network = network
+
+    def missing(self) -> str | None:
+        return self.network.missing()
+
+    def score(self, evaluation: Evaluation) -> Score:
+        """Impossible without a reference set or with fewer than two images."""
+        reference = reference_images(evaluation, "CMMD")
+        store = feature_store(evaluation.cache)
+        x, y = (unit(store.features(images, self.network)) for images in (evaluation.images, reference))
+        value, error = mmd2(x, y, gaussian)
+        return Score(
+            {"cmmd": 1000 * biased(x, y), "cmmd_u": 1000 * value, "cmmd_u_se": 1000 * error},
+            fingerprint=fingerprint(
+                "cmmd 1", len(x), self.network, reference, points="unit length", kernel=f"Gaussian, sigma {SIGMA:g}"
+            ),
+        )

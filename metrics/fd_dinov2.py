@@ -1,0 +1,18 @@
+"""FD-DINOv2 (Stein et al. 2023): the Frechet distance in the features of DINOv2. Lower is closer.
+
+People agree with it more than with Inception's. The paper takes ViT-L/14 on images squashed to 224; the column names
+the network that was used, and the record its preprocessing.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from metrics.fid import Frechet
+
+
+class FdDinov2(Frechet):
+    """As FID, with its null at the same N: D = 768 or more, so small sets are as biased."""
+
+    label = "fd_dinov2"
+    higher_is_better: ClassVar = {"fd_dinov2": False, "fd_dinov2_null": False}

@@ -1,0 +1,44 @@
+"""Vendi score (Friedman & Dieng 2023): how many different images the set amounts to, exp of the entropy of K / N.
+
+K holds the cosines of the features, K / N has trace one. 1 is N copies of one image, N is N unrelated ones; it depends
+on N, so compare equal N only. Shapes: N images, D features.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from bench.contracts import Evaluation, Metric, Score
+from metrics.features import feature_store
+from metrics.fingerprint import fingerprint
+from metrics.networks import ImageNetwork, unit
+
+
+def vendi(x: np.ndarray) -> float:
+    """Features (N, D) -> 1..N; the eigenvalues of X X^T / N are those of X^T X / N, whichever is smaller."""
+    x = unit(x) / len(x) ** 0.5
+    values = np.linalg.eigvalsh(x @ x.T if len(x) <= x.shape[1] else x.T @ x)
+    values = values[values > 0]
+    return float(np.exp(-(values * np.log(values)).sum()))
+
+
+class Vendi(Metric):
+    """`vendi` of the generated images, and `vendi_rel`, its ratio to the untouched backbone's: 1 is as varied."""
+
+    higher_is_better: ClassVar = {"vendi": True, "vendi_rel": True}
+
+    def __init__(self, network: ImageNetwork):
+        self.network = network
+
+    def missing(self) -> str | None:
+        return self.network.missing()
+
+    def score(self, evaluation: Evaluation) -> Score:
+        store = feature_store(evaluation.cache)
+        y, y0 = (vendi(store.features(x, self.network)) for x in (evaluation.images, evaluation.baseline))
+        return Score(
+            {"vendi": y, "vendi_rel": y / y0},
+            fingerprint=fingerprint("vendi 1", len(evaluation.images), self.network, kernel="cosine"),
+        )
