@@ -2,50 +2,48 @@
 
 The levels of a score, outermost first: **dataset** (a style, where a row pools styles), **seed** (one training each,
 nested in its style), **prompt**, and evaluation seeds nested in the prompt. Prompts are *crossed* with what is above
-them: all trainings draw the same prompts, so a hard prompt is hard for all of them and resampling prompts afresh in
+them: all trainings draw the same prompts, so a hard prompt is hard for all of them, and resampling prompts afresh in
 each training would hide most of their variance.
 
-An interval for the mean over G outer units (trainings, or styles) and n prompts puts together two errors that are
-independent to first order:
+An interval for the mean over G outer units (trainings, or styles) and n prompts puts two errors together:
 
 - prompts: a studentised cluster bootstrap (Davison & Hinkley 1997, sections 2.4 and 3.8). Prompts are drawn whole,
   with all their evaluation seeds and in all trainings at once; drawing again inside a drawn prompt would count the
-  inner variance twice.
+  inner variance twice. Below 8 prompts Student's t takes its place.
 - outer units: there are three of them, not thirty, and a bootstrap of three under-covers badly (its variance is 2/3
-  of the right one, and its tails are those of a normal). Their part is Student's t with G - 1 degrees of freedom
-  times sqrt(B - I): B the variance of the mean from the spread of the outer means, I the part of it that the prompts
-  have counted already (the outer x prompt interaction; Searle, Casella & McCulloch 1992, section 4.3).
+  of the right one, and its tails are too short). Their part is Student's t with G - 1 degrees of freedom times
+  sqrt(B - I): B the variance of the mean from the spread of the outer means, I the part of it that the prompts have
+  counted already (the interaction of a two-way layout with random effects).
 
 The interval is the 2.5th to 97.5th percentile of their sum, the p value where that sum reaches the observed mean.
-`tests/bench/test_coverage.py` holds the coverage to 93 to 97 %. With two trainings it may fall to 91 % when trainings
-differ more than prompts do; with one, nothing is known about trainings, and `Interval.covers` and the verdict say so.
+tests/bench/test_coverage.py holds the coverage to 93 to 97 % from three trainings on. With two it falls to 91 % when
+trainings differ more than prompts do; with one nothing is known about trainings: `covers` and the verdict say so.
 
 A number of a whole set of images (a distance of distributions) has no per-image values: its interval is Student's t
-over trainings; where the frame carries the standard error of each value (column "<name>_se"), that is added, not
-divided by the number of trainings, as all of them draw the same prompts.
+over trainings. Where the frame carries the standard error of each value (a column "<name>_se", the jackknife of the
+record), that is added and not divided by the number of trainings, as all of them draw the same prompts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench import resampling
 from bench.contracts import BenchError
+from bench.resampling import ALPHA, Mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEVELS = ("dataset", "seed", "prompt")  # outermost first
 INNER = "image_seed"  # the evaluation seed, nested in the prompt
-DRAWS = 9999
-FEW_PROMPTS = 8  # below it the bootstrap of prompts gives way to Student's t
-ALPHA = 0.05
+PAIR = "a b difference low high p p_holm effect verdict n".split()
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The mean of a minus b over what both have."""
+    """The mean of a minus b over what both have, with its 95 % interval."""
 
     difference: float
     low: float
@@ -75,15 +73,24 @@ class Comparison:
     covers: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Ranks:
+    """Mean ranks over styles (1 is best), Friedman's test and the critical difference."""
+
+    mean: Mapping[Hashable, float]
+    p: float
+    critical_difference: float  # two mean ranks that are closer do not differ at 5 % (Nemenyi)
+    styles: int
+
+
 def interval(frame: pd.DataFrame, value: str, levels: Sequence[str] = LEVELS) -> Interval:
     """The 95 % interval of the mean of a column, over those of the levels that are columns of the frame.
 
     A line per image (with "prompt"), or per training (without). Lines where the value is NaN count as absent.
     Raises BenchError when the frame holds several units of a level that is not among those asked for.
     """
-    grid = _grid(frame, value, levels)
-    low, high = _percentiles(grid.mean, grid.errors())
-    return Interval(grid.mean, low, high, grid.n, grid.units, grid.covers)
+    made, units, covers = _mean(frame, value, levels)
+    return Interval(made.value, *made.limits(), int(frame[value].notna().sum()), units, covers)
 
 
 def compare(
@@ -107,98 +114,107 @@ def compare_all(frame: pd.DataFrame, value: str, by: Sequence[str], levels: Sequ
     Columns a, b (tuples of the values of `by`), difference, low, high, p, p_holm, effect, verdict, n; low and high are
     not corrected, the verdict is.
     """
-    import pandas as pd
+    rows = split(frame, by)
+    return _pairs(rows, list(combinations(rows, 2)), value, levels)
 
-    rows = {key: part for key, part in frame.groupby(list(by), dropna=False, sort=False)}
-    found = [(a, b, _comparison(rows[a], rows[b], value, levels)) for a, b in combinations(rows, 2)]
-    adjusted = holm([c.p if _general(c.covers) else math.nan for _, _, c in found])
-    lines = [
-        {"a": a, "b": b, "difference": c.difference, "low": c.low, "high": c.high, "p": c.p, "p_holm": p}
-        | {"effect": c.effect, "verdict": _verdict(c.difference, p, c.covers), "n": c.n}
-        for (a, b, c), p in zip(found, adjusted, strict=True)
-    ]
-    return pd.DataFrame(lines, columns="a b difference low high p p_holm effect verdict n".split())
+
+def leaders(rows: Mapping[Hashable, pd.DataFrame], value: str, levels: Sequence[str], up: bool) -> set[Hashable]:
+    """The rows to print bold: the best and those that tie with it, if they leave any other significantly behind.
+
+    Holm's family is every pair of the rows, as which of them is best was learned from the same numbers. The empty set
+    is the result "inconclusive".
+    """
+    means = {key: _mean(rows[key], value, levels)[0].value for key in rows}
+    means = {key: mean for key, mean in means.items() if not math.isnan(mean)}
+    if len(means) < 2:
+        return set()
+    best = (max if up else min)(means, key=lambda key: means[key])
+    others = [key for key in means if key != best]
+    pairs = _pairs(rows, [(best, key) for key in others], value, levels, math.comb(len(means), 2))
+    beaten = {pair.b for pair in pairs.itertuples() if pair.verdict == ("higher" if up else "lower")}
+    return set(means) - beaten if beaten else set()
+
+
+def more_seeds(
+    frame: pd.DataFrame, value: str, a: str | Mapping[str, object], b: str | Mapping[str, object], gap: float
+) -> int | None:
+    """How many more training seeds would show a true difference of `gap` between a and b with a power of 80 %.
+
+    None: no number of seeds would, prompts are too few. Raises BenchError with fewer than two common seeds, as nothing
+    is known then about how much trainings differ. For rows that pool styles it is the number of more styles.
+    """
+    made, _, covers = _mean(_paired(_select(frame, a), _select(frame, b), value, LEVELS), value, LEVELS)
+    if not _general(covers):
+        raise BenchError("How many more seeds are needed was asked of one seed; run at least two of both rows first.")
+    return made.more_units(gap, power=0.8)
+
+
+def ranks(scores: pd.DataFrame, higher_is_better: bool) -> Ranks:
+    """Friedman's test of scores, a line per style and a column per row to rank; styles with NaN are left out.
+
+    p is by permutation within styles, exact where there are few: with three to six styles both the chi-square form and
+    Iman & Davenport's F are far off. The critical difference is that of Nemenyi's test (Demsar, JMLR 2006, section
+    3.2.2). Raises BenchError below three rows or two styles.
+    """
+    from scipy.stats import permutation_test, rankdata, studentized_range
+
+    whole = scores.dropna()
+    n, k = whole.shape
+    if k < 3 or n < 2:
+        raise BenchError(f"Ranks over styles need 3 rows and 2 styles that all of them have; got {k} and {n}.")
+    values = whole.to_numpy(dtype=np.float64)
+    ranked = rankdata(-values if higher_is_better else values, axis=1)  # (n, k)
+    test = permutation_test(
+        ranked.T, _rank_spread, permutation_type="samples", vectorized=True, alternative="greater", rng=0
+    )
+    critical = float(studentized_range.ppf(1 - ALPHA, k, np.inf)) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
+    mean = dict(zip(whole.columns, map(float, ranked.mean(axis=0)), strict=True))
+    return Ranks(mean, float(test.pvalue), critical, n)
+
+
+def _rank_spread(*ranked: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Friedman's statistic up to constants: the sum of squared rank sums."""
+    return np.sum([np.square(column.sum(axis=axis)) for column in ranked], axis=0)
 
 
 def holm(p: Iterable[float]) -> list[float]:
-    """Adjusted p values (Holm 1979): reject those below 0.05 and a family of them is wrong once in 20 times.
+    """Adjusted p values (Holm 1979): of those below 0.05, any is wrong once in 20 such families.
 
-    NaN, nothing known, stays NaN but counts as a member of the family.
+    NaN, nothing known, stays NaN and counts as a member of the family.
     """
     values = np.asarray(list(p), dtype=np.float64)
-    order = np.argsort(values)  # NaN last
-    steps = values[order] * np.arange(len(values), 0, -1)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return [float(x) for x in adjusted]
+    return [float(x) for x in resampling.holm(values, len(values))]
 
 
-def leaders(means: Mapping[object, float], pairs: pd.DataFrame, higher_is_better: bool) -> set[object]:
-    """The rows to print bold: the best and those that tie with it, if they leave any other significantly behind.
-
-    The empty set is the result "inconclusive".
-    """
-    known = {key: mean for key, mean in means.items() if not math.isnan(mean)}
-    if len(known) < 2:
-        return set()
-    best = (max if higher_is_better else min)(known, key=lambda key: known[key])
-    beaten = {
-        pair.b if pair.a == best else pair.a
-        for pair in pairs.itertuples()
-        if best in (pair.a, pair.b) and pair.verdict != "inconclusive"
-    }
-    return set(known) - beaten if beaten else set()
+def split(frame: pd.DataFrame, by: Sequence[str]) -> dict[Hashable, pd.DataFrame]:
+    """The parts of a frame by the tuples of some columns' values, in the order of the frame; NaN is a value."""
+    return dict(iter(frame.groupby(list(by), dropna=False, sort=False, observed=True)))
 
 
 # --- how ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Outer units x prompts, reduced to what the error of the mean is made of."""
-
-    mean: float
-    n: int
-    units: Mapping[str, int]
-    covers: tuple[str, ...]
-    outer: int  # G, outer units
-    between: float  # variance of the mean from the spread of the outer means, B
-    counted: float  # the part of it that the prompts' variance holds already, I
-    prompts: np.ndarray  # (n,) influence of each prompt on the mean, times n; empty where there are none
-    se: float = 0.0  # of a set's number, from its record
-
-    def errors(self) -> np.ndarray:
-        """(DRAWS,) draws of the error of the mean; empty when no level has two units."""
-        parts = []
-        if len(self.prompts) > 1:
-            parts.append(_prompt_errors(self.prompts))
-        if self.outer > 1:
-            parts.append(math.sqrt(max(self.between - self.counted, 0.0)) * _student(self.outer - 1, 1))
-        if self.se > 0:
-            parts.append(self.se * _student(10**9, 2))
-        return np.sum(parts, axis=0) if parts else np.empty(0)
-
-
-def _grid(frame: pd.DataFrame, value: str, levels: Sequence[str]) -> _Grid:
+def _mean(frame: pd.DataFrame, value: str, levels: Sequence[str]) -> tuple[Mean, dict[str, int], tuple[str, ...]]:
+    """The mean of a column with its error, the units of each level, and the levels that the error covers."""
     levels = [level for level in levels if level in frame]
-    extra = [level for level in LEVELS[:2] if level in frame and level not in levels and frame[level].nunique() > 1]
-    if extra:
-        raise BenchError(f"The values of {value!r} come from several units of {extra[0]}; add it to the levels.")
     kept = frame[frame[value].notna()]
     units = {level: int(kept[level].nunique(dropna=False)) for level in levels}
+    _refuse_mixed(frame, value, levels)
+    if kept.empty:
+        return Mean(math.nan, 0, 0.0, 0.0, np.empty(0)), units, ()
     outer = next((level for level in levels if level != "prompt" and units[level] > 1), None)
-    rows = _codes(kept, outer)
-    columns = _codes(kept, "prompt" if "prompt" in levels else None)
-    if not len(kept):
-        return _Grid(math.nan, 0, units, (), 0, 0.0, 0.0, np.empty(0))
-    made = _reduced(np.asarray(kept[value], dtype=np.float64), rows, columns)
-    standard = f"{value}_se"
-    se = float(np.sqrt(np.nanmean(kept[standard] ** 2))) if standard in kept and outer != "dataset" else 0.0
-    crossed = "prompt" in levels and len(made[4]) > 1
-    covers = tuple(level for level in levels if (level == "prompt" and crossed) or (level != "prompt" and outer and
-                   levels.index(level) >= levels.index(outer)))  # fmt: skip
-    prompts = made[4] if "prompt" in levels else np.empty(0)
-    return _Grid(made[0], len(kept), units, covers, made[1], made[2], made[3], prompts, 0.0 if math.isnan(se) else se)
+    covers = [level for level in levels if level != "prompt"][levels.index(outer) :] if outer else []
+    covers += [level for level in levels if level == "prompt" and units[level] > 1]
+    values = kept[value].to_numpy(dtype=np.float64)
+    se = 0.0 if outer == "dataset" else _shared_error(kept, value)  # independent over styles, so in their spread
+    prompt = "prompt" if "prompt" in levels else None
+    return resampling.mean(values, _codes(kept, outer), _codes(kept, prompt), se), units, tuple(covers)
+
+
+def _refuse_mixed(frame: pd.DataFrame, value: str, levels: Sequence[str]) -> None:
+    for level in LEVELS[:2]:
+        if level in frame and level not in levels and frame[level].nunique() > 1:
+            raise BenchError(f"The values of {value!r} come from several units of {level!r}; add it to the levels.")
 
 
 def _codes(frame: pd.DataFrame, column: str | None) -> np.ndarray:
@@ -207,73 +223,10 @@ def _codes(frame: pd.DataFrame, column: str | None) -> np.ndarray:
     return np.zeros(len(frame), dtype=np.int64) if column is None else pd.factorize(frame[column])[0]
 
 
-def _reduced(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[float, int, float, float, np.ndarray]:
-    """Mean, G, B, I and the prompts' influences of values (N,) with their outer unit and prompt as codes (N,)."""
-    g, n = int(rows.max()) + 1, int(columns.max()) + 1
-    cell = rows * n + columns
-    count = np.bincount(cell, minlength=g * n).reshape(g, n)
-    total = np.bincount(cell, weights=values, minlength=g * n).reshape(g, n)
-    means = total.sum(axis=1) / count.sum(axis=1)  # (G,)
-    influence = (total - count * means[:, None]) / count.sum(axis=1, keepdims=True)  # (G, n), rows sum to 0
-    prompts = influence.mean(axis=0)  # (n,)
-    between = float(means.var(ddof=1) / g) if g > 1 else 0.0
-    return float(means.mean()), g, between, _counted(influence, prompts, count), prompts * n
-
-
-def _counted(influence: np.ndarray, prompts: np.ndarray, count: np.ndarray) -> float:
-    """I: all of the prompts' variance when no prompt is shared, the interaction when all are; else 0, to be safe."""
-    g, n = influence.shape
-    if g < 2 or n < 2:
-        return 0.0
-    if (count > 0).all():
-        return float(np.square(influence - prompts).sum() * n / ((g - 1) * (n - 1) * g))
-    if ((count > 0).sum(axis=0) == 1).all():
-        return float(np.square(prompts).sum() * n / (n - 1))
-    return 0.0
-
-
-def _prompt_errors(x: np.ndarray) -> np.ndarray:
-    """Draws of the error of the mean of x (n,), which has mean 0: the studentised bootstrap, or Student's t."""
-    n = len(x)
-    se = math.sqrt(np.square(x).sum() / (n * (n - 1)))
-    if se == 0:
-        return np.zeros(DRAWS)
-    if n >= FEW_PROMPTS:
-        weights = _resamples(n)
-        means = weights @ x
-        spread = np.sqrt(np.maximum(weights @ np.square(x) - np.square(means), 0.0) / (n - 1))
-        if (spread > 1e-3 * se).mean() > 0.999:  # else a few values stand out from many equal ones
-            return se * means / np.maximum(spread, 1e-3 * se)
-    return se * _student(n - 1, 0)
-
-
-@lru_cache(maxsize=64)
-def _resamples(n: int) -> np.ndarray:
-    """(DRAWS, n): how often each of n was drawn, over n; the same in every call, so tables repeat."""
-    return np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
-
-
-@lru_cache(maxsize=256)
-def _student(degrees: int, stream: int) -> np.ndarray:
-    """(DRAWS,) quantiles of Student's t in a random order of their own for each stream."""
-    from scipy.stats import t
-
-    quantiles = t.ppf((np.arange(DRAWS) + 0.5) / DRAWS, degrees)
-    return np.random.default_rng([stream, degrees]).permutation(quantiles)
-
-
-def _percentiles(mean: float, errors: np.ndarray) -> tuple[float, float]:
-    if not len(errors):
-        return math.nan, math.nan
-    low, high = np.quantile(errors, [ALPHA / 2, 1 - ALPHA / 2])
-    return mean - float(high), mean - float(low)
-
-
-def _p_value(mean: float, errors: np.ndarray) -> float:
-    if not len(errors):
-        return math.nan
-    beyond = min((errors >= mean).sum(), (errors <= mean).sum())
-    return float(min(1.0, 2 * (beyond + 1) / (len(errors) + 1)))
+def _shared_error(frame: pd.DataFrame, value: str) -> float:
+    """The standard error that each value came with, root mean square over them; 0 when they came without."""
+    errors = frame[f"{value}_se"].dropna() if f"{value}_se" in frame else ()
+    return float(np.sqrt(np.mean(np.square(errors)))) if len(errors) else 0.0
 
 
 def _select(frame: pd.DataFrame, row: str | Mapping[str, object]) -> pd.DataFrame:
@@ -286,16 +239,34 @@ def _select(frame: pd.DataFrame, row: str | Mapping[str, object]) -> pd.DataFram
     return chosen
 
 
+def _pairs(
+    rows: Mapping[Hashable, pd.DataFrame],
+    pairs: Sequence[tuple[Hashable, Hashable]],
+    value: str,
+    levels: Sequence[str],
+    family: int | None = None,
+) -> pd.DataFrame:
+    import pandas as pd
+
+    found = [_comparison(rows[a], rows[b], value, levels) for a, b in pairs]
+    known = np.array([c.p if _general(c.covers) else math.nan for c in found], dtype=np.float64)
+    adjusted = resampling.holm(known, family or len(pairs))
+    lines = [
+        {"a": a, "b": b, "difference": c.difference, "low": c.low, "high": c.high, "p": c.p, "p_holm": float(p)}
+        | {"effect": c.effect, "verdict": _verdict(c.difference, float(p), c.covers), "n": c.n}
+        for (a, b), c, p in zip(pairs, found, adjusted, strict=True)
+    ]
+    return pd.DataFrame(lines, columns=PAIR)
+
+
 def _comparison(a: pd.DataFrame, b: pd.DataFrame, value: str, levels: Sequence[str]) -> Comparison:
     paired = _paired(a, b, value, levels)
-    grid = _grid(paired, value, levels)
-    errors = grid.errors()
-    low, high = _percentiles(grid.mean, errors)
-    p = _p_value(grid.mean, errors)
-    spread = float(paired[value].std())
-    effect = grid.mean / spread if spread > 0 else math.nan
-    verdict = _verdict(grid.mean, p, grid.covers)
-    return Comparison(grid.mean, low, high, p, effect, verdict, grid.n, grid.units, grid.covers)
+    made, units, covers = _mean(paired, value, levels)
+    p, spread = made.p_value(), float(paired[value].std())
+    effect = made.value / spread if spread > 0 else math.nan
+    verdict = _verdict(made.value, p, covers)
+    n = int(paired[value].notna().sum())
+    return Comparison(made.value, *made.limits(), p, effect, verdict, n, units, covers)
 
 
 def _paired(a: pd.DataFrame, b: pd.DataFrame, value: str, levels: Sequence[str]) -> pd.DataFrame:
@@ -317,7 +288,7 @@ def _paired(a: pd.DataFrame, b: pd.DataFrame, value: str, levels: Sequence[str])
 
 
 def _general(covers: Sequence[str]) -> bool:
-    """Whether an interval speaks of other trainings than those at hand."""
+    """Whether an error speaks of other trainings than those at hand."""
     return any(level != "prompt" for level in covers)
 
 
