@@ -1,6 +1,6 @@
 """A sheet as text, Markdown, LaTeX, HTML or a data frame. All text from records is escaped as each format needs it.
 
-LaTeX wants `\\usepackage{booktabs}` and nothing else; HTML is a page of its own without a script.
+LaTeX wants `\\usepackage{booktabs,graphicx}` and nothing else; HTML is a page of its own without a script.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _md(line: str) -> str:
     """Backslashes before what Markdown reads, but not before an underscore inside a word."""
     flat = " ".join(line.split())
     escaped = re.sub(r"([\\`*\[\]<>#|~&!])|(?<!\w)(_)|(_)(?!\w)", r"\\\1\2\3", flat)
-    return re.sub(r"^([+-]|\d+[.)])(?=\s|$)", r"\\\1", escaped)
+    return re.sub(r"^(\d*)([-+.)])(?=\s|$)", r"\1\\\2", escaped)
 
 
 def _md_head(column: Column) -> str:
@@ -168,16 +168,21 @@ TEX = {
 
 def latex(sheet: Sheet) -> str:
     """A `table` environment in booktabs style, with some space between datasets and methods."""
-    lines = ["% made by python -m bench.table; needs \\usepackage{booktabs}", r"\begin{table}[htbp]", r"\centering"]
+    lines = [
+        "% made by python -m bench.table; needs \\usepackage{booktabs,graphicx}",
+        r"\begin{table}[htbp]",
+        r"\centering",
+    ]
     lines += [rf"\caption{{{_tex(sheet.shared)}}}"] if sheet.shared else []
     lines += [r"\scriptsize\setlength{\tabcolsep}{4pt}"]
+    lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]  # no wider than the page
     lines += [rf"\begin{{tabular}}{{@{{}}{'l' * len(sheet.keys)}{'r' * len(sheet.columns)}@{{}}}}", r"\toprule"]
     lines += [_tex_line([*map(_tex, sheet.keys), *map(_tex_head, sheet.columns)]), r"\midrule"]
     for before, row in zip([None, *sheet.rows], sheet.rows, strict=False):
         if before and _group(before) != _group(row):
             lines.append(r"\addlinespace")
         lines.append(_tex_line(_labels(row, _tex, _tex_marks) + [_tex_value(value) for value in row.values]))
-    lines += [r"\bottomrule", r"\end{tabular}", *_tex_below(sheet), r"\end{table}"]
+    lines += [r"\bottomrule", r"\end{tabular}}", *_tex_below(sheet), r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
