@@ -178,15 +178,17 @@ def _sheet(source: Source, names: Sequence[str] | None, by: list[str], bold: boo
 def _rows(source: Source, by: list[str]) -> Sheet:
     """The sheet with its rows and their footnotes, without numbers: finished ones, and one for each other fate."""
     lines = _lines(source, by)
-    shared, keys = table.shown_keys(lines)
+    shared, keys = table.shown_keys(lines.drop(columns="n") if "seed" in by else lines)
     sheet = Sheet(keys, shared=shared)
     for line in lines.to_dict("records"):
         marks = sheet.mark(_text(line["deviations"])) + sheet.mark(_text(line["fewer"]))
-        gone = () if line["status"] == "done" else (Value(text=line["status"]),)
-        sheet.rows.append(Row({key: line[key] for key in by}, tuple(line[key] for key in keys), gone, marks))
+        key, labels = {name: line[name] for name in by}, tuple(line[name] for name in keys)
+        gone, reason = line["status"] != "done", _text(line["reason"])
+        values = (Value(text=line["status"]),) if gone else ()
+        sheet.rows.append(Row(key, labels, values, marks, int(line["n"]), reason))
         if gone:
             place = f" on {line['dataset']}" if "dataset" in by else ""
-            sheet.reasons.append(f"{line['status']}: {line['method']}{place}: {_text(line['reason'])}")
+            sheet.reasons.append(f"{line['status']}: {line['method']}{place}: {reason}")
     sheet.reasons = list(dict.fromkeys(sheet.reasons))
     return sheet
 
@@ -204,8 +206,7 @@ def _lines(source: Source, by: list[str]) -> pd.DataFrame:
     parts = [done.reset_index().assign(status="done"), other.size().rename("n").reset_index()]
     lines = pd.concat([part for part in parts if len(part)])
     order = [key for key in ("dataset", "method", "settings", "strength", "seed") if key in by]
-    counted = [] if "seed" in by else ["n"]
-    return lines.reindex(columns=[*by, *counted, "deviations", "fewer", "status", "reason"]).sort_values(order)
+    return lines.reindex(columns=[*by, "n", "deviations", "fewer", "status", "reason"]).sort_values(order)
 
 
 def _text(value: Any) -> str:
@@ -232,7 +233,8 @@ def _explain(sheet: Sheet, block: str, contest: bool = True) -> Sheet:
         if contest and any(value.covers == ("prompt",) for value in row.values):
             sheet.rows[i] = replace(row, marks=(*row.marks, *sheet.mark(ONE)))
     covered = {level for row in sheet.rows for value in row.values for level in value.covers}
-    over = " and ".join(word for level, word in LEVELS.items() if level in covered)
+    *most, last = [word for level, word in LEVELS.items() if level in covered] or [""]
+    over = f"{', '.join(most)} and {last}" if most else last
     sheet.legend = ([f"Brackets: 95 % intervals over {over}."] if over else []) + sheet.legend
     decided = [any(row.values[i].bold for row in sheet.rows if row.values) for i in range(len(sheet.columns))]
     if any(decided):
