@@ -47,13 +47,14 @@ class Layer:
 class Bank:
     """The adapters of K cells on one backbone, and the forward pass that routes rows to them.
 
-    `specs` is what every cell of the pack asks for; `generators` (one per cell) draw the initial values.
+    `specs` is what every cell of the pack asks for; `generators` (one per cell) draw the initial values. With more
+    `seats` than generators the others wait for a cell (`start`).
     """
 
-    def __init__(self, backbone: Backbone, specs: Mapping[str, Spec], generators: Sequence[Any]):
+    def __init__(self, backbone: Backbone, specs: Mapping[str, Spec], generators: Sequence[Any], seats: int = 0):
         self.backbone = backbone
         self.specs = dict(specs)
-        self.cells = len(generators)
+        self.cells = max(seats, len(generators))
         self.layers: dict[str, dict[str, Layer]] = {}  # adapter -> site -> layer
         self.full: dict[str, FullWeights] = {}  # fine-tuned weights of the whole network; then there is nothing else
         self.crossed: dict[str, CrossAttention] = {}  # adapters that read image tokens
@@ -65,9 +66,11 @@ class Bank:
             if isinstance(spec, FullSpec):
                 self._create_full(name, spec)
             elif isinstance(spec, CrossAttentionSpec):
-                self._create_crossed(name, spec, generators)
+                self._create_crossed(name, spec)
             else:
-                self._create(name, spec, generators)
+                self._create(name, spec)
+        for cell, generator in enumerate(generators):
+            self.start(cell, generator)
         self._hooks = [module.register_forward_hook(self._hook(site)) for site, module in self._sites().items()]
         for crossed in self.crossed.values():  # after the others: they read queries that carry low-rank deltas
             self._hooks += crossed.attach()
@@ -264,7 +267,7 @@ class Bank:
         self.full[name] = weights = FullWeights(self.backbone, spec, _dtype(self.backbone))
         self.theta[name], self.grad[name] = weights.theta, weights.grad
 
-    def _create_crossed(self, name: str, spec: CrossAttentionSpec, generators: Sequence[Any]) -> None:
+    def _create_crossed(self, name: str, spec: CrossAttentionSpec) -> None:
         made = CrossAttention(self.backbone, spec)
         sizes = [prod(shape) for shape in made.shapes.values()]
         theta = torch.zeros(self.cells, sum(sizes), dtype=_dtype(self.backbone), device=self.backbone.device)
@@ -272,55 +275,68 @@ class Bank:
         parts = zip(made.shapes.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True)
         made.weights = {key: _leaf(values, grads, shape) for (key, shape), values, grads in parts}
         self.theta[name], self.grad[name], self.layers[name], self.crossed[name] = theta, grad, {}, made
-        for cell, generator in enumerate(generators):
-            made.load(cell, made.initial(generator))
 
     def _sites(self) -> dict[str, nn.Module]:
         return {site: layer.module for layers in self.layers.values() for site, layer in layers.items()}
 
-    def _create(self, name: str, spec: AdapterSpec, generators: Sequence[Any]) -> None:
+    def _create(self, name: str, spec: AdapterSpec) -> None:
         device, dtype = self.backbone.device, _dtype(self.backbone)
         sites = self.backbone.sites(spec.where)
-        downs = {site: self._down(spec, module, generators) for site, module in sites.items()}
+        downs = {site: (spec.rank, *_width(module)[0]) for site, module in sites.items()}
+        ups = {site: (_width(module)[1], spec.rank) for site, module in sites.items()}
         trained = spec.orthonormal_row is None
-        shapes = {site: (_width(module)[1], spec.rank) for site, module in sites.items()}
-        sizes = [prod(downs[site].shape[1:]) * trained + prod(shapes[site]) for site in sites]
+        sizes = [prod(downs[site]) * trained + prod(ups[site]) for site in sites]
         theta = torch.zeros(self.cells, sum(sizes), dtype=dtype, device=device)
         grad = torch.zeros_like(theta)
         self.theta[name], self.grad[name], self.layers[name] = theta, grad, {}
         for (site, module), values, grads in zip(
             sites.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True
         ):
-            split = values.shape[1] - prod(shapes[site])
-            up = _leaf(values[:, split:], grads[:, split:], shapes[site])
-            down = downs[site].to(device, dtype)
+            split = values.shape[1] - prod(ups[site])
+            up = _leaf(values[:, split:], grads[:, split:], ups[site])
             if trained:
-                values[:, :split] = down.flatten(1)
-                down = _leaf(values[:, :split], grads[:, :split], down.shape[1:])
+                down = _leaf(values[:, :split], grads[:, :split], downs[site])
             else:
-                down = down.expand(self.cells, *down.shape[1:])
+                frozen = _orthonormal(spec, downs[site]).to(device, dtype)
+                down = frozen.expand(self.cells, *frozen.shape[1:])
             scale = 1.0 if spec.alpha is None else spec.alpha / spec.rank
             self.layers[name][site] = Layer(module, down, up, scale)
-        if spec.file is not None:
-            state = read_lora(Path(spec.file))
-            for cell in range(self.cells):
-                self.load(name, cell, state)
 
-    def _down(self, spec: AdapterSpec, module: nn.Module, generators: Sequence[Any]) -> Tensor:
-        """Initial (K, r, in...), or (1, r, in...) of the frozen orthonormal basis."""
-        shape, _ = _width(module)
-        width = prod(shape)
-        if spec.orthonormal_row is None:
-            if spec.init not in INITS:
-                raise BenchError(f"Adapters were asked to start {spec.init!r}; known are {', '.join(INITS)}.")
-            return torch.stack([INITS[spec.init]((spec.rank, *shape), generator) for generator in generators])
-        first, last = spec.orthonormal_row, spec.orthonormal_row + spec.rank
-        if last > width:
-            raise BenchError(
-                f"Orthonormal adapters need {last} rows in all, but a layer has only {width} inputs; "
-                f"choose ranks that add up to at most {width}, e.g. method.rank={width // 2}."
-            )
-        return basis(width, spec.basis_seed)[first:last].reshape(1, spec.rank, *shape)
+    # --- a cell takes its seat
+
+    @torch.no_grad()
+    def start(self, cell: int, generator: Any) -> None:
+        """Initial values of all adapters of one cell, drawn in the order of `specs`, whoever had its place before."""
+        self._forget()
+        for name, spec in self.specs.items():
+            if name in self.full:
+                self.full[name].reset()
+            elif name in self.crossed:
+                self.crossed[name].load(cell, self.crossed[name].initial(generator))
+            elif isinstance(spec, AdapterSpec):
+                self._start(name, spec, cell, generator)
+
+    def _start(self, name: str, spec: AdapterSpec, cell: int, generator: Any) -> None:
+        if spec.init not in INITS:
+            raise BenchError(f"Adapters were asked to start {spec.init!r}; known are {', '.join(INITS)}.")
+        for layer in self.layers[name].values():
+            layer.up[cell] = 0
+            if spec.orthonormal_row is None:
+                layer.down[cell] = INITS[spec.init](tuple(layer.down.shape[1:]), generator).to(layer.down)
+        if spec.file is not None:
+            self.load(name, cell, read_lora(Path(spec.file)))
+
+
+def _orthonormal(spec: AdapterSpec, shape: tuple[int, ...]) -> Tensor:
+    """Rows (1, r, in...) of the frozen basis that the spec names."""
+    assert spec.orthonormal_row is not None
+    first, last, width = spec.orthonormal_row, spec.orthonormal_row + spec.rank, prod(shape[1:])
+    if last > width:
+        raise BenchError(
+            f"Orthonormal adapters need {last} rows in all, but a layer has only {width} inputs; "
+            f"choose ranks that add up to at most {width}, e.g. method.rank={width // 2}."
+        )
+    return basis(width, spec.basis_seed)[first:last].reshape(1, *shape)
 
 
 def _gaussian(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
