@@ -19,6 +19,7 @@ from bench.run import run
 
 CONF = str(Path(__file__).parents[1] / "conf")
 records: list[Record] = []
+sweep: list[Cell] = []  # cells of -m, which run when all are composed, in packs
 
 
 def register_datasets() -> None:
@@ -45,14 +46,31 @@ def cell(config: DictConfig) -> Cell:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
-    asked = cell(config)
+    asked, hydra_config = cell(config), HydraConfig.get()
+    several = hydra_config.mode == hydra.types.RunMode.MULTIRUN
+    if several and hydra_config.launcher._target_.endswith(".BasicLauncher"):  # others have processes of their own
+        sweep.append(asked)
+        return
     try:
-        record = run(asked)
+        records.append(run(asked))
     except BenchError as error:
         sys.exit(f"bench: {error}")
+    report(records[-1], asked.results / records[-1].run_id, brief=several)
+
+
+def run_sweep() -> None:
+    from bench.pack import packs, run_pack
+
+    try:
+        for group in packs(sweep):
+            run_pack(group, group[0].pack, told)
+    except BenchError as error:
+        sys.exit(f"bench: {error}")
+
+
+def told(record: Record) -> None:
     records.append(record)
-    sweep = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
-    report(record, asked.results / record.run_id, brief=sweep)
+    report(record, Path(), brief=True)
 
 
 def report(record: Record, folder: Path, brief: bool) -> None:
@@ -71,4 +89,5 @@ def report(record: Record, folder: Path, brief: bool) -> None:
 if __name__ == "__main__":
     register_datasets()
     main()
+    run_sweep()
     sys.exit(1 if any(record.status == "failed" for record in records) else 0)

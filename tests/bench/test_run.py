@@ -81,18 +81,18 @@ def test_adapters_go_to_the_layers_that_stand_for_the_named_ones(done, results):
     assert "unet.up_blocks.1.resnets.1.conv2.lora_A.weight" in names
     assert not [name for name in names if "conv_shortcut" in name or ".ff." in name]
     own = Work(composed(results, *PAIR, "~trainer.where.attention"), results / "unused")
-    assert {spec.where for spec in own._specs().values()} == {"attention"} and not own.notes
+    assert {spec.where for spec in own.specs().values()} == {"attention"} and not own.notes
 
 
 def test_a_finished_cell_is_shown_not_done_again(done, results, monkeypatch):
-    monkeypatch.setattr("bench.run._whole", forbidden)
+    monkeypatch.setattr("bench.run.whole", forbidden)
     monkeypatch.setattr("bench.run._complete", forbidden)
     again = run(composed(results, *PAIR))
     assert dumps(again) == dumps(done)
 
 
 def test_another_strength_is_sampled_from_the_stored_adapter(done, results, monkeypatch):
-    monkeypatch.setattr(Work, "train", forbidden)
+    monkeypatch.setattr(Work, "job", forbidden)
     more = run(composed(results, *PAIR, "strength=[3,0]"))
     folder, names = results / done.run_id / "images", ["000-s0", "000-s1", "001-s0", "001-s1"]
     assert str(values(more)) == str(values(done)) and set(values(more, 0.0)) == set(values(done))
@@ -104,7 +104,7 @@ def test_another_strength_is_sampled_from_the_stored_adapter(done, results, monk
 
 def test_another_metric_scores_stored_images_without_decoding_known_files(done, results, monkeypatch):
     before = Store(results).read(done.run_id)
-    for work in ("bench.work.Work._draw", "bench.images.load_image", "metrics.networks.OpenClip.forward"):
+    for work in ("bench.work._drawn", "bench.images.load_image", "metrics.networks.OpenClip.forward"):
         monkeypatch.setattr(work, forbidden)
     more = run(composed(results, *PAIR, "+metrics.again=${metrics.clip_score}"))
     assert str([entry for entry in more.scores if entry["group"] != "again"]) == str(before.scores)
@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_fails_its_cell_with_the_step(results):
 
 
 def test_weights_of_a_metric_that_are_missing_stop_the_cell_before_it_trains(results, monkeypatch):
-    monkeypatch.setattr(Work, "train", forbidden)
+    monkeypatch.setattr(Work, "job", forbidden)
     record = run(composed(results, *PAIR, "metrics=sd", "seed=5"))
     assert record.status == "failed" and "missing_metrics=skip" in record.reason
 
