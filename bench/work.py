@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bench.trainer import Job, Step
 
 
+CLASS_IMAGES = 16  # of the customised model without its token, for metrics that ask for them
 LABELS = ("name", "version", "curve", "deviations")  # keys of a method's yaml that are not arguments of its class
 
 
@@ -257,15 +258,32 @@ class Work:
             seeds=[shot.seed for shot in self.shots],
             dataset=self.dataset,
             cache=cache_folder(),
+            class_images=lambda: self._class_images(strength),
         )
+
+    def _class_images(self, strength: float) -> np.ndarray:
+        """What the customised model makes of the bare class, (16, 3, P, P); kept beside the cell's images."""
+        from bench.sampling import Plain, Request, Shot
+
+        if self.method.from_baseline(self.baseline, self.dataset) is not None:
+            raise Impossible(f"The method {self.cell.method['name']} draws no images of its own.")
+        prompt, place = f"a photo of a {self.dataset.noun}", len(self.dataset.prompts)
+        chosen = [Shot(place, prompt, seed) for seed in range(CLASS_IMAGES)]
+        folder = self.folder / "class_images" / strength_folder(strength)
+        if not folder.is_dir():
+            request = Request(0, Plain(self.method), self.dataset, chosen, strength)
+            save_images(folder, self._draw(self.bank, request, f"class images {strength:g}"), self._names(chosen))
+        return load_images(folder, self._names(chosen))
 
     def _measure(self, name: str, strength: float, evaluation: Evaluation) -> list[dict]:
         metric = self.metrics[name]
         try:
             score = metric.score(evaluation)
         except Impossible as reason:
-            self.notes.append(f"metric {name} left out: {reason}")
+            self._note(f"metric {name} left out: {reason}")
             return []
+        for note in score.notes:
+            self._note(f"metric {name}: {note}")
         self._keep_per_image(strength, evaluation, score.per_image)
         return [
             {
@@ -279,6 +297,11 @@ class Work:
             }
             for key, value in score.values.items()
         ]
+
+    def _note(self, sentence: str) -> None:
+        """Said once, not for every strength."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
     def _keep_per_image(self, strength: float, evaluation: Evaluation, values: Mapping[str, np.ndarray]) -> None:
         """Add columns to per_image.csv: one line for each strength, prompt and seed."""

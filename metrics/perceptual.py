@@ -6,7 +6,7 @@ Shapes: B or N images, R references, P pixels per side, F floats of one layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -131,3 +131,34 @@ def distances(store: FeatureStore, network: PerceptualNetwork, a: np.ndarray, b:
 
     keys = [pixel_key(np.stack([x, y])) for x, y in zip(a, b, strict=True)]
     return store.lookup(keys, f"{network.id} pair distance", compute)[:, 0].astype(np.float64)
+
+
+def mean_pair_distance(
+    store: FeatureStore, network: PerceptualNetwork, images: np.ndarray, prompts: Sequence[str]
+) -> np.ndarray:
+    """For each image the mean LPIPS between different images of its prompt, float64 (N,); NaN for a prompt with one.
+
+    The mean of |phi(a) - phi(b)|^2 over all pairs is twice the unbiased variance of phi: one trunk pass per image.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(row)
+    groups = [np.asarray(images[chosen]) for chosen in rows.values() if len(chosen) > 1]
+
+    def compute(which: list[int]) -> np.ndarray:
+        return np.array([[_twice_the_variance(network, groups[i])] for i in which])
+
+    found = np.full(len(images), np.nan)
+    if groups:
+        keys = [images_hash(group) for group in groups]
+        means = iter(store.lookup(keys, f"{network.id} mean pair distance", compute)[:, 0])
+        for chosen in rows.values():
+            found[chosen] = next(means) if len(chosen) > 1 else np.nan
+    return found
+
+
+def _twice_the_variance(network: PerceptualNetwork, images: np.ndarray) -> float:
+    import torch
+
+    layers = (torch.cat(layer) for layer in zip(*embed(network, "phi", images), strict=True))
+    return float(sum(2 * layer.var(dim=0).sum(dtype=torch.float64) for layer in layers))
