@@ -1,8 +1,8 @@
-"""CSD, contrastive style descriptors (Somepalli et al. 2024, arXiv 2404.01292): a CLIP ViT-L/14 fine-tuned on styles.
+"""CSD, contrastive style descriptors (Somepalli et al. 2024, arXiv 2404.01292): CLIP ViT-L/14 fine-tuned on styles.
 
-The descriptor is the image tower without its projection, times a learned 1024 x 768 matrix, at unit length. The tower is
-open_clip's, whose names are those of the published checkpoint. Its authors leave a discrepancy of the released weights
-unresolved: use it as a paired difference only (`style_csd`). Shapes: B images, D features.
+The descriptor is the image tower without its projection, times a learned 1024 x 768 matrix, at unit length. The tower
+is open_clip's, whose names are those of the published checkpoint. Its authors leave a discrepancy of the released
+weights unresolved: use it as a paired difference only (`style_csd`). Shapes: B images, D features.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Csd(ImageNetwork):
 
     @property
     def recipe(self) -> str:
-        return f"CSD style head on open_clip {self.architecture}, float bicubic antialias clamp, CLIP mean and deviation"
+        return (
+            f"CSD style head on open_clip {self.architecture}, float bicubic antialias clamp, CLIP mean and deviation"
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         from torch.nn.functional import normalize
@@ -52,7 +54,7 @@ def _load(network: Csd) -> tuple[Any, Tensor]:
     state = _checkpoint(network)
     if HEAD not in state:
         raise BenchError(
-            f"The weights of {network.name} do not fit: {network.files()[0]} has no {HEAD}, so it is no CSD checkpoint; "
+            f"The weights of {network.name} do not fit: {network.files()[0]} has no {HEAD}, so it is no CSD; "
             "put the right file there."
         )
     backbone = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}

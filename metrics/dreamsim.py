@@ -1,4 +1,4 @@
-"""DreamSim (Fu et al. 2023, arXiv 2306.09344): an embedding tuned on human judgements of similarity, by its own package.
+"""DreamSim (Fu et al. 2023, arXiv 2306.09344): an embedding tuned on human judgements, by its own package.
 
 Only its single CLIP branches: the others fetch and run code through torch.hub. The package would download what it
 misses, so everything is checked first, from the archive that is staged. Shapes: B images, D features.

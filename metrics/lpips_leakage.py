@@ -1,9 +1,9 @@
 """How much of the training picture's content reappears, in LPIPS, and how much of the baseline's content is kept.
 
 d is LPIPS, d_n the same on luminance-standardised pictures; `metrics/leakage.py` defines the leak. The primary number
-is `lpips_leak`, of d_n. Where a style destroys texture the controls do not take it out (an ink drawing is far from every
-photograph), so a dataset that knows its style function S also gives `lpips_leak_styled`: the same with t_k for c_k and
-S(u_j) for u_j, all in the style.
+is `lpips_leak`, of d_n. Where a style destroys texture the controls do not take it out (an ink drawing is far from
+every photograph), so a dataset that knows its style function S also gives `lpips_leak_styled`: the same with t_k for
+c_k and S(u_j) for u_j, all in the style.
 Shapes: N images, K training images, J controls.
 """
 

@@ -243,7 +243,9 @@ class OpenClip(ImageNetwork):
         """The architecture that the registry names; OpenAI's weights also load, wrongly, without -quickgelu."""
         needed = registry().get(str(self.weights), {}).get("architecture")
         if needed not in (None, self.model):
-            raise BenchError(f"The weights {self.weights} are of {needed}, but {self.model} was asked for as {self.name}.")
+            raise BenchError(
+                f"The weights {self.weights} are of {needed}, but {self.model} was asked for as {self.name}."
+            )
 
     @property
     def recipe(self) -> str:

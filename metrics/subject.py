@@ -1,4 +1,4 @@
-"""DreamBooth's measures of a learnt subject (Ruiz et al. 2023, section 4.1): DINO, CLIP-I, PRES, DIV; CLIP-T is `clip_t`.
+"""DreamBooth's measures of a learnt subject (Ruiz et al. 2023, section 4.1): DINO, CLIP-I, PRES, DIV; CLIP-T: `clip_t`.
 
 All are raw cosines or LPIPS, unscaled, as that paper prints them (DINO 0.67, CLIP-I 0.80, DIV 0.37). Similarity to the
 training images rewards copying them: read it next to `div` and the leak. On a style the ids begin with `style_`.
