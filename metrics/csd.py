@@ -69,8 +69,9 @@ def _checkpoint(network: Csd) -> dict[str, Tensor]:
 
     import numpy as np
 
-    scalar = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")
-    state = read_state(network, network.files()[0], [argparse.Namespace, np.dtype, np.dtypes.Float64DType, scalar])
+    scalar = np._core.multiarray.scalar
+    data = [argparse.Namespace, np.dtype, np.dtypes.Float64DType, scalar, (scalar, "numpy.core.multiarray.scalar")]
+    state = read_state(network, network.files()[0], data)
     state = state.get("model_state_dict", state)
     return {key.removeprefix("module."): value for key, value in state.items()}
 

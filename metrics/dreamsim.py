@@ -42,7 +42,7 @@ class Dreamsim(ImageNetwork):
         if self.branch not in BRANCHES:
             raise BenchError(f"DreamSim's branch {self.branch!r} was asked for; give {' or '.join(BRANCHES)}.")
         if find_spec("dreamsim") is None:
-            raise BenchError("DreamSim was asked for, but its package is not installed; type: uv pip install dreamsim.")
+            raise BenchError("DreamSim was asked for, but its package is not installed; type uv pip install dreamsim.")
         return (weights_path(self.weights),)
 
     @property

@@ -87,7 +87,7 @@ def misfit(network: Network, error: Exception) -> BenchError:
 def told(error: Exception) -> str:
     """The first particulars of an error, on one short line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    text = lines[1] if len(lines) > 1 else lines[0]
+    text = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else lines[0]
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
