@@ -21,6 +21,7 @@ from metrics.networks import PerceptualNetwork
 from metrics.perceptual import DistancesTo, distances, mean_pair_distance
 from metrics.training_images import Content, content, related
 
+CONFOUNDED = "the dataset has no plain half, so the leak is measured to images in the style: read it with care."
 STYLED = ("lpips_leak", "lpips_leak_frac", "lpips_leak_rate")  # also given against stylised pictures
 
 
@@ -77,7 +78,7 @@ class LpipsLeakage(Metric):
         raw = self._raw(store, evaluation, known.plain, ~same_class)
         values |= {"lpips_gap_raw": -mean(raw), "lpips_leak_raw": mean(raw)}
         per_image["lpips_leak_raw"] = raw
-        notes: list[str] = []
+        notes = [CONFOUNDED] if known.confounded else []
         try:
             found = self._leak(store, evaluation, known, same_class)
             values, per_image = values | found[0], per_image | found[1]

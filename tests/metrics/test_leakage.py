@@ -189,7 +189,7 @@ def test_means_skip_what_is_not_kept():
 def test_style_only_datasets_use_their_references_and_say_so(alex, evaluation):
     references = tuple(Example(sepia(image), "a teapot", "teapot") for image in scenes(2, 100))
     score = LpipsLeakage(alex).score(evaluation(dataset=dataset(pairs=(), references=references)))
-    assert score.fingerprint["style_confounded"] is True
+    assert score.fingerprint["style_confounded"] is True and "has no plain half" in score.notes[0]
     subject = LpipsLeakage(alex).score(evaluation(dataset=dataset(pairs=(), references=references, style_words=None)))
     assert subject.fingerprint["style_confounded"] is False and "lpips_leak" in subject.values
     with pytest.raises(Impossible, match="neither pairs nor references"):

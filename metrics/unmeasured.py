@@ -7,7 +7,7 @@ from typing import ClassVar
 from bench.contracts import Evaluation, Impossible, Metric, Score
 
 
-class Absent(Metric):
+class Unmeasured(Metric):
     """Gives no value, only its reason."""
 
     higher_is_better: ClassVar = {}
