@@ -52,7 +52,7 @@ class ClipScore(Metric):
             captions = [HESSEL_PREFIX + prompt for prompt in evaluation.prompts]
             per_image["clipscore_hessel"] = 2.5 * against(captions).clip(min=0)
         truncated = self.network.truncated([*evaluation.prompts, *evaluation.full_prompts])
-        cut = f"{truncated} of {2 * len(images)} captions are longer than {self.network.name} reads; their end is ignored."
+        cut = f"{truncated} of {2 * len(images)} captions are longer than {self.network.name} reads, so cut."
         return Score(
             {name: float(values.mean()) for name, values in per_image.items()},
             per_image,

@@ -69,7 +69,7 @@ def _checkpoint(network: Csd) -> dict[str, Tensor]:
 
     import numpy as np
 
-    scalar = np._core.multiarray.scalar
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     data = [argparse.Namespace, np.dtype, np.dtypes.Float64DType, scalar, (scalar, "numpy.core.multiarray.scalar")]
     state = read_state(network, network.files()[0], data)
     state = state.get("model_state_dict", state)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from metrics.networks import ImageNetwork, best_device, load_strictly, misfit, read_state, resize_clean, weights_path
 
@@ -51,7 +51,7 @@ def _load(network: Vit) -> nn.Module:
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     with torch.random.fork_rng(devices=[]):  # building a module draws initial values
-        model = timm.create_model(network.architecture, pretrained=False, num_classes=0, img_size=network.size)
+        model: Any = timm.create_model(network.architecture, pretrained=False, num_classes=0, img_size=network.size)
     state = read_state(network, network.files()[0])
     try:
         state = checkpoint_filter_fn(state, model)

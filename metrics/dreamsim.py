@@ -12,6 +12,7 @@ import io
 import os
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,12 +58,16 @@ class Dreamsim(ImageNetwork):
 def _load(network: Dreamsim) -> Any:
     from dreamsim import dreamsim
 
-    device = str(best_device(network.device))
-    with _own_hub_folder(), contextlib.redirect_stdout(io.StringIO()):
+    device, folder = str(best_device(network.device)), str(_unpacked(network))
+    with _own_hub_folder(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")  # it wraps the network twice, of which peft warns
         try:
-            model, _ = dreamsim(device=device, cache_dir=str(_unpacked(network)), dreamsim_type=network.branch)
+            model, _ = dreamsim(device=device, cache_dir=folder, dreamsim_type=network.branch)
         except (RuntimeError, KeyError, ValueError, OSError) as error:
             raise misfit(network, error) from error
+    lost = [warning.message for warning in said if "missing adapter keys" in str(warning.message)]
+    if lost:
+        raise misfit(network, RuntimeError(str(lost[0])))
     return model.eval().requires_grad_(False)
 
 

@@ -84,7 +84,7 @@ def test_hessels_variant_is_only_given_when_asked_for_and_long_prompts_are_count
     case = dataclasses.replace(evaluation(), prompts=["dog " * 40] * 8)
     score = ClipScore(clip).score(case)
     assert set(score.values) == {"clip_t", "clip_t_full"}
-    assert score.notes == ["8 of 16 captions are longer than tiny-clip reads; their end is ignored."]
+    assert score.notes == ["8 of 16 captions are longer than tiny-clip reads, so cut."]
     assert ClipScore(clip).score(evaluation()).notes == []
     assert score.fingerprint["truncated_captions"] == 8 and score.fingerprint["network"] == "tiny-clip"
 

@@ -181,37 +181,33 @@ def test_without_its_package_dreamsim_is_missing(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_real_package_embeds_random_weights_as_its_own_distance_says(tmp_path, random_state):
+def test_the_real_package_gives_its_own_embedding_of_random_weights(tmp_path, random_state):
     pytest.importorskip("dreamsim", reason="the optional package dreamsim is not installed")
-    import json
-
+    from dreamsim.config import dreamsim_args
     from dreamsim.feature_extraction.vision_transformer import vit_base
+    from dreamsim.model import PerceptualModel
+    from peft import LoraConfig, get_peft_model
 
-    folder = tmp_path / "parts"
-    (folder / "open_clip_vitb32_single_lora").mkdir(parents=True)
+    parts, kind = tmp_path / "parts", "open_clip_vitb32"
+    parts.mkdir()
     tower = vit_base(patch_size=32)
     tower.pos_drop = torch.nn.LayerNorm(tower.embed_dim)
     state = tower.state_dict() | {"proj": torch.randn(768, 512) / 768**0.5}
-    torch.save({"state_dict": state}, folder / "open_clip_vitb32_pretrain.pth.tar")
-    options = {"r": 2, "lora_alpha": 1, "lora_dropout": 0.0, "bias": "none", "target_modules": ["qkv"]}
-    from peft import LoraConfig, get_peft_model
-
-    get_peft_model(torch.nn.ModuleDict({"qkv": torch.nn.Linear(2, 2)}), LoraConfig(**options))
-    (folder / "open_clip_vitb32_single_lora" / "adapter_config.json").write_text(
-        json.dumps(options | {"peft_type": "LORA"})
-    )
-    from safetensors.torch import save_file
-
-    save_file({}, folder / "open_clip_vitb32_single_lora" / "adapter_model.safetensors")
+    torch.save({"state_dict": state}, parts / f"{kind}_pretrain.pth.tar")
+    settings = dreamsim_args["model_config"][kind]
+    plain = PerceptualModel(**settings, device="cpu", load_dir=str(parts), normalize_embeds=True)
+    model = get_peft_model(plain, LoraConfig(r=2, lora_alpha=1, target_modules=["qkv"]))
+    for name, value in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.1)
+    model.save_pretrained(parts / f"{kind}_single_lora")
     with zipfile.ZipFile(tmp_path / "real.zip", "w") as opened:
-        for path in folder.rglob("*.*"):
-            if path.is_file():
-                opened.write(path, path.relative_to(folder))
+        for path in (path for path in parts.rglob("*") if path.is_file()):
+            opened.write(path, path.relative_to(parts))
     dreamsim._load.cache_clear()
-    network, images = Dreamsim(weights=str(tmp_path / "real.zip"), device="cpu"), scenes(2, 8, 224)
-    found = network(images)
-    x = torch.from_numpy(images).float() / 255
+    images = scenes(2, 8, 224)
     with torch.inference_mode():
-        distance = float(dreamsim._load(network)(x[:1], x[1:]))
-    cosine = float(found[0] @ found[1] / np.linalg.norm(found[0]) / np.linalg.norm(found[1]))
-    assert found.shape == (2, 512) and 1 - cosine == pytest.approx(distance, abs=1e-5)
+        expected = model.eval().embed(torch.from_numpy(images).float() / 255).numpy()
+    found = Dreamsim(weights=str(tmp_path / "real.zip"), device="cpu")(images)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.shape == (2, 512) and np.abs(found[0] - found[1]).max() > 1e-3
