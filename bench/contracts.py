@@ -316,6 +316,7 @@ class Dataset:
     oracle: Callable[[np.ndarray], np.ndarray] | None  # the style itself: uint8 (3, P, P) -> uint8 (3, P, P)
     content_hash: str
     own_seeds: tuple[tuple[int, ...], ...] = ()  # of each prompt, where a published list gives each its own
+    control_captions: tuple[str, ...] = ()  # one for each control, as an `Example` has it
 
     def seeds_of(self, index: int) -> tuple[int, ...]:
         """Evaluation seeds of the prompt at this place."""
@@ -472,6 +473,9 @@ class Evaluation:
     seeds: Sequence[int]  # evaluation seeds, N
     dataset: Dataset
     cache: Path  # features may be kept here
+    class_images: Callable[[], np.ndarray] | None = (
+        None  # the customised model on "a photo of a <noun>", drawn if asked
+    )
 
 
 @dataclass(frozen=True)
@@ -481,6 +485,7 @@ class Score:
     values: Mapping[str, float]
     per_image: Mapping[str, np.ndarray] = field(default_factory=dict)  # id -> float (N,), NaN where undefined
     fingerprint: Mapping[str, Any] = field(default_factory=dict)  # network, weights hash, preprocessing, n, versions
+    notes: Sequence[str] = ()  # sentences for the record: which value is absent and why, what was cut
 
 
 class Metric(ABC):

@@ -430,6 +430,7 @@ def load(spec: Mapping[str, Any], resolution: int) -> Dataset:
         raise BenchError(lacking)
     roles = _rendered(spec, resolution) if spec["rendered"] else _read(spec, resolution)
     prompts, own_seeds = _asked(spec)
+    controls = _controls(spec, resolution)
     return Dataset(
         name=spec["name"],
         version=spec["version"],
@@ -440,7 +441,8 @@ def load(spec: Mapping[str, Any], resolution: int) -> Dataset:
         prompts=prompts,
         own_seeds=own_seeds,
         seeds=tuple(spec["seeds"]),
-        controls=tuple(_controls(spec, resolution)),
+        controls=tuple(example.image for example in controls),
+        control_captions=tuple(example.caption for example in controls),
         oracle=_oracle(spec),
         content_hash=identity(spec),
         **roles,
@@ -513,16 +515,16 @@ def _pair(spec: Mapping[str, Any], pair: Sequence[str], caption: str, resolution
     return Pair(content, style)
 
 
-def _controls(spec: Mapping[str, Any], resolution: int) -> list[np.ndarray]:
+def _controls(spec: Mapping[str, Any], resolution: int) -> list[Example]:
     """Content images that have nothing to do with the training images: photographs of other datasets, or scenes."""
-    images = [
-        read(_verified(other, file), resolution)
+    examples = [
+        Example(read(_verified(other, file), resolution), other["caption"].format(noun=other["noun"]), other["noun"])
         for other, count in _control_datasets(spec)
         for file in _first(other, count)
     ]
     if SCENES in (spec["controls"] or ()):
-        images += _control_scenes(spec["noun"], resolution)
-    return images
+        examples += _control_scenes(spec["noun"], resolution)
+    return examples
 
 
 # --- rendered scenes ---------------------------------------------------------------------------------------------
@@ -585,12 +587,12 @@ def _example(scene: Any, resolution: int, style: str | None = None, persons: Seq
     return Example(drawn, plain_caption(scene), scene.object, scene.object in persons)
 
 
-def _control_scenes(noun: str, resolution: int) -> list[np.ndarray]:
+def _control_scenes(noun: str, resolution: int) -> list[Example]:
     """Eight plain scenes about eight objects, none of them `noun`."""
     from bench.mini.scenes import OBJECTS
 
     others = [name for name in OBJECTS if name != noun]
-    return [_draw(_scene(0, CONTROL, k, only=others), resolution) for k in range(CONTROLS)]
+    return [_example(_scene(0, CONTROL, k, only=others), resolution) for k in range(CONTROLS)]
 
 
 def reference_set(style: str, plan: Mapping[str, Any], resolution: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -136,6 +137,26 @@ def verify(path: Path, expected: str | None, remedy: str) -> str:
             f"{expected[:16]}... is expected; {remedy}"
         )
     return digest
+
+
+def whole(path: Path, remedy: str) -> Path:
+    """The path itself. Raises BenchError when the file is absent, or a safetensors or zip file that is cut short."""
+    if not path.is_file():
+        raise BenchError(f"{path} does not exist; {remedy}")
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"PK"  # torch's checkpoints are zip files
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "np"):
+                pass
+        cut = zipped and not zipfile.is_zipfile(path)
+    except Exception as error:  # safetensors has its own kind
+        raise BenchError(f"{path} is truncated or no safetensors file ({error}); {remedy}") from error
+    if cut:
+        raise BenchError(f"{path} is truncated: its end is missing; {remedy}")
+    return path
 
 
 def human(size: int | str | None) -> str:
@@ -306,9 +327,11 @@ def weights_folders() -> list[Path]:
 
 
 def _weights_place(entry: Mapping[str, Any]) -> Path | None:
+    """Where a file of the registry lies: in a folder of weights, or else in the hub's own cache."""
     names = [entry["file"], *entry.get("also", ())]
     places = (folder / name for folder in weights_folders() for name in names)
-    return next((place for place in places if place.is_file()), None)
+    cached = (_in_hub_cache(name) for name in names)
+    return next((place for place in (*places, *cached) if place is not None and place.is_file()), None)
 
 
 def weights_file(id: str) -> Path:
@@ -326,9 +349,11 @@ def weights_file(id: str) -> Path:
             f"machine; type python -m bench.fetch weights {id}, or download {entry['url']} elsewhere and copy it to "
             f"{staged_folder() / 'weights'}, to weights/ in the BENCH_MIRROR folder, or to $TORCH_HOME/hub/checkpoints."
         )
-    expected = entry.get("sha256") or checksums().get(f"weights/{entry['file']}")
-    verify(place, expected, f"delete it and type python -m bench.fetch weights {id}.")
-    return place
+    same = place.name == PurePosixPath(entry["file"]).name  # another file of the same tensors has another hash
+    expected = (entry.get("sha256") or checksums().get(f"weights/{entry['file']}")) if same else None
+    remedy = f"delete it and type python -m bench.fetch weights {id}."
+    verify(place, expected, remedy)
+    return whole(place, remedy)
 
 
 def weights_at(name: str) -> Path:
@@ -403,13 +428,27 @@ def show() -> None:
     show_weights()
 
 
+def weights_state(id: str) -> tuple[str, str]:
+    """One of here, wrong, absent, hub, and a sentence about it; what is here is verified. For people."""
+    entry = _entry(id)
+    if "hub" in entry:
+        return "hub", hub_command(entry)
+    if _weights_place(entry) is None:
+        return "absent", f"from {entry['url']}"
+    try:
+        place = weights_file(id)
+    except BenchError as error:
+        return "wrong", str(error)
+    known = "sha256 as published" if entry["sha256"] else f"no published sha256, {sha256(place)[:16]}... here"
+    return "here", f"{place} ({known})"
+
+
 def show_weights() -> None:
     for id, entry in weights().items():
-        if "hub" in entry:
-            print(f"{id:24} hub     {entry['used_by']}\n{'':32} {hub_command(entry)}")
-        else:
-            state = "here" if _weights_place(entry) else "absent"
-            print(f"{id:24} {state:7} {entry['used_by']}; {human(entry.get('size'))}; {entry['licence']}")
+        state, about = weights_state(id)
+        size = "" if "hub" in entry else f"{human(entry.get('size'))}; "
+        print(f"{id:26} {state:7} {entry['used_by']}; {size}{entry['licence']}; read by {entry['loader']}")
+        print(f"{'':34} {about}")
 
 
 def check(file: File) -> Path:
@@ -448,10 +487,19 @@ def _tasks(what: Sequence[str]) -> list[tuple[Callable, str]]:
     from bench import data
 
     if what[0] == "weights":
-        ids = list(weights()) if "all" in what[1:] else what[1:]
-        return [(fetch_weights, id) for id in ids]
+        ids = list(weights()) if "all" in what[1:] else [id for name in what[1:] for id in _named_weights(name)]
+        return [(fetch_weights, id) for id in dict.fromkeys(ids)]
     names = data.names() if "all" in what else what
     return [(fetch_dataset, name) for name in names]
+
+
+def _named_weights(name: str) -> list[str]:
+    """The weights of this id, or all that a set of metrics names (conf/metrics/<name>.yaml)."""
+    path = ROOT / "conf" / "metrics" / f"{name}.yaml"
+    if name in weights() or not path.is_file():
+        return [name]
+    words = re.findall(r"\w+", path.read_text())
+    return [id for id in weights() if id in words]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -460,7 +508,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m bench.fetch", description="Stage datasets and weights on this machine and verify them."
     )
     parser.add_argument(
-        "what", nargs="*", help="datasets, or all; or: weights [ID ...|all]; nothing lists what there is"
+        "what", nargs="*", help="datasets, or all; or: weights [ID|METRICS ...|all]; nothing lists what there is"
     )
     parser.add_argument("--check", action="store_true", help="download nothing, only verify what is here")
     args = parser.parse_args(argv)

@@ -68,6 +68,25 @@ class Untouched(Method):
         return (yield from plain_guidance(z, t, texts, cfg))
 
 
+class Plain(Method):
+    """A method as it guides and at its strength, but with every text but the negative one as it is asked for."""
+
+    strength_knob = "the method's own"
+
+    def __init__(self, method: Method):
+        self.method, self.start_t, self.strength = method, method.start_t, method.strength
+
+    def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
+        own = self.method.prompts(prompt, dataset)
+        return {role: text if role == "negative" else prompt for role, text in own.items()}
+
+    def shown(self, dataset: Dataset) -> Mapping[str, Mapping[str, Tensor]]:
+        return self.method.shown(dataset)
+
+    def guide(self, z, t, texts, cfg, strength):
+        return (yield from self.method.guide(z, t, texts, cfg, strength))
+
+
 def shots(dataset: Dataset) -> list[Shot]:
     """All evaluation images of a dataset: every prompt with every evaluation seed, or with its own seeds."""
     return [Shot(i, prompt, seed) for i, prompt in enumerate(dataset.prompts) for seed in dataset.seeds_of(i)]

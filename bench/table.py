@@ -35,7 +35,8 @@ CELL = ["method", "dataset", "backbone", "settings", "seed"]
 STATE = ["status", "reason", "deviations", "run_id"]
 SCORE = ["strength", "metric", "network", "value", "higher_is_better"]
 COST = (
-    "load_s baseline_s train_s sample_s score_s images_per_s steps_per_s peak_gb adapter_bytes trainable_parameters"
+    "load_s baseline_s prior_s train_s sample_s score_s images_per_s steps_per_s peak_gb adapter_bytes "
+    "trainable_parameters"
 ).split()
 GROUP = ["method", "dataset", "backbone", "settings", "strength"]
 ALL = [*CELL, *SCORE, *STATE, *COST, "fingerprint"]

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+CLASS_IMAGES = 16  # of the customised model without its token, for metrics that ask for them
 LABELS = ("name", "version", "curve", "deviations")  # keys of a method's yaml that are not arguments of its class
 
 
@@ -286,15 +287,33 @@ class Work:
             seeds=[shot.seed for shot in self.shots],
             dataset=self.dataset,
             cache=cache_folder(),
+            class_images=lambda: self._class_images(strength),
         )
+
+    def _class_images(self, strength: float) -> StoredImages:
+        """What the customised model makes of the bare class, (16, 3, P, P); kept beside the cell's images."""
+        from bench.sampling import Plain, Request, Shot
+
+        if self.method.from_baseline(self.baseline, self.dataset) is not None:
+            raise Impossible(f"The method {self.cell.method['name']} draws no images of its own.")
+        prompt, place = f"a photo of a {self.dataset.noun}", len(self.dataset.prompts)
+        chosen = [Shot(place, prompt, seed) for seed in range(CLASS_IMAGES)]
+        folder = self.folder / "class_images" / strength_folder(strength)
+        if not folder.is_dir():
+            request = Request(self.seat or 0, Plain(self.method), self.dataset, chosen, strength)
+            (images,) = _drawn(self.bank, [request], self.sampler, f"class images {strength:g}")
+            save_images(folder, images, self._names(chosen))
+        return stored(folder, self._names(chosen))
 
     def _measure(self, name: str, strength: float, evaluation: Evaluation) -> list[dict]:
         metric = self.metrics[name]
         try:
             score = metric.score(evaluation)
         except Impossible as reason:
-            self.notes.append(f"metric {name} left out: {reason}")
+            self.note(f"metric {name} left out: {reason}")
             return []
+        for note in score.notes:
+            self.note(f"metric {name}: {note}")
         self._keep_per_image(strength, evaluation, score.per_image)
         return [
             {

@@ -24,6 +24,7 @@ def cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 class ClipScore(Metric):
     """`clip_t` on the content prompt (the headline), `clip_t_full` on the prompt with the style words.
 
+    Per image they are 100 x the raw cosine, neither clipped nor rescaled, so other scales can be had from them.
     `hessel` adds 2.5 x mean max(cosine, 0) with the prefix "A photo depicts" (Hessel et al. 2021): it was calibrated
     on ViT-B/32 and means nothing on another network.
     """
@@ -51,8 +52,10 @@ class ClipScore(Metric):
             captions = [HESSEL_PREFIX + prompt for prompt in evaluation.prompts]
             per_image["clipscore_hessel"] = 2.5 * against(captions).clip(min=0)
         truncated = self.network.truncated([*evaluation.prompts, *evaluation.full_prompts])
+        cut = f"{truncated} of {2 * len(images)} captions are longer than {self.network.name} reads, so cut."
         return Score(
             {name: float(values.mean()) for name, values in per_image.items()},
             per_image,
             fingerprint("clip_score 1", len(images), self.network, truncated_captions=truncated),
+            [cut] if truncated else [],
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import pickle
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 
 import bench
 from bench.contracts import BenchError
-from bench.fetch import hub_command, sha256, weights_file
+from bench.fetch import sha256, weights_file, whole
 from bench.fetch import weights as registry
 
 if TYPE_CHECKING:
@@ -40,24 +41,54 @@ def weights_path(weights: str) -> Path:
     Raises BenchError with what to type when it is not on this machine.
     """
     if "/" in weights or "\\" in weights:
-        if not (ROOT / weights).exists():
-            raise BenchError(f"The weights {weights} were asked for, but {ROOT / weights} does not exist.")
-        return ROOT / weights
-    entry = registry().get(weights, {})
-    return _hub_file(weights, entry) if "hub" in entry else Path(weights_file(weights))
+        place = ROOT / weights
+        if not place.exists():
+            raise BenchError(f"The weights {weights} were asked for, but {place} does not exist.")
+        return whole(place, "copy it again.") if place.is_file() else place
+    return weights_file(weights)
 
 
-def _hub_file(weights: str, entry: Mapping[str, Any]) -> Path:
-    """The open_clip checkpoint of a hub repository, from the local Hugging Face cache; no network."""
-    from huggingface_hub import try_to_load_from_cache
+def read_state(network: Network, place: Path, also: Sequence[Any] = ()) -> dict[str, Any]:
+    """The tensors of a weights file, on the CPU; `also` are classes of plain data that a checkpoint may hold, too.
 
-    for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
-        found = try_to_load_from_cache(entry["hub"], name)
-        if isinstance(found, str):
-            return Path(found)
-    raise BenchError(
-        f"The weights {weights} ({entry['used_by']}) are not on this machine; stage them with: {hub_command(entry)}"
+    Raises BenchError when the file is truncated or of another kind.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if place.suffix == ".safetensors":
+            return load_file(place)
+        with torch.serialization.safe_globals(list(also)):
+            return torch.load(place, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise BenchError(
+            f"The weights of {network.name} cannot be read: {place} is truncated or no weights file ({told(error)}); "
+            "delete it and stage it again."
+        ) from error
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], network: Network) -> None:
+    """Every tensor in its place. Raises BenchError when the file is another network's."""
+    try:
+        module.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise misfit(network, error) from error
+
+
+def misfit(network: Network, error: Exception) -> BenchError:
+    return BenchError(
+        f"The weights of {network.name} do not fit: {network.files()[0]} holds another network ({told(error)}); "
+        "put the right file there."
     )
+
+
+def told(error: Exception) -> str:
+    """The first particulars of an error, on one short line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else lines[0]
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 @contextlib.contextmanager
@@ -197,6 +228,7 @@ class OpenClip(ImageNetwork):
 
     def files(self) -> tuple[Path, ...]:
         if self.weights is not None:
+            self._fits_architecture()
             return (weights_path(self.weights),)
         folder = weights_path(self.model)
         found = sorted(folder.glob("*.safetensors"))
@@ -205,7 +237,15 @@ class OpenClip(ImageNetwork):
                 f"The CLIP {self.name} needs {folder} to hold open_clip_config.json and one .safetensors file, "
                 f"but {len(found)} weight files were found there."
             )
-        return (found[0],)
+        return (whole(found[0], "copy it again."),)
+
+    def _fits_architecture(self) -> None:
+        """The architecture that the registry names; OpenAI's weights also load, wrongly, without -quickgelu."""
+        needed = registry().get(str(self.weights), {}).get("architecture")
+        if needed not in (None, self.model):
+            raise BenchError(
+                f"The weights {self.weights} are of {needed}, but {self.model} was asked for as {self.name}."
+            )
 
     @property
     def recipe(self) -> str:
@@ -247,12 +287,16 @@ def _load_clip(network: OpenClip) -> tuple[Any, Any, Any]:
     import open_clip
     import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
+    from safetensors import SafetensorError
 
     (weights,) = network.files()
     name = network.model if network.weights is not None else f"local-dir:{weights_path(network.model)}"
     pretrained = str(weights) if network.weights is not None else None
-    with torch.random.fork_rng(devices=[]):  # building a module draws initial values
-        model = open_clip.create_model(name, pretrained=pretrained, require_pretrained=True)
+    try:
+        with torch.random.fork_rng(devices=[]):  # building a module draws initial values
+            model = open_clip.create_model(name, pretrained=pretrained, require_pretrained=True)
+    except (RuntimeError, SafetensorError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise misfit(network, error) from error
     model.eval().requires_grad_(False).to(best_device(network.device))
     assert not model.training, "open_clip returns models in training mode"
     transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
@@ -322,21 +366,12 @@ def inception_layers() -> nn.Sequential:
 def _load_inception(network: Inception) -> nn.Sequential:
     import torch
 
-    state = torch.load(network.files()[0], map_location="cpu", weights_only=True)
+    state = read_state(network, network.files()[0])
     with torch.device("meta"):
         layers = inception_layers()
     kept = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    _load_strictly(layers, kept, network)
+    load_strictly(layers, kept, network)
     return layers.eval().requires_grad_(False).to(best_device(network.device))
-
-
-def _load_strictly(module: nn.Module, state: dict[str, Tensor], network: Network) -> None:
-    try:
-        module.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        raise BenchError(
-            f"The weights of {network.name} do not fit: {network.files()[0]} holds another network ({error})."
-        ) from error
 
 
 # --- LPIPS -------------------------------------------------------------------------------------------------------
@@ -405,10 +440,10 @@ def _load_lpips(network: LpipsNet) -> tuple[nn.Sequential, list[Tensor]]:
     trunk_file, heads_file = network.files()
     with torch.device("meta"):
         trunk = alexnet(weights=None).features[: TAPS[-1] + 1]
-    state = torch.load(trunk_file, map_location="cpu", weights_only=True)
+    state = read_state(network, trunk_file)
     features = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
-    _load_strictly(trunk, features, network)
-    lin = torch.load(heads_file, map_location="cpu", weights_only=True)
+    load_strictly(trunk, features, network)
+    lin = read_state(network, heads_file)
     device = best_device(network.device)
     heads = [lin[f"lin{layer}.model.1.weight"].flatten().to(device) for layer in range(len(TAPS))]
     return trunk.eval().requires_grad_(False).to(device), heads
@@ -426,7 +461,7 @@ class MiniPerceptual(PerceptualNetwork):
     size: int = 64
 
     def files(self) -> tuple[Path, ...]:
-        return (weights_path(self.weights) / "model.safetensors",)
+        return (whole(weights_path(self.weights) / "model.safetensors", "make it again (see its recipe)."),)
 
     @property
     def recipe(self) -> str:
@@ -442,9 +477,13 @@ class MiniPerceptual(PerceptualNetwork):
 @functools.cache
 def _load_mini(network: MiniPerceptual) -> Any:
     import torch
+    from safetensors import SafetensorError
 
     from bench.mini.perceptual import PerceptualTrunk
 
-    with torch.random.fork_rng(devices=[]):
-        trunk = PerceptualTrunk.load(weights_path(network.weights))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            trunk = PerceptualTrunk.load(weights_path(network.weights))
+    except (RuntimeError, SafetensorError, OSError, ValueError, KeyError) as error:
+        raise misfit(network, error) from error
     return trunk.to(best_device(network.device))

@@ -6,7 +6,7 @@ Shapes: B or N images, R references, P pixels per side, F floats of one layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -138,3 +138,49 @@ def _pair_distances(network: PerceptualNetwork, a: np.ndarray, b: np.ndarray) ->
         layers = [(p - q).double().square().sum(1) for p, q in zip(x, y, strict=True)]
         parts.append(torch.stack(layers).sum(0).cpu().numpy())
     return np.concatenate(parts)
+
+
+def mean_distances(
+    store: FeatureStore, network: PerceptualNetwork, images: Images, groups: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Mean LPIPS over all pairs within each group of rows (at least two), float64 (G,); known means are kept.
+
+    The mean of |phi(a) - phi(b)|^2 over pairs is 2 / (n - 1) (sum |phi|^2 - |sum phi|^2 / n): one pass per image.
+    """
+
+    def compute(which: list[int]) -> np.ndarray:
+        return np.array([[_mean_distance(network, images, groups[i])] for i in which])
+
+    keys = image_keys(images)
+    names = [joined([keys[row] for row in group]) for group in groups]
+    return store.lookup(names, f"{network.id} mean distance of all pairs", compute)[:, 0].astype(np.float64)
+
+
+def _mean_distance(network: PerceptualNetwork, images: Images, rows: Sequence[int]) -> float:
+    squares, sums = 0.0, []  # of |phi|^2, and of phi, (F,) per layer
+    for batch in in_batches(images, rows):
+        for layers in embed(network, "phi", batch):
+            squares += sum(float(layer.double().square().sum()) for layer in layers)
+            sums = _added(sums, layers)
+    n = len(rows)
+    return 2 / (n - 1) * (squares - sum(float(layer.square().sum()) for layer in sums) / n)
+
+
+def _added(sums: list[Tensor], layers: list[Tensor]) -> list[Tensor]:
+    found = [layer.double().sum(0) for layer in layers]
+    return [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+
+
+def mean_pair_distance(
+    store: FeatureStore, network: PerceptualNetwork, images: Images, prompts: Sequence[str]
+) -> np.ndarray:
+    """For each image the mean LPIPS between different images of its prompt, float64 (N,); NaN for a prompt with one."""
+    rows: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(row)
+    groups = [chosen for chosen in rows.values() if len(chosen) > 1]
+    found = np.full(len(images), np.nan)
+    if groups:
+        for chosen, mean in zip(groups, mean_distances(store, network, images, groups), strict=True):
+            found[chosen] = mean
+    return found

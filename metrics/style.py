@@ -1,66 +1,104 @@
 """Style similarity as a paired difference: generated images against the baseline's of the same prompt and seed.
 
-Raw similarity to a style image is not calibrated, and rewards copying it; read it next to `lpips_leak`.
+Raw similarity to a style image is not calibrated (arXiv 2605.09030 finds whole artists inverted, for CSD, CLIP and
+DINOv2 alike), and rewards copying it; read it next to `lpips_leak`. So each score comes with the discrimination gap of
+its network on this style: how much nearer real pictures in the style lie to the training style images than the
+baseline's do. Where the gap is not positive, the network does not see this style and the score is left out.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Evaluation, Metric, Score
-from metrics.features import feature_store
+from bench.contracts import Dataset, Evaluation, Metric, Score
+from metrics.features import FeatureStore, feature_store
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork, PerceptualNetwork, unit
 from metrics.perceptual import DistancesTo
 from metrics.training_images import style
 
+IN_STYLE = 64  # pictures of the reference set that the gap is taken of
 
-class StyleGram(Metric):
+
+class StyleMetric(Metric):
+    """`higher_is_better` names the score and its gap."""
+
+    network: ImageNetwork | PerceptualNetwork
+
+    @abstractmethod
+    def nearness(self, store: FeatureStore, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Similarity of uint8 images (N, 3, P, P) to each of the targets (K, 3, P, P), higher is nearer: (N, K)."""
+
+    def missing(self) -> str | None:
+        return self.network.missing()
+
+    def score(self, evaluation: Evaluation) -> Score:
+        """Impossible when the dataset has no images that show the style."""
+        targets, store = style(evaluation.dataset), feature_store(evaluation.cache)
+        name, gap_name = self.higher_is_better
+        before = self.nearness(store, evaluation.baseline, targets)
+        gain = (self.nearness(store, evaluation.images, targets) - before).mean(axis=1)
+        gain = gain if self.higher_is_better[name] else -gain
+        gap = self._gap(store, evaluation.dataset, targets, float(before.mean()))
+        made = fingerprint(f"{name} 1", len(gain), self.network, targets)
+        if gap is None:
+            note = f"{name} was not checked for discrimination: the dataset has one image in the style."
+            return Score({name: float(gain.mean())}, {name: gain}, made, [note])
+        if gap <= 0:
+            reason = f"pictures in the style are no nearer to the training images than the baseline's (gap {gap:.3g})"
+            return Score({gap_name: gap}, {}, made, [f"{name} left out: {reason}."])
+        return Score({name: float(gain.mean()), gap_name: gap}, {name: gain}, made)
+
+    def _gap(self, store: FeatureStore, dataset: Dataset, targets: np.ndarray, before: float) -> float | None:
+        """Nearness of other pictures in the style less the baseline's; None where there are no other ones."""
+        if dataset.reference_set is not None:
+            return float(self.nearness(store, dataset.reference_set()[:IN_STYLE], targets).mean()) - before
+        if len(targets) < 2:
+            return None
+        among = self.nearness(store, targets, targets)
+        return float(among[~np.eye(len(targets), dtype=bool)].mean()) - before
+
+
+class StyleGram(StyleMetric):
     """`style_gram`: mean Gram distance to the training style images minus the baseline's; negative is closer."""
 
-    higher_is_better: ClassVar = {"style_gram": False}
+    higher_is_better: ClassVar = {"style_gram": False, "style_gram_gap": True}
 
     def __init__(self, network: PerceptualNetwork):
-        self.network = network
+        self.network: PerceptualNetwork = network
 
-    def missing(self) -> str | None:
-        return self.network.missing()
-
-    def score(self, evaluation: Evaluation) -> Score:
-        targets = style(evaluation.dataset)
+    def nearness(self, store: FeatureStore, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
         to_style = DistancesTo(self.network, "gram", targets)
-        store = feature_store(evaluation.cache)
-
-        def distance(images: np.ndarray) -> np.ndarray:
-            return np.sqrt(store.features(images, to_style).astype(np.float64)).mean(axis=1)
-
-        gain = distance(evaluation.images) - distance(evaluation.baseline)
-        return Score(
-            {"style_gram": float(gain.mean())},
-            {"style_gram": gain},
-            fingerprint("style_gram 1", len(gain), self.network, targets),
-        )
+        return -np.sqrt(store.features(images, to_style).astype(np.float64))
 
 
-class StyleClip(Metric):
-    """`style_clip`: 100 x mean cosine to the training style images minus the baseline's; positive is closer."""
-
-    higher_is_better: ClassVar = {"style_clip": True}
+class StyleSimilarity(StyleMetric):
+    """100 x mean cosine to the training style images minus the baseline's; positive is closer."""
 
     def __init__(self, network: ImageNetwork):
-        self.network = network
+        self.network: ImageNetwork = network
 
-    def missing(self) -> str | None:
-        return self.network.missing()
+    def nearness(self, store: FeatureStore, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        x, t = (unit(store.features(pictures, self.network)) for pictures in (images, targets))
+        return 100 * x @ t.T
 
-    def score(self, evaluation: Evaluation) -> Score:
-        targets, store = style(evaluation.dataset), feature_store(evaluation.cache)
-        y, y0, t = (unit(store.features(x, self.network)) for x in (evaluation.images, evaluation.baseline, targets))
-        gain = 100 * ((y - y0) @ t.T).mean(axis=1)
-        return Score(
-            {"style_clip": float(gain.mean())},
-            {"style_clip": gain},
-            fingerprint("style_clip 1", len(gain), self.network, targets),
-        )
+
+class StyleClip(StyleSimilarity):
+    """With the image tower of a CLIP."""
+
+    higher_is_better: ClassVar = {"style_clip": True, "style_clip_gap": True}
+
+
+class StyleCsd(StyleSimilarity):
+    """With CSD (Somepalli et al. 2024, arXiv 2404.01292)."""
+
+    higher_is_better: ClassVar = {"style_csd": True, "style_csd_gap": True}
+
+
+class StyleDreamsim(StyleSimilarity):
+    """With DreamSim (Fu et al. 2023, arXiv 2306.09344)."""
+
+    higher_is_better: ClassVar = {"style_dreamsim": True, "style_dreamsim_gap": True}

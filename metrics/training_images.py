@@ -18,18 +18,20 @@ class Content:
     plain: np.ndarray
     style: np.ndarray
     nouns: tuple[str, ...]  # K
+    captions: tuple[str, ...]  # K
     confounded: bool
 
 
 def content(dataset: Dataset) -> Content:
     """The plain halves of the pairs; without pairs, the references stand in for both."""
-    pairs = dataset.pairs
-    if pairs:
-        nouns = tuple(pair.content.noun for pair in pairs)
-        return Content(_stack([p.content for p in pairs]), _stack([p.style for p in pairs]), nouns, False)
-    images = style(dataset)
-    nouns = tuple(example.noun for example in dataset.references)
-    return Content(images, images, nouns, dataset.style_words is not None)
+    if dataset.pairs:
+        plain = [pair.content for pair in dataset.pairs]
+        worn, confounded = _stack([pair.style for pair in dataset.pairs]), False
+    else:
+        worn, confounded = style(dataset), dataset.style_words is not None
+        plain = list(dataset.references)
+    nouns, captions = (tuple(getattr(example, key) for example in plain) for key in ("noun", "caption"))
+    return Content(_stack(plain), worn, nouns, captions, confounded)
 
 
 def style(dataset: Dataset) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import re
 import shutil
 import threading
 import urllib.error
@@ -262,10 +263,12 @@ def test_sizes_are_written_for_people(size, words):
 
 def test_the_registry_is_complete_and_its_prefixes_match_the_file_names():
     for id, entry in fetch.weights().items():
-        assert entry["licence"] and entry["used_by"], id
+        assert entry["licence"] and entry["used_by"] and entry["loader"], id
         assert ("hub" in entry) != ("file" in entry), id
         if "file" in entry:
             assert entry["url"].startswith("https://"), id
+            assert {"sha256", "size"} <= set(entry), f"{id}: what is not known is null, and said so"
+            assert re.fullmatch("[0-9a-f]{8,64}", entry["sha256"] or "0" * 8), id
         stem, _, digits = Path(entry.get("file", "")).stem.rpartition("-")
         if len(digits) == 8 and stem:  # torch writes the first digits into the name
             assert entry["sha256"].startswith(digits), id
@@ -274,10 +277,12 @@ def test_the_registry_is_complete_and_its_prefixes_match_the_file_names():
 @pytest.fixture
 def registered(monkeypatch, server):
     table = {
-        "net": {"file": "net.pth", "also": ["same.pth"], "url": f"{server}/x", "sha256": HASH[:8], "licence": "MIT"},
-        "hub": {"hub": "someone/net", "licence": "MIT"},
+        "net": {"file": "net.pth", "also": ["same.pth"], "url": f"{server}/x", "sha256": HASH[:8]},
+        "hub": {"hub": "someone/net"},
+        "owned": {"file": "owner/net/model.bin", "url": f"{server}/x", "sha256": None},
     }
-    monkeypatch.setattr(fetch, "weights", lambda: {id: {"used_by": "a test", **entry} for id, entry in table.items()})
+    more = {"used_by": "a test", "licence": "MIT", "loader": "tests"}
+    monkeypatch.setattr(fetch, "weights", lambda: {id: {**more, **entry} for id, entry in table.items()})
 
 
 @pytest.mark.parametrize(
@@ -304,10 +309,64 @@ def test_weights_with_the_wrong_checksum_are_refused(registered, tmp_path):
 
 
 def test_unknown_weights_and_hub_repositories_are_sentences(registered):
-    with pytest.raises(BenchError, match="no weights are called 'nte'; known are hub, net"):
+    with pytest.raises(BenchError, match="no weights are called 'nte'; known are hub, net, owned"):
         weights_file("nte")
     with pytest.raises(BenchError, match="hf download someone/net"):
         weights_file("hub")
+
+
+def test_weights_are_found_in_the_hubs_own_cache(registered, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--owner--net" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.bin").write_bytes(CONTENT)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0")
+    assert weights_file("owned") == snapshot / "model.bin"
+    assert fetch.weights_state("owned")[0] == "here"
+    assert f"no published sha256, {HASH[:16]}... here" in fetch.weights_state("owned")[1]
+
+
+def test_a_file_of_the_same_tensors_under_another_name_is_not_held_to_the_hash(registered, tmp_path):
+    place = tmp_path / "mirror" / "weights" / "same.pth"
+    place.parent.mkdir()
+    place.write_bytes(b"the same tensors, saved anew")
+    assert weights_file("net") == place
+
+
+def test_each_state_of_weights_is_told(registered, tmp_path, capsys):
+    assert fetch.weights_state("net")[0] == "absent" and fetch.weights_state("hub")[0] == "hub"
+    place = tmp_path / "mirror" / "weights" / "net.pth"
+    place.parent.mkdir()
+    place.write_bytes(b"another network")
+    state, about = fetch.weights_state("net")
+    assert state == "wrong" and "wrong checksum" in about
+    place.write_bytes(CONTENT)
+    assert fetch.weights_state("net") == ("here", f"{place} (sha256 as published)")
+    fetch.show_weights()
+    assert "here    a test; size unknown; MIT; read by tests" in capsys.readouterr().out
+
+
+def test_the_name_of_a_set_of_metrics_stands_for_the_weights_that_it_names():
+    assert {"clip_vit_b32_openai", "inception_fid", "lpips_alex_trunk", "dino_vits16"} <= set(
+        fetch._named_weights("sd")
+    )
+    assert fetch._named_weights("csd_vit_l") == ["csd_vit_l"] == fetch._named_weights("csd_vit_l")
+    assert set(fetch._named_weights("sd_style")) == {"csd_vit_l", "dreamsim_open_clip_vitb32"}
+    assert fetch._named_weights("mini") == []
+
+
+def test_files_that_are_cut_short_are_told_from_whole_ones(tmp_path):
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "net.safetensors"
+    save_file({"w": np.zeros(1000, np.float32)}, path)
+    assert fetch.whole(path, "fetch it.") == path
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BenchError, match="is truncated or no safetensors file .*; fetch it."):
+        fetch.whole(path, "fetch it.")
+    with pytest.raises(BenchError, match="does not exist; fetch it."):
+        fetch.whole(tmp_path / "gone.bin", "fetch it.")
 
 
 # --- command line ------------------------------------------------------------------------------------------------

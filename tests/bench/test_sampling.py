@@ -112,3 +112,18 @@ def test_texts_keep_their_rows_when_joined_and_cut():
     text = Text(torch.arange(6.0).view(3, 2, 1), {"pooled": torch.arange(3.0).view(3, 1)})
     joined = Text.cat([text[1:], text[:1].expand(2)])
     assert joined.states[:, 0, 0].tolist() == [2, 4, 0, 0] and joined.extras["pooled"][:, 0].tolist() == [1, 2, 0, 0]
+
+
+def test_a_method_can_be_asked_without_its_own_words():
+    from bench.sampling import Plain
+    from methods.zero_shot import ZeroShot
+
+    backbone, data = TinyBackbone(), tiny_dataset()
+    bank, chosen = a_bank(backbone), shots(data)
+    assert Plain(ZeroShot()).prompts("a photo of a dog", data) == {
+        "content": "a photo of a dog", "negative": "", "style": "a photo of a dog",
+    }  # fmt: skip
+    (bare,) = images(bank, [Request(0, Plain(ZeroShot()), data, chosen, 1.0)])
+    (untouched,) = images(bank, [Request(0, Untouched(), data, chosen, 1.0)])
+    (worded,) = images(bank, [Request(0, ZeroShot(), data, chosen, 1.0)])
+    assert np.array_equal(bare, untouched) and not np.array_equal(bare, worded)

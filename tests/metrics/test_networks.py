@@ -10,6 +10,8 @@ from metric_cases import scenes
 
 from bench.contracts import BenchError
 from metrics import networks
+from metrics.csd import Csd
+from metrics.dino import Vit
 from metrics.features import FeatureStore
 from metrics.networks import Inception, LpipsNet, MiniPerceptual, OpenClip, inception_layers, resize_clean
 from metrics.perceptual import DistancesTo, distances, gram, phi, standardise
@@ -37,7 +39,7 @@ def test_clean_resizing_agrees_with_clean_fid_pixel_by_pixel(size):
 # --- OpenCLIP ----------------------------------------------------------------------------------------------------
 
 
-def test_clip_features_are_those_of_open_clip_itself(clip, clip_folder, images):
+def test_clip_features_are_those_of_open_clip_itself(clip, clip_folder, images, record_property):
     import open_clip
     from PIL import Image
 
@@ -48,8 +50,9 @@ def test_clip_features_are_those_of_open_clip_itself(clip, clip_folder, images):
         batch = torch.stack([transform(Image.fromarray(image.transpose(1, 2, 0))) for image in images])
         expected = model.eval().encode_image(batch).numpy()
         expected_text = model.encode_text(tokenizer(texts)).numpy()
-    np.testing.assert_allclose(clip(images), expected, atol=1e-5)
-    np.testing.assert_allclose(clip.embed_text(texts), expected_text, atol=1e-5)
+    apart = [np.abs(clip(images) - expected).max(), np.abs(clip.embed_text(texts) - expected_text).max()]
+    record_property("largest difference, open_clip", float(max(apart)))
+    assert max(apart) < 1e-5 and expected.std() > 0.01
 
 
 def test_an_open_clip_file_is_loaded_by_architecture_and_path(clip, clip_folder, images, tmp_path):
@@ -115,13 +118,14 @@ def inception_file(tmp_path_factory):
     return path
 
 
-def test_inception_agrees_with_torch_fidelity_where_nothing_is_resized(inception_file):
+def test_inception_agrees_with_torch_fidelity_where_nothing_is_resized(inception_file, record_property):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     images = scenes(2, 4, 299)
     oracle = FeatureExtractorInceptionV3("oracle", ["2048"], feature_extractor_weights_path=str(inception_file))
     expected = oracle(torch.from_numpy(images))[0].numpy()
     found = Inception(weights=str(inception_file), device="cpu")(images)
+    record_property("largest difference, torch-fidelity Inception", float(np.abs(found - expected).max()))
     assert found.shape == (2, 2048) and expected.std() > 0.1
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -135,7 +139,7 @@ def test_another_networks_file_is_refused_as_inception(tmp_path):
 # --- LPIPS -------------------------------------------------------------------------------------------------------
 
 
-def test_distances_agree_with_the_lpips_package(alex, alex_file, images, tmp_path):
+def test_distances_agree_with_the_lpips_package(alex, alex_file, images, tmp_path, record_property):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its torchvision arguments are deprecated
         import lpips
@@ -145,8 +149,9 @@ def test_distances_agree_with_the_lpips_package(alex, alex_file, images, tmp_pat
     x = torch.from_numpy(images).float() / 127.5 - 1
     with torch.inference_mode():
         expected = oracle(x[:3], x[3:]).flatten().numpy()
-    store = FeatureStore(tmp_path)
-    np.testing.assert_allclose(distances(store, alex, images[:3], images[3:]), expected, rtol=1e-5)
+    found = distances(FeatureStore(tmp_path), alex, images[:3], images[3:])
+    record_property("largest difference, lpips", float(np.abs(found - expected).max()))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert expected.min() > 0.01
 
 
@@ -159,7 +164,7 @@ def _give_trunk(net, alex_file):
         getattr(layers[number], kind).data.copy_(value)
 
 
-def test_distances_agree_with_torchmetrics_at_another_resolution(alex_file, images, tmp_path):
+def test_distances_agree_with_torchmetrics_at_another_resolution(alex_file, images, tmp_path, record_property):
     from torchmetrics.functional.image.lpips import _LPIPS
 
     big = LpipsNet(weights=str(alex_file), name="random-alex-96", size=96, device="cpu")
@@ -169,6 +174,7 @@ def test_distances_agree_with_torchmetrics_at_another_resolution(alex_file, imag
     with torch.inference_mode():
         expected = oracle(x[:3], x[3:]).flatten().numpy()
     found = distances(FeatureStore(tmp_path), big, images[:3], images[3:])
+    record_property("largest difference, torchmetrics LPIPS", float(np.abs(found - expected).max()))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -216,6 +222,64 @@ def test_a_wrong_trunk_file_is_refused_and_not_silently_random(tmp_path):
         LpipsNet(weights=str(tmp_path / "other.pth"), device="cpu").heads()
 
 
+@pytest.fixture
+def wrong_clip(clip_folder, tmp_path):
+    """A folder in open_clip's format whose weights file is made by `wrong(bytes)`."""
+
+    def build(wrong):
+        (tmp_path / "open_clip_config.json").write_bytes((clip_folder / "open_clip_config.json").read_bytes())
+        whole = (clip_folder / "open_clip_model.safetensors").read_bytes()
+        (tmp_path / "open_clip_model.safetensors").write_bytes(wrong(whole))
+        return OpenClip(name="tiny-clip", model=str(tmp_path), device="cpu")
+
+    return build
+
+
+def test_a_truncated_safetensors_file_is_said_before_anything_is_computed(wrong_clip, tmp_path):
+    network = wrong_clip(lambda whole: whole[:-1000])
+    assert "is truncated or no safetensors file" in network.missing()
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    assert "is truncated" in MiniPerceptual(weights=str(tmp_path), device="cpu").missing()
+
+
+def test_a_truncated_checkpoint_is_said_before_anything_is_computed(alex_file, tmp_path):
+    (tmp_path / "alexnet.pth").write_bytes(alex_file.read_bytes()[:-1000])
+    assert "is truncated: its end is missing" in LpipsNet(weights=str(tmp_path / "alexnet.pth")).missing()
+
+
+def test_weights_of_another_network_under_the_right_name_are_one_short_sentence(wrong_clip, tmp_path):
+    from safetensors.torch import save
+
+    network = wrong_clip(lambda _: save({"visual.conv1.weight": torch.zeros(2, 2)}))
+    assert network.missing() is None  # the file is whole
+    with pytest.raises(BenchError, match="weights of tiny-clip do not fit") as refused:
+        network.embed_text(["a dog"])
+    assert len(str(refused.value)) < 400 and "\n" not in str(refused.value)
+    (tmp_path / "config.json").write_text('{"widths": [4, 4]}')
+    (tmp_path / "model.safetensors").write_bytes(save({"stages.0.0.weight": torch.zeros(1)}))
+    with pytest.raises(BenchError, match="weights of mini-perceptual do not fit"):
+        MiniPerceptual(weights=str(tmp_path), device="cpu").heads()
+
+
+def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path):
+    (tmp_path / "alexnet.pth").write_bytes(b"<html>not found</html>")
+    with pytest.raises(BenchError, match="cannot be read: .* is truncated or no weights file"):
+        LpipsNet(weights=str(tmp_path / "alexnet.pth"), device="cpu").heads()
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    import pickle
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"features.0.weight": Bomb()}, tmp_path / "alexnet.pth", pickle_module=pickle)
+    with pytest.raises(BenchError, match="cannot be read"):
+        LpipsNet(weights=str(tmp_path / "alexnet.pth"), device="cpu").heads()
+    assert not (tmp_path / "ran").exists()
+
+
 def test_mini_distances_are_the_trunks_own(images, tmp_path):
     from bench.mini.perceptual import PerceptualTrunk
 
@@ -239,7 +303,16 @@ def test_mini_distances_are_the_trunks_own(images, tmp_path):
     [
         (Inception(), "weights-inception-2015-12-05-6726825d.pth"),
         (LpipsNet(), "alexnet-owt-7be5be79.pth"),
-        (OpenClip(name="b32", model="ViT-B-32-quickgelu", weights="clip_vit_b32_openai"), "hf download timm"),
+        (
+            OpenClip(name="b32", model="ViT-B-32-quickgelu", weights="clip_vit_b32_openai"),
+            "weights clip_vit_b32_openai",
+        ),
+        (OpenClip(name="b32", model="ViT-B-32", weights="clip_vit_b32_openai"), "are of ViT-B-32-quickgelu"),
+        (
+            Vit(name="v", architecture="vit_small_patch16_224.dino", weights="dino_vits16"),
+            "dino_deitsmall16_pretrain.pth",
+        ),
+        (Csd(), "csd-vit-l.bin"),
         (OpenClip(name="gone", model="no/such/folder"), "does not exist"),
         (MiniPerceptual(weights="no/such/folder"), "does not exist"),
     ],
@@ -262,7 +335,8 @@ def test_constructing_metrics_imports_no_torch():
 
     code = (
         "import sys; import metrics.fid, metrics.kid, metrics.clip_score, metrics.lpips_leakage, metrics.oracle,"
-        " metrics.style; from metrics.networks import Inception; m = metrics.fid.Fid(Inception()); m.missing();"
+        " metrics.style, metrics.subject, metrics.feature_leakage, metrics.csd, metrics.dino, metrics.dreamsim;"
+        " from metrics.networks import Inception; m = metrics.fid.Fid(Inception()); m.missing();"
         " print('torch' in sys.modules, 'open_clip' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=networks.ROOT)

@@ -47,36 +47,45 @@ def test_clip_score_agrees_with_a_loop_over_pairs(clip, evaluation):
     assert score.values["clipscore_hessel"] == pytest.approx(np.mean(hessel), rel=1e-4, abs=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:Encountered caption longer:UserWarning")
-def test_clip_score_agrees_with_torchmetrics(clip, evaluation):
-    """Its wrapper of transformers crashes with version 5, so it is given our embeddings; it clips its mean at zero."""
+def test_clip_score_agrees_with_torchmetrics_on_open_clips_own_model(clip, clip_folder, evaluation, record_property):
+    """torchmetrics 1.9 crashes on what transformers 5 returns, so open_clip's model is wrapped; it clips its mean."""
+    import open_clip
+    from PIL import Image
     from torchmetrics.functional.multimodal import clip_score
 
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{clip_folder}")
     case = evaluation()
     ours = ClipScore(clip).score(case).values["clip_t"]
 
     class Model(torch.nn.Module):
         config = SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=77))
 
+        @torch.inference_mode()
         def get_image_features(self, pixels):
-            return torch.from_numpy(clip(pixels.numpy()))
+            return model.eval().encode_image(pixels).clone()
 
+        @torch.inference_mode()
         def get_text_features(self, ids, mask):
-            return torch.from_numpy(clip.embed_text([case.prompts[row] for row in ids[:, 0]])) * float(np.sign(ours))
+            return model.eval().encode_text(ids).clone() * float(np.sign(ours))
 
     def processor(text=None, images=None, **_):
         if images is not None:
-            return {"pixel_values": torch.stack([torch.as_tensor(image) for image in images])}
-        return {"input_ids": torch.arange(len(text))[:, None], "attention_mask": torch.ones(len(text), 1)}
+            rows = [Image.fromarray(np.asarray(image).transpose(1, 2, 0)) for image in images]
+            return {"pixel_values": torch.stack([transform(row) for row in rows])}
+        return {"input_ids": tokenizer(text), "attention_mask": torch.ones(len(text), 1)}
 
-    found = clip_score(list(torch.from_numpy(case.images)), case.prompts, lambda: (Model(), processor))
-    assert abs(ours) == pytest.approx(float(found), rel=1e-4)
+    found = float(clip_score(list(torch.from_numpy(case.images)), case.prompts, lambda: (Model(), processor)))
+    record_property("largest difference, torchmetrics CLIPScore", abs(abs(ours) - found))
+    assert abs(ours) == pytest.approx(found, rel=1e-4)
 
 
 def test_hessels_variant_is_only_given_when_asked_for_and_long_prompts_are_counted(clip, evaluation):
     case = dataclasses.replace(evaluation(), prompts=["dog " * 40] * 8)
     score = ClipScore(clip).score(case)
     assert set(score.values) == {"clip_t", "clip_t_full"}
+    assert score.notes == ["8 of 16 captions are longer than tiny-clip reads, so cut."]
+    assert ClipScore(clip).score(evaluation()).notes == []
     assert score.fingerprint["truncated_captions"] == 8 and score.fingerprint["network"] == "tiny-clip"
 
 
@@ -154,6 +163,42 @@ def test_the_right_style_is_closer_and_the_baseline_is_at_zero(alex, evaluation)
     assert StyleGram(alex).score(evaluation(images=baseline, baseline=baseline)).values["style_gram"] == 0
 
 
+def test_the_discrimination_gap_agrees_with_a_loop(clip, evaluation):
+    case = evaluation()
+    (target,) = (pair.style.image for pair in case.dataset.pairs)
+
+    def near(images):
+        return np.mean([100 * cosine(clip(image[None])[0], clip(target[None])[0]) for image in images])
+
+    gap = near(case.dataset.reference_set()) - near(case.baseline)
+    score = StyleClip(clip).score(case)
+    assert score.values["style_clip_gap"] == pytest.approx(gap, abs=1e-3)
+
+
+def test_without_a_reference_set_the_style_images_are_compared_with_each_other(alex, evaluation):
+    references = tuple(Example(sepia(image), "a lamp", "lamp") for image in scenes(3, 50))
+    case = evaluation(dataset=dataset(pairs=(), references=references, reference_set=None))
+
+    def grams(image):
+        (layers,) = list(embed(alex, "gram", image[None]))
+        return np.concatenate([layer[0].double().numpy() for layer in layers])
+
+    t, y0 = [grams(example.image) for example in references], [grams(image) for image in case.baseline]
+    among = np.mean([np.linalg.norm(a - b) for i, a in enumerate(t) for j, b in enumerate(t) if i != j])
+    apart = np.mean([np.linalg.norm(a - b) for a in y0 for b in t])
+    values = StyleGram(alex).score(case).values
+    assert values["style_gram_gap"] == pytest.approx(apart - among, abs=1e-4)
+    one = StyleGram(alex).score(evaluation(dataset=dataset(reference_set=None)))
+    assert set(one.values) == {"style_gram"} and "was not checked for discrimination" in one.notes[0]
+
+
+def test_a_network_that_does_not_see_the_style_gives_no_score(alex, evaluation):
+    blind = evaluation(dataset=dataset(reference_set=lambda: np.full((3, 3, 64, 64), 7, np.uint8)))
+    score = StyleGram(alex).score(blind)
+    assert set(score.values) == {"style_gram_gap"} and score.values["style_gram_gap"] < 0
+    assert score.notes[0].startswith("style_gram left out: pictures in the style are no nearer")
+
+
 # --- together ----------------------------------------------------------------------------------------------------
 
 
@@ -165,21 +210,22 @@ def configured(name):
         return OmegaConf.to_container(hydra.compose(overrides=[f"+metrics={name}"]).metrics)
 
 
-@pytest.mark.parametrize("name", ["mini", "sd", "sd_legacy", "sd15", "sdxl"])
+@pytest.mark.parametrize("name", ["mini", "sd", "sd_legacy", "sd15", "sdxl", "sd_style"])
 def test_configured_metrics_are_built_without_weights_and_say_what_they_lack(name):
     metrics = build(configured(name))
-    sets = {"fid", "kid", "cmmd", "prdc", "vendi", "diversity"}
-    assert {"clip_score", "lpips_leakage", "oracle"} | sets <= set(metrics)
+    everywhere = {"clip_score", "lpips_leakage", "clip_text_leak", "clip_i", "div", "oracle"}
+    assert everywhere | {"fid", "kid", "cmmd", "prdc", "vendi", "diversity"} <= set(metrics)
     for metric in metrics.values():
         missing = metric.missing()
         assert (
-            missing is None or "type python -m bench.fetch" in missing or "hf download" in missing or "exist" in missing
+            missing is None or "type python -m bench.fetch" in missing or "exist" in missing or "type uv pip" in missing
         )
         assert all(isinstance(direction, bool) for direction in metric.higher_is_better.values())
 
 
-def test_no_two_metrics_of_a_config_give_the_same_id():
-    ids = [key for metric in build(configured("mini")).values() for key in metric.higher_is_better]
+@pytest.mark.parametrize("name", ["mini", "sd_style"])
+def test_no_two_metrics_of_a_config_give_the_same_id(name):
+    ids = [key for metric in build(configured(name)).values() for key in metric.higher_is_better]
     assert len(ids) == len(set(ids))
 
 

@@ -8,10 +8,10 @@ from metric_cases import dataset, scenes, sepia
 
 from bench.contracts import Impossible
 from metrics.cmmd import Cmmd, biased, gaussian
-from metrics.diversity import Diversity, mean_distance
+from metrics.diversity import Diversity
 from metrics.features import FeatureStore, feature_store
 from metrics.kid import mmd2
-from metrics.perceptual import distances
+from metrics.perceptual import distances, mean_distances
 from metrics.prdc import Prdc, density_coverage, precision_recall, radii, squared_distances
 from metrics.vendi import Vendi, vendi
 
@@ -181,14 +181,20 @@ def test_the_mean_over_pairs_agrees_with_a_loop_over_pairs(alex, tmp_path, parit
     store = FeatureStore(tmp_path)
     first, second = np.triu_indices(19, 1)
     expected = distances(store, alex, images[first], images[second]).mean()
-    parity("double loop", "mean LPIPS over pairs", mean_distance(store, alex, images), expected, rtol=1e-5)
+    parity(
+        "double loop",
+        "mean LPIPS over pairs",
+        float(mean_distances(store, alex, images, [range(len(images))])[0]),
+        expected,
+        rtol=1e-5,
+    )
 
 
 def test_diversity_is_kept_and_relative_to_the_baseline(alex, evaluation, monkeypatch):
     case = evaluation()
     first = Diversity(alex).score(case)
     store = feature_store(case.cache)
-    y, y0 = (mean_distance(store, alex, images) for images in (case.images, case.baseline))
+    y, y0 = (mean_distances(store, alex, x, [range(len(x))])[0] for x in (case.images, case.baseline))
     assert first.values == {"lpips_diversity": y, "lpips_diversity_rel": y / y0} and y != y0
     monkeypatch.setattr(type(alex), "maps", lambda *_: pytest.fail("a known set passed through the trunk again"))
     assert Diversity(alex).score(case).values == first.values
