@@ -6,8 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.contracts import BenchError
+
+if TYPE_CHECKING:
+    from bench.report.page import Gathered
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,27 +32,39 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     from bench.record import atomic_write
-    from bench.report.page import TITLE, Wishes, build
+    from bench.report.page import TITLE, Wishes, build, gathered
 
     asked = parser().parse_args(arguments)
     out = asked.out or asked.results / "report.html"
     for folder in [out.parent, *([asked.figures.parent] if asked.figures else [])]:
         if not folder.is_dir():
             raise BenchError(f"{folder} is no folder that exists; make it first, or write elsewhere.")
-    wishes = Wishes(
-        asked.results, asked.where, asked.max_mb, asked.side, asked.gallery_metric, asked.title or TITLE
-    )
-    page = build(wishes)
+    wishes = Wishes(asked.results, asked.where, asked.max_mb, asked.side, asked.gallery_metric, asked.title or TITLE)
+    found = gathered(wishes)
+    page = build(found)
     atomic_write(out, page.html.encode())
     print(f"{out}: {len(page.html.encode()) / 1e6:.2f} MB, {page.shown:,} images shown, {page.left_out:,} left out")
-    if asked.figures:
-        from bench.report.figures import write
-
-        print("\n".join(map(str, write(asked.results, asked.where, asked.figures))))
+    drawn = _figures(found, asked.figures) if asked.figures else []
     if asked.wandb:
-        from bench.report.publish import publish
+        _publish(found, out, drawn)
 
-        publish(asked.results, asked.where, out)
+
+def _figures(found: Gathered, folder: Path) -> list[Path]:
+    from bench.report.figures import figures, write
+    from bench.report.page import settings
+
+    drawn = write(figures(found.content, settings()), folder)
+    print("\n".join(map(str, drawn)) or "No figure: the records have none of the metrics of conf/report.yaml.")
+    return drawn
+
+
+def _publish(found: Gathered, page: Path, drawn: list[Path]) -> None:
+    import tempfile
+
+    from bench.report.publish import publish
+
+    with tempfile.TemporaryDirectory() as folder:
+        publish(found, page, drawn or _figures(found, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,9 +29,9 @@ RULE = (
     "The rule, fixed before any image was seen. Columns are (prompt, evaluation seed) that every row has. First: the "
     f"first {FIRST} in the order of the dataset. Random: {DRAWN} drawn without replacement by "
     f"random.Random('{SEED} <dataset>'). Median and worst: by {{metric}} averaged over the rows, the {MIDDLE} columns "
-    f"nearest the median and the {WORST} worst. Own worst: each row's own {OWN} worst images by that metric, which are "
-    "not the same prompts in each row. Rows: of each method and setting the strength that its configuration names, or "
-    "the middle one of those recorded, and the smallest training seed; all other strengths and seeds are under 'every row'."
+    f"nearest the median and the {WORST} worst. Own worst: each row's own {OWN} worst images by that metric, not the "
+    "same prompts in each row. Rows: of each method and setting the strength that its configuration names, or the "
+    "middle one of those recorded, and the smallest training seed; all other strengths and seeds: 'every row'."
 )
 
 

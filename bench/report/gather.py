@@ -81,7 +81,8 @@ def failures(records: Sequence[Record], root: Path, everything: bool) -> list[di
     ]
     if not everything:
         return bad
-    unread = sorted(path.parent for path in root.glob("[!.]*/record.json") if Store(root).read(path.parent.name) is None)
+    found = sorted(path.parent for path in root.glob("[!.]*/record.json"))
+    unread = [folder for folder in found if Store(root).read(folder.name) is None]
     bad += [_nameless(folder, "unreadable", "its record.json cannot be read; run the cell again") for folder in unread]
     begun = sorted(path for path in root.glob(".work/[!.]*") if path.is_dir())
     reason = "no record yet: it is running, or was killed and goes on when its command is given again"

@@ -76,7 +76,7 @@ function table(place, more, columns, rows, page = 200, details = null) {
     const made = [el("tr", {}, ...cells)];
     if (details) {
       const below = el("tr", { class: "details", hidden: true }, el("td", { colspan: cells.length }));
-      const open = el("button", { type: "button", "aria-expanded": "false", "aria-label": `Details of ${row.id}`, onclick: () => {
+      const open = el("button", { type: "button", "aria-expanded": "false", class: "open", "aria-label": `Details of ${row.id}`, onclick: () => {
         if (below.hidden && !below.firstChild.firstChild) below.firstChild.append(details(row));
         below.hidden = !below.hidden; open.setAttribute("aria-expanded", String(!below.hidden)); } }, "details");
       cells[0].append(" ", open);
@@ -118,7 +118,7 @@ function results() {
   const marked = { ...words("method", "method", true), cell: (row) => el("span", {}, row.method, row.mark ? el("sup", {}, String(row.mark)) : null) };
   const front = [marked, words("dataset", "dataset")];
   if (several("backbone")) front.push(words("backbone", "backbone"));
-  if (several("settings")) front.push(words("settings", "settings"));
+  if (data.rows.some((row) => data.rows.some((r) => r.method === row.method && r.backbone === row.backbone && r.settings !== row.settings))) front.push(words("settings", "settings"));
   front.push({ ...words("strength", "strength"), numeric: true }, { ...words("n", "n"), numeric: true, tip: "training seeds" });
   const state = { title: "status", small: "", value: (row) => row.status, cell: (row) => (row.status === "done" ? "" : el("span", { class: `status ${row.status}`, title: row.reason }, row.status)) };
   if (data.rows.some((row) => row.status !== "done")) front.push(state);

@@ -6,9 +6,9 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,6 @@ class Page:
     html: str
     shown: int
     left_out: int
-    notes: list[str] = field(default_factory=list)
 
 
 def settings() -> dict[str, Any]:
@@ -70,8 +69,27 @@ def settings() -> dict[str, Any]:
     return yaml.safe_load((table.CONF.parent / "report.yaml").read_text())
 
 
-def build(wishes: Wishes) -> Page:
-    """The page of all records that meet the conditions. Raises BenchError when there are none, or the limit is tiny."""
+@dataclass
+class Gathered:
+    """The records that the page, the figures and W&B show."""
+
+    wishes: Wishes
+    records: Sequence[Record]
+    lines: pd.DataFrame  # bench.table.frame of them
+    galleries: Sequence[Gallery]
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        return table.summary(self.lines)
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What the page says apart from its thumbnails."""
+        return _content(self)
+
+
+def gathered(wishes: Wishes) -> Gathered:
+    """All records that meet the conditions. Raises BenchError when there are none."""
     records, lines = gather.chosen(wishes.root, wishes.conditions)
     if not records:
         raise BenchError(
@@ -79,8 +97,13 @@ def build(wishes: Wishes) -> Page:
         )
     shown = galleries(records, wishes.root, [wishes.metric] if wishes.metric else settings()["gallery"])
     _check_metric(shown, wishes.metric)
-    content = _content(records, lines, shown, wishes)
-    empty = _render(content, [{} for _ in shown], "x" * 400, wishes)
+    return Gathered(wishes, records, lines, shown)
+
+
+def build(found: Gathered) -> Page:
+    """The page, with as many thumbnails as its limit allows. Raises BenchError when not even its text fits."""
+    wishes, shown = found.wishes, found.galleries
+    empty = _render(found.content, [{} for _ in shown], "x" * 600, wishes)
     budget = Budget(int(wishes.max_mb * 1e6) - len(empty.encode()))
     if budget.left < 0:
         raise BenchError(
@@ -88,7 +111,7 @@ def build(wishes: Wishes) -> Page:
             "raise it, or choose fewer records with --where."
         )
     filled = fill(shown, budget, wishes.side)
-    html = _render(content, filled.chunks, _left_out(filled, wishes), wishes)
+    html = _render(found.content, filled.chunks, _left_out(filled, wishes), wishes)
     return Page(html, filled.shown, filled.left_out)
 
 
@@ -97,17 +120,16 @@ def _check_metric(shown: Sequence[Gallery], metric: str | None) -> None:
         raise BenchError(f"--gallery-metric {metric} is a column of no per_image.csv that all rows of a gallery have.")
 
 
-def _content(records: Sequence[Record], lines: pd.DataFrame, shown: Sequence[Gallery], wishes: Wishes) -> dict:
-    """What the page says apart from its thumbnails."""
-    rows = table.summary(lines)
+def _content(found: Gathered) -> dict[str, Any]:
+    records, wishes, shown = found.records, found.wishes, found.galleries
     cells, provenances = gather.cells(records, wishes.root)
     return {
-        "columns": gather.columns(rows),
-        "rows": gather.rows(rows),
+        "columns": gather.columns(found.means),
+        "rows": gather.rows(found.means),
         "cells": cells,
         "provenances": provenances,
         "galleries": [_gallery(gallery, wishes) for gallery in shown],
-        "footnotes": list(gather.marks(rows)),
+        "footnotes": gather.marks(found.means),
         "failures": gather.failures(records, wishes.root, not wishes.conditions),
         "fingerprints": gather.fingerprints(records),
         "images": sum(len(row.files) for gallery in shown for row in gallery.rows),
@@ -170,8 +192,9 @@ def _left_out(filled: Filled, wishes: Wishes) -> str:
         return broken.strip()
     total = filled.shown + filled.left_out + len(filled.broken)
     return (
-        f"The page holds {filled.shown:,} of {total:,} images: --max-mb {wishes.max_mb:g} left out {filled.left_out:,}. "
-        "The columns of the rule come first, then their other strengths and seeds, then the rest in order." + broken
+        f"The page holds {filled.shown:,} of {total:,} images: --max-mb {wishes.max_mb:g} left out "
+        f"{filled.left_out:,}. The columns of the rule come first, then their other strengths and seeds, then the rest in order."
+        + broken
     )
 
 
