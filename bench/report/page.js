@@ -34,7 +34,7 @@ paint("auto");
 
 // --- controls
 function select(label, options, value, change) {
-  const made = el("select", { onchange: () => change(made.value) }, ...options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
+  const made = el("select", { "aria-label": label, onchange: () => change(made.value) }, ...options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
   return el("label", {}, label, " ", made);
 }
 function check(label, checked, change) {
@@ -42,7 +42,7 @@ function check(label, checked, change) {
   return el("label", {}, box, " ", label);
 }
 function search(label, change) {
-  const box = el("input", { type: "search", placeholder: "words to find", oninput: () => change(box.value) });
+  const box = el("input", { type: "search", "aria-label": label, placeholder: "words to find", oninput: () => change(box.value) });
   return el("label", {}, label, " ", box);
 }
 const all = (name) => [["", `all ${name}`]];

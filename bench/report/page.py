@@ -193,7 +193,7 @@ def _left_out(filled: Filled, wishes: Wishes) -> str:
     total = filled.shown + filled.left_out + len(filled.broken)
     return (
         f"The page holds {filled.shown:,} of {total:,} images: --max-mb {wishes.max_mb:g} left out "
-        f"{filled.left_out:,}. The columns of the rule come first, then their other strengths and seeds, then the rest in order."
+        f"{filled.left_out:,}. The columns of the rule come first, then their other strengths and seeds, then the rest."
         + broken
     )
 
