@@ -124,12 +124,12 @@ class Store:
         path = self.folder(run_id) / "record.json"
         if not path.exists():
             self._complete(run_id)
-        return _read(path)
+        return read_record(path)
 
     def records(self) -> Iterator[Record]:
         """All finished cells of any status, by run id; one that cannot be read costs a warning line."""
         for path in sorted(self.root.glob("[!.]*/record.json")):
-            if (record := _read(path)) is not None:
+            if (record := read_record(path)) is not None:
                 yield record
 
     def work(self, run_id: str) -> Path:
@@ -174,12 +174,12 @@ class Store:
 
     def _complete(self, run_id: str) -> None:
         """Finish a publication that was killed between record.json and the rename."""
-        if run_id in self._locks or _read(self._unfinished(run_id) / "record.json") is None:
+        if run_id in self._locks or read_record(self._unfinished(run_id) / "record.json") is None:
             return
         with contextlib.suppress(OSError, BenchError):  # no right to write, or another process is at it
             self._locks[run_id] = _lock(_lock_file(self._unfinished(run_id)), run_id)
             try:
-                if _read(self._unfinished(run_id) / "record.json") is not None:
+                if read_record(self._unfinished(run_id) / "record.json") is not None:
                     self._move(run_id)
             finally:
                 self.release(run_id)
@@ -192,7 +192,8 @@ class Store:
         return target
 
 
-def _read(path: Path) -> Record | None:
+def read_record(path: Path) -> Record | None:
+    """The record in a file, or None; one that cannot be read costs a warning line."""
     try:
         return loads(path.read_text())
     except FileNotFoundError:

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError
 from bench.fairness import PREFIX
-from bench.record import Record, Store, atomic_write
+from bench.record import Record, atomic_write, read_record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from bench.sheet import Sheet
 
 CELL = ["method", "dataset", "backbone", "settings", "seed"]
 STATE = ["status", "reason", "deviations", "run_id"]
@@ -34,22 +36,55 @@ COST = (
     "load_s baseline_s train_s sample_s score_s images_per_s steps_per_s peak_gb adapter_bytes trainable_parameters"
 ).split()
 GROUP = ["method", "dataset", "backbone", "settings", "strength"]
+ALL = [*CELL, *SCORE, *STATE, *COST, "fingerprint"]
+VERSION = f"1 {' '.join(ALL)}"  # of the rows in the index; raise the number when they are read otherwise
+SETTINGS = ("method", "backbone", "trainer", "sampler")  # parts of a cell's config on which `settings` depends
+LAYOUTS = ("metrics", "styles", "ablation", "curve")
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 CONF = Path(__file__).parents[1] / "conf" / "table.yaml"
 
 
 def load(root: Path | str) -> pd.DataFrame:
-    """The long table of all records below a folder."""
-    return frame(Store(root).records())
+    """The long table of all records below a folder, through its index."""
+    from bench import index
+
+    return index.load(root, "scores", "record.json", VERSION, _scores).drop(columns=index.FOLDER)
+
+
+def images(root: Path | str) -> pd.DataFrame:
+    """Per-image values of all records: run_id, strength, prompt, image_seed (evaluation) and a column per metric."""
+    from bench import index
+
+    return index.load(root, "images", "per_image.csv", "1", _per_image).rename(columns={index.FOLDER: "run_id"})
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One line per record, strength and metric; a record without scores has one line."""
+    return _typed([line for record in records for line in _lines(record)])
+
+
+def _typed(lines: Sequence[Mapping[str, Any]], *more: str) -> pd.DataFrame:
     import pandas as pd
 
-    lines = [line for record in records for line in _lines(record)]
-    table = pd.DataFrame(lines, columns=[*CELL, *SCORE, *STATE, *COST])
+    table = pd.DataFrame(lines, columns=[*ALL, *more])
     return table.astype({"strength": float, "value": float} | dict.fromkeys(COST, float))
+
+
+def _scores(folders: Sequence[Path]) -> pd.DataFrame:
+    found = [(folder.name, read_record(folder / "record.json")) for folder in folders]
+    return _typed([line | {"folder": name} for name, record in found if record for line in _lines(record)], "folder")
+
+
+def _per_image(folders: Sequence[Path]) -> pd.DataFrame:
+    import pyarrow
+    from pyarrow import csv
+
+    whole = [(folder.name, folder / "per_image.csv") for folder in folders]
+    parts = [(name, csv.read_csv(path)) for name, path in whole if path.stat().st_size]
+    named = [part.append_column("folder", pyarrow.array([name] * len(part), pyarrow.string())) for name, part in parts]
+    empty = pyarrow.table({"folder": pyarrow.array([], pyarrow.string())})
+    found = pyarrow.concat_tables([empty, *named], promote_options="permissive").to_pandas()
+    return found.rename(columns={"seed": "image_seed"})
 
 
 def long(records: Iterable[Record]) -> pd.DataFrame:
@@ -64,7 +99,14 @@ def _lines(record: Record) -> list[dict[str, Any]]:
     head |= {"deviations": "; ".join(_deviations(record)), "run_id": record.run_id}
     head |= {key: record.cost.get(key) for key in COST}
     scores = [score for score in record.scores if score.get("metric") is not None]
-    return [{**head, **{key: score.get(key) for key in SCORE}} for score in scores] or [head]
+    return [{**head, **{key: score.get(key) for key in SCORE}, "fingerprint": _print(score)} for score in scores] or [
+        head
+    ]
+
+
+def _print(score: Mapping[str, Any]) -> str:
+    """The fingerprint as text: equal texts are like numbers."""
+    return json.dumps(score.get("fingerprint") or {}, sort_keys=True)
 
 
 def _deviations(record: Record) -> list[str]:
@@ -77,7 +119,7 @@ def _name(value: Any) -> Any:
 
 def _settings(config: Mapping[str, Any]) -> str:
     """A short hash of everything but the dataset and the seed: cells that differ in it are not averaged."""
-    what = {key: config.get(key) for key in ("method", "backbone", "trainer", "sampler")}
+    what = {key: config.get(key) for key in SETTINGS}
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:6]
 
 
@@ -117,7 +159,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     numbers = metric_columns(rows)
     done = rows[rows.status == "done"]
     groups = done.groupby(GROUP, dropna=False)
-    parts = [groups.size().rename("n"), groups["deviations"].agg(_all_of), groups[numbers].mean()]
+    parts = [groups.size().rename("n"), groups["deviations"].agg(all_of), groups[numbers].mean()]
     parts.append(groups[numbers].std().add_suffix(" sd"))
     means = pd.concat(parts, axis=1).reset_index().assign(status="done", reason=None)
     other = rows[rows.status != "done"].groupby([*GROUP, "status", "reason"], dropna=False).size()
@@ -126,7 +168,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return joined.sort_values(["dataset", "method", "settings", "strength"]).reset_index(drop=True)
 
 
-def _all_of(deviations: Iterable[str]) -> str:
+def all_of(deviations: Iterable[str]) -> str:
     """What any of these cells departs in."""
     return "; ".join(dict.fromkeys(part for text in deviations for part in text.split("; ") if part))
 
@@ -149,11 +191,20 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 
 @cache
-def headline() -> list[str]:
-    """Names of the columns shown first, from conf/table.yaml."""
+def _settings_of_tables() -> dict[str, list[str]]:
     import yaml
 
-    return yaml.safe_load(CONF.read_text())["headline"]
+    return yaml.safe_load(CONF.read_text())
+
+
+def headline() -> list[str]:
+    """Names of the columns shown first, from conf/table.yaml."""
+    return _settings_of_tables()["headline"]
+
+
+def observed() -> frozenset[str]:
+    """Parts of a fingerprint in which numbers of one column may differ, from conf/table.yaml."""
+    return frozenset(_settings_of_tables()["observed"])
 
 
 def choose(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[str]:
@@ -179,7 +230,7 @@ def render(rows: pd.DataFrame, metrics: Sequence[str] | None = None, style: str 
     if rows.empty:
         return "No record."
     tabulate.MIN_PADDING = 0  # else each heading is two letters wider
-    shared, keys = _keys(rows)
+    shared, keys = shown_keys(rows)
     chosen = choose(rows, metrics)
     head = [*keys, *[_heading(column, rows.attrs.get("higher_is_better", {}), style) for column in chosen]]
     marks = _marks(rows)
@@ -195,13 +246,13 @@ def _dicts(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return rows.to_dict("records")
 
 
-def _keys(rows: pd.DataFrame) -> tuple[str, list[str]]:
+def shown_keys(rows: pd.DataFrame) -> tuple[str, list[str]]:
     """A line of what is the same everywhere, and the columns that tell the lines apart."""
     keys = [key for key in ("method", "dataset", "backbone", "strength", "seed", "n") if key in rows]
-    same = [key for key in keys[2:] if rows[key].nunique(dropna=False) == 1]
+    same = [key for key in keys if key not in CELL[:2] and rows[key].nunique(dropna=False) == 1]
     shared = ", ".join(f"{key} {_text(rows[key].iloc[0])}" for key in same)
     if (rows.groupby(["method", "backbone"], dropna=False).settings.nunique() > 1).any():
-        keys.insert(3, "settings")
+        keys.insert(keys.index("backbone") + 1, "settings")
     return shared, [key for key in keys if key not in same]
 
 
@@ -276,31 +327,61 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
     parse.add_argument("--where", nargs="+", action="extend", default=[], metavar="COLUMN=A,B", help="* and ? match")
     parse.add_argument("--by", choices=("seeds", "runs"), default="seeds", help="mean over seeds, or each run")
+    parse.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="what stands in rows and columns")
+    parse.add_argument("--pool", action="store_true", help="one row for all datasets, with intervals over them")
     parse.add_argument("--metrics", help="names, comma-separated, or all; default: conf/table.yaml")
-    for kind in ("csv", "parquet", "markdown"):
-        parse.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"also write {kind}, all columns")
+    parse.add_argument("--mix", action="store_true", help="unlike fingerprints may share a column, with a footnote")
+    parse.add_argument("--shape", choices=("wide", "long"), default="wide", help="of csv and parquet, all columns")
+    for kind in ("csv", "parquet", "markdown", "latex", "html"):
+        parse.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"also write {kind}")
     return parse
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     table = where(load(options.results), options.where)
-    rows = summary(table) if options.by == "seeds" else wide(table)
-    metrics = options.metrics.split(",") if options.metrics else None
-    print(render(rows, metrics))
-    write(rows, metrics, options.csv, options.parquet, options.markdown)
+    if table.empty:
+        print("No record.")
+        return
+    from bench import formats
+
+    shown = lay_out(options, table, options.metrics.split(",") if options.metrics else None)
+    print(formats.text(shown))
+    for kind, make in (("markdown", formats.markdown), ("latex", formats.latex), ("html", formats.html)):
+        if path := getattr(options, kind):
+            atomic_write(path, make(shown).encode())
+    if options.csv or options.parquet:
+        whole = shown if options.layout == "styles" else lay_out(options, table, ["all"])
+        write(formats.long(whole) if options.shape == "long" else formats.wide(whole), options.csv, options.parquet)
 
 
-def write(
-    rows: pd.DataFrame, metrics: Sequence[str] | None, csv: Path | None, parquet: Path | None, markdown: Path | None
-) -> None:
-    """The table as files: csv and parquet with all columns, markdown with the chosen ones."""
+def lay_out(options: argparse.Namespace, table: pd.DataFrame, names: Sequence[str] | None) -> Sheet:
+    """The sheet that the command line asks for, of some metrics."""
+    from bench import layouts
+
+    per_image = images(options.results)
+    source = layouts.Source(table, per_image[per_image.run_id.isin(table.run_id)], options.mix)
+    if options.layout == "styles":
+        return layouts.styles(source, names)
+    if options.layout == "ablation":
+        return layouts.ablation(source, names, configs(options.results, table))
+    if options.layout == "curve":
+        return layouts.curve(source, names)
+    return layouts.metrics(source, names, options.pool, options.by == "runs")
+
+
+def configs(root: Path, table: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
+    """The settings of one run for each value of the column `settings`, by run id."""
+    found = [read_record(root / run / "record.json") for run in table.drop_duplicates("settings").run_id]
+    return {record.run_id: record.config for record in found if record is not None}
+
+
+def write(rows: pd.DataFrame, csv: Path | None, parquet: Path | None) -> None:
+    """A frame as files."""
     if csv:
         atomic_write(csv, rows.to_csv(index=False).encode())
     if parquet:
         atomic_write(parquet, rows.to_parquet(index=False))
-    if markdown:
-        atomic_write(markdown, (render(rows, metrics, "pipe") + "\n").encode())
 
 
 if __name__ == "__main__":

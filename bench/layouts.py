@@ -1,0 +1,241 @@
+"""Records laid out as the tables of a paper: methods x metrics, methods x styles, ablations and strength curves.
+
+A row is what is averaged over seeds: one (method, backbone, settings, strength), on one dataset or pooled over them.
+Numbers are of one column when they carry the same name and network; `bench.fingerprints` says which of those may be.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from bench import fingerprints, statistics, table
+from bench.contracts import BenchError
+from bench.sheet import ROW, Column, Numbers, Row, Sheet, Value, cells, numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BOLD = (
+    "Bold: the best, and what does not differ from it, where they leave another row of the same column{block} "
+    "significantly behind (paired by prompt and seed, 5 %, Holm over all pairs)."
+)
+SETS = "a number of the whole set of images: its interval is over trainings, with its own error where the record has it"
+ONE = "one training: the intervals are over prompts alone, and it is compared with nothing"
+LEVELS = {"dataset": "styles", "seed": "training seeds", "prompt": "prompts"}
+ARROWS = {None: "", True: " ↑", False: " ↓"}
+RANK = "mean rank"
+LABELS = ("name", "_target_", "files")  # of a part of the settings: not what an ablation varies
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a layout is made of: the long table of the chosen records, and per-image values of all."""
+
+    scores: pd.DataFrame
+    images: pd.DataFrame
+    mix: bool = False  # unlike fingerprints may share a column
+
+    @cached_property
+    def done(self) -> pd.DataFrame:
+        return self.scores[self.scores.status == "done"]
+
+    def columns(self, names: Sequence[str] | None) -> list[str]:
+        return table.choose(table.wide(self.scores), names)
+
+    def notes(self, columns: Sequence[str]) -> dict[str, list[str]]:
+        """Column -> what must be said of its numbers. Raises BenchError for unlike ones that nobody asked to mix."""
+        scored = self.done[self.done.metric.notna()]
+        scored = scored.assign(column=table.column_names(scored))
+        scored = scored[scored.column.isin(columns)]
+        mixed = fingerprints.check(scored, table.observed(), self.mix)
+        said = [{name: f"unlike numbers share this column: {text}" for name, text in mixed.items()}]
+        said.append(fingerprints.publishable(scored))
+        return {column: [notes[column] for notes in said if column in notes] for column in columns}
+
+
+def metrics(source: Source, names: Sequence[str] | None, pool: bool = False, runs: bool = False) -> Sheet:
+    """Methods x metrics: a row per method and dataset, pooled over datasets, or one per run."""
+    by = [key for key in ROW if not (pool and key == "dataset")] + (["seed"] if runs else [])
+    return _sheet(source, names, by, bold=not runs)
+
+
+def curve(source: Source, names: Sequence[str] | None) -> Sheet:
+    """Strength curves: rows that have several strengths, in their order. Nothing is bold: it is no contest."""
+    several = source.scores.groupby(ROW[:-1], dropna=False).strength.transform("nunique") > 1
+    if not several.any():
+        raise BenchError("No row has several strengths; draw some with python -m bench ... strength=curve.")
+    return _sheet(replace(source, scores=source.scores[several]), names, ROW, bold=False)
+
+
+def ablation(source: Source, names: Sequence[str] | None, configs: Mapping[str, Mapping[str, Any]]) -> Sheet:
+    """What differs in the settings becomes columns of its own. `configs` are those of records, by run id."""
+    first = source.scores.drop_duplicates("settings").set_index("settings").run_id
+    settings = {name: dict(_flat(configs[run])) for name, run in first.items()}
+    paths = dict.fromkeys(path for values in settings.values() for path in values)
+    varied = [path for path in paths if len({values.get(path, "") for values in settings.values()}) > 1]
+    if not varied:
+        raise BenchError("All these records have the same settings: no ablation. Choose others with --where.")
+    sheet = _sheet(source, names, ROW)
+    kept = [i for i, key in enumerate(sheet.keys) if key != "settings"]
+    for i, row in enumerate(sheet.rows):
+        own = settings[row.key["settings"]]
+        labels = [row.labels[j] for j in kept] + [own.get(path, "") for path in varied]
+        sheet.rows[i] = replace(row, labels=tuple(labels))
+    sheet.keys = [sheet.keys[j] for j in kept] + _short(varied)
+    return sheet
+
+
+def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """("method.recipe.lr", "0.0001") for every setting that a row's images depend on."""
+    for part in table.SETTINGS:
+        yield from _leaves(part, config.get(part))
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key not in LABELS:
+                yield from _leaves(f"{path}.{key}", item)
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value)
+
+
+def _short(paths: Sequence[str]) -> list[str]:
+    """Without their first part, where that leaves them apart."""
+    short = [path.partition(".")[2] or path for path in paths]
+    return [name if short.count(name) == 1 else path for name, path in zip(short, paths, strict=True)]
+
+
+def styles(source: Source, names: Sequence[str] | None) -> Sheet:
+    """Methods x styles of one metric, with the mean over styles and, from three rows on, mean ranks."""
+    wanted = source.columns(names)
+    if len(wanted) != 1:
+        raise BenchError(f"The styles layout shows one metric; name one of {', '.join(wanted)} with --metrics.")
+    by, found = ROW[1:], numbers(source.done, source.images, wanted[0])
+    kinds = sorted(found.frame.dataset.unique())
+    grids = {kind: cells(_part(found, found.frame.dataset == kind), by, ["backbone"]) for kind in kinds}
+    ranked = grids.copy()
+    if len(kinds) > 1:
+        everywhere = found.frame.groupby(by, dropna=False).dataset.transform("nunique") == len(kinds)
+        grids[f"all {len(kinds)}"] = cells(_part(found, everywhere), by, ["backbone"])
+    sheet = _rows(source, by)
+    marks = tuple(mark for note in source.notes(wanted)[wanted[0]] for mark in sheet.mark(note))
+    sheet.shared = ", ".join(filter(None, [f"{wanted[0]}{ARROWS[found.up]}", sheet.shared]))
+    _fill(sheet, {Column(kind, None, found.up, marks): values for kind, values in grids.items()})
+    _rank(sheet, ranked, found.up)
+    return _explain(sheet, "")
+
+
+def _part(found: Numbers, chosen: pd.Series) -> Numbers:
+    return replace(found, frame=found.frame[chosen])
+
+
+def _rank(sheet: Sheet, grids: Mapping[str, Mapping[Any, Value]], up: bool | None) -> None:
+    """A column of mean ranks, where there are enough rows and styles for it, and what they say."""
+    import pandas as pd
+
+    keys = [_key(row) for row in sheet.rows]
+    table_of = pd.DataFrame([[values.get(key, Value()).mean for key in keys] for values in grids.values()])
+    table_of = table_of.dropna(axis=1)  # rows that have every style
+    if up is None or table_of.shape[1] < 3 or len(table_of) < 2:
+        return
+    found = statistics.ranks(table_of, up)
+    sheet.columns.append(Column(RANK, None, False))
+    for i, row in enumerate(sheet.rows):
+        value = Value(found.mean[i]) if i in found.mean else Value()
+        sheet.rows[i] = replace(row, values=(*row.values, value))
+    differ = "differ" if found.p < statistics.ALPHA else "are not shown to differ"
+    sheet.legend.append(
+        f"Mean ranks over {found.styles} styles {differ} (Friedman's test by permutation, p = {found.p:.2g}); two that "
+        f"are closer than {found.critical_difference:.2f} do not differ (Nemenyi, 5 %)."
+    )
+
+
+# --- how ---------------------------------------------------------------------------------------------------------
+
+
+def _sheet(source: Source, names: Sequence[str] | None, by: list[str], bold: bool = True) -> Sheet:
+    """A row for each of `by`, a column for each metric."""
+    blocks = [key for key in ("dataset", "backbone") if key in by]
+    sheet, grids, columns = _rows(source, by), {}, source.columns(names)
+    notes = source.notes(columns)
+    for name in columns:
+        found = numbers(source.done, source.images, name)
+        said = [*notes[name], *([SETS] if found.of_sets and found.up is not None else [])]
+        bare, _, network = name.partition(" [")
+        marks = tuple(mark for note in said for mark in sheet.mark(note))
+        column = Column(bare, network.removesuffix("]") or None, found.up, marks)
+        grids[column] = cells(found, by, blocks, bold)
+    _fill(sheet, grids)
+    return _explain(sheet, " and dataset" if "dataset" in by else "", contest=bold)
+
+
+def _rows(source: Source, by: list[str]) -> Sheet:
+    """The sheet with its rows and their footnotes, without numbers: finished ones, then one for each other fate."""
+    import pandas as pd
+
+    order = [key for key in ("dataset", "method", "settings", "strength", "seed") if key in by]
+    runs = source.done.drop_duplicates(["run_id", "strength"])
+    groups = runs.groupby(by, dropna=False)
+    done = pd.concat([groups.size().rename("n"), groups.deviations.agg(table.all_of)], axis=1).reset_index()
+    other = source.scores[source.scores.status != "done"].groupby([*by, "status", "reason"], dropna=False)
+    lines = pd.concat([done.assign(status="done"), other.size().rename("n").reset_index()]).sort_values(order)
+    shared, keys = table.shown_keys(lines)
+    sheet = Sheet(keys, shared=shared)
+    for line in lines.to_dict("records"):
+        mark = sheet.mark(line["deviations"] if isinstance(line["deviations"], str) else None)
+        gone = () if line["status"] == "done" else (Value(text=line["status"]),)
+        sheet.rows.append(Row({key: line[key] for key in by}, tuple(line[key] for key in keys), gone, mark))
+        if gone:
+            place = f" on {line['dataset']}" if "dataset" in by else ""
+            sheet.reasons.append(f"{line['status']}: {line['method']}{place}: {line['reason']}")
+    sheet.reasons = list(dict.fromkeys(sheet.reasons))
+    return sheet
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row.key.values())
+
+
+def _fill(sheet: Sheet, grids: Mapping[Column, Mapping[Any, Value]]) -> None:
+    """The numbers into the rows; a row without any keeps its status in front."""
+    sheet.columns = list(grids)
+    for i, row in enumerate(sheet.rows):
+        values = tuple(grid.get(_key(row), Value()) for grid in grids.values())
+        if row.values:
+            values = (*row.values, *values[1:])[: len(values)]
+        sheet.rows[i] = replace(row, values=values)
+
+
+def _explain(sheet: Sheet, block: str, contest: bool = True) -> Sheet:
+    """What brackets and bold mean, which rows rest on one training, and where nothing was decided."""
+    for i, row in enumerate(sheet.rows):
+        if contest and any(value.covers == ("prompt",) for value in row.values):
+            sheet.rows[i] = replace(row, marks=(*row.marks, *sheet.mark(ONE)))
+    covered = {level for row in sheet.rows for value in row.values for level in value.covers}
+    over = " and ".join(word for level, word in LEVELS.items() if level in covered)
+    sheet.legend = ([f"Brackets: 95 % intervals over {over}."] if over else []) + sheet.legend
+    decided = [any(row.values[i].bold for row in sheet.rows if row.values) for i in range(len(sheet.columns))]
+    if any(decided):
+        sheet.legend.append(BOLD.format(block=block))
+    places = [i for i, column in enumerate(sheet.columns) if not decided[i] and _judged(column) and _leads(sheet, i)]
+    if contest and places:
+        names = ", ".join(sheet.columns[i].full for i in places)
+        sheet.legend.append(f"Inconclusive, no row significantly behind the best: {names}.")
+    return sheet
+
+
+def _judged(column: Column) -> bool:
+    return column.up is not None and column.name != RANK
+
+
+def _leads(sheet: Sheet, i: int) -> bool:
+    """Whether any two rows of one dataset differ in a column."""
+    means: dict[Any, set[float]] = {}
+    for row in sheet.rows:
+        means.setdefault(row.key.get("dataset"), set()).add(row.values[i].mean)
+    return any(len([mean for mean in found if mean == mean]) > 1 for found in means.values())

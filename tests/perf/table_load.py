@@ -1,0 +1,77 @@
+"""Seconds to load and to tabulate many records: python tests/perf/table_load.py [records] [folder to make them in]
+
+The records are synthetic (two strengths, 20 metrics, 24 images a strength); the first load builds the index.
+"""
+
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from bench import table
+from bench.record import Record, dumps
+
+METRICS = [f"metric_{i}" for i in range(20)]
+PROMPTS = [f"a photo of thing {i} in place {i % 7}" for i in range(24)]
+
+
+def main(count: int, root: Path) -> None:
+    clock("make", lambda: [make(root, i) for i in range(count)])
+    clock("load, no index", lambda: table.load(root))
+    found = clock("load, indexed", lambda: table.load(root))
+    clock("load, one record changed", lambda: (make(root, 0), table.load(root)))
+    clock("summary of it", lambda: table.summary(found))
+    clock("images, no index", lambda: table.images(root))
+    images = clock("images, indexed", lambda: table.images(root))
+    print(f"{found.run_id.nunique()} records, {len(found)} scores, {len(images)} images")
+
+
+def clock(what, work):
+    wall, cpu = time.perf_counter(), time.process_time()
+    made = work()
+    print(f"{what:26} {time.perf_counter() - wall:7.2f} s, {time.process_time() - cpu:7.2f} s of CPU", flush=True)
+    return made
+
+
+def make(root: Path, i: int) -> None:
+    """Record i: names of its own, and one of 40 sets of numbers."""
+    method, dataset, seed = f"method{i % 10}", f"style{i // 10 % 50}", i // 500
+    folder = root / f"{method}-{dataset}-s{seed}"
+    folder.mkdir(exist_ok=True)
+    text, lines = numbers(i % 40)
+    for name, value in (("RUN", folder.name), ("METHOD", method), ("DATASET", dataset), ('"SEED"', str(seed))):
+        text = text.replace(name, value)
+    (folder / "record.json").write_text(text)
+    (folder / "per_image.csv").write_text(lines)
+
+
+@cache
+def numbers(i: int) -> tuple[str, str]:
+    """record.json with its names open, and per_image.csv."""
+    config = {"method": {"name": "METHOD", "recipe": {"steps": 500}}, "dataset": {"name": "DATASET"}}
+    config |= {"backbone": {"name": "mini"}, "trainer": {}, "sampler": {"steps": 25}, "seed": "SEED"}
+    values = np.random.default_rng(i).normal(size=(2, len(METRICS), len(PROMPTS)))
+    scores = [score(1.0 + g, name, values[g, j].mean()) for g in range(2) for j, name in enumerate(METRICS)]
+    record = Record("RUN", "done", config=config, cost={"train_s": 10.0 + i}, scores=scores)
+    return dumps(record), csv(values)
+
+
+def score(strength, metric, value):
+    about = {"metric": f"{metric} 1", "n": 24, "network": "net", "weights": "0" * 16, "versions": {"numpy": "2.4.6"}}
+    return {"strength": strength, "group": metric, "metric": metric, "value": float(value), "higher_is_better": True,
+            "network": "net", "fingerprint": about}  # fmt: skip
+
+
+def csv(values):
+    lines = [f"{1.0 + g},{prompt},0," + ",".join(f"{x:.17g}" for x in values[g, :, p])
+             for g in range(2) for p, prompt in enumerate(PROMPTS)]  # fmt: skip
+    return "\n".join([",".join(["strength", "prompt", "seed", *METRICS]), *lines]) + "\n"
+
+
+if __name__ == "__main__":
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    with tempfile.TemporaryDirectory() as made:
+        main(count, Path(sys.argv[2]) if len(sys.argv) > 2 else Path(made))
