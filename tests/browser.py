@@ -6,9 +6,8 @@ import tempfile
 
 import pytest
 
-ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run"
-).split()
+QUIET = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
+ARGUMENTS = [*QUIET.split(), "--no-first-run"]
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--max-mb", type=float, default=5.0, help="most millions of bytes; images beyond are left out")
     parse.add_argument("--side", type=int, default=160, help="most pixels of a thumbnail's side")
     parse.add_argument("--gallery-metric", help="per-image metric of median and worst; default: conf/report.yaml")
+    parse.add_argument("--mix", action="store_true", help="as bench.table: unlike fingerprints may share a column")
     parse.add_argument("--title", default=None)
     parse.add_argument("--figures", type=Path, metavar="DIR", help="also write the figures as PDF and PNG")
     parse.add_argument("--wandb", action="store_true", help="also give page, tables and figures to W&B (offline)")
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for folder in [out.parent, *([asked.figures.parent] if asked.figures else [])]:
         if not folder.is_dir():
             raise BenchError(f"{folder} is no folder that exists; make it first, or write elsewhere.")
-    wishes = Wishes(asked.results, asked.where, asked.max_mb, asked.side, asked.gallery_metric, asked.title or TITLE)
+    wishes = Wishes(
+        asked.results, asked.where, asked.max_mb, asked.side, asked.gallery_metric, asked.title or TITLE, asked.mix
+    )
     found = gathered(wishes)
     page = build(found)
     atomic_write(out, page.html.encode())

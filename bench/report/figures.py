@@ -14,6 +14,8 @@ from bench.record import atomic_write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from bench.statistics import Ranks
+
 COLOURS = "#0072b2 #d55e00 #007a5e #b0418a #8f6a00 #3b7fb8 #5d4ea3 #4d4d4d #a33b3b #2f8a2f".split()  # as page.css
 MARKERS = "os^DvP"
 PANEL = 2.6  # inches
@@ -54,7 +56,7 @@ def _several(rows: Sequence[Mapping[str, Any]]) -> Any:
     backbones = {row["backbone"] for row in rows} if len({row["backbone"] for row in rows}) > 1 else set()
 
     def name(row: Mapping[str, Any]) -> str:
-        same = [r for r in rows if all(r[key] == row[key] for key in ("method", "dataset", "backbone"))]
+        same = [r for r in rows if all(r[key] == row[key] for key in ("method", "backbone"))]
         words = [row["method"], f"on {row['backbone']}" if backbones else ""]
         return " ".join(filter(None, [*words, row["settings"] if len({r["settings"] for r in same}) > 1 else ""]))
 
@@ -130,11 +132,76 @@ def arrow(column: Mapping[str, Any]) -> str:
     return column["name"] + ("" if up is None else " (more is better)" if up else " (less is better)")
 
 
+# --- ranks -------------------------------------------------------------------------------------------------------
+
+
+def ranked(rows: Iterable[Mapping[str, Any]], column: Mapping[str, Any]) -> Ranks | None:
+    """Ranks over styles of the rows that the gallery's rule shows; None below three of them or two styles."""
+    import pandas as pd
+
+    from bench import statistics
+
+    main = [row for row in rows if row["main"] and column["key"] in row["v"]]
+    name = _several(main)
+    lines = [(row["dataset"], name(row), row["v"][column["key"]][0]) for row in main]
+    scores = pd.DataFrame(lines, columns=["style", "row", "value"]).pivot(index="style", columns="row", values="value")
+    scores = scores.dropna(axis=1)
+    if column["higher"] is None or scores.shape[1] < 3 or len(scores) < 2:
+        return None
+    return statistics.ranks(scores, column["higher"])
+
+
+def critical_difference(found: Ranks, label: str) -> Figure:
+    """Mean ranks on a line, best on the left; bars join those closer than the critical difference (Demsar 2006)."""
+    from matplotlib.figure import Figure
+
+    order = sorted(found.mean.items(), key=lambda pair: pair[1])
+    half = -(-len(order) // 2)
+    figure = Figure(figsize=(6.5, 0.9 + 0.28 * half + 0.12 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    groups = cliques([rank for _, rank in order], found.critical_difference)
+    depth = 0.5 + 0.35 * len(groups)
+    for k, (name, rank) in enumerate(order):
+        left = k < half
+        y = -(depth + 0.6 * (k if left else len(order) - 1 - k))
+        edge = 0.6 if left else len(order) + 0.4
+        axes.plot([rank, rank, edge], [0, y, y], color="black", lw=0.8)
+        words = {"ha": "right" if left else "left", "va": "center", "fontsize": 8}
+        axes.text(edge, y, f" {name} ({rank:.2f}) ", **words)
+    for k, (first, last) in enumerate(groups):
+        ends = [order[first][1] - 0.03, order[last][1] + 0.03]
+        axes.plot(ends, [-0.3 - 0.35 * k] * 2, color=COLOURS[1], lw=3, solid_capstyle="butt")
+    _ruler(axes, len(order), found, label)
+    return figure
+
+
+def _ruler(axes: Any, n: int, found: Ranks, label: str) -> None:
+    axes.axhline(0, xmin=0, color="none")
+    axes.plot([1, n], [0, 0], color="black", lw=1)
+    for tick in range(1, n + 1):
+        axes.plot([tick, tick], [0, 0.12], color="black", lw=1)
+        axes.text(tick, 0.2, str(tick), ha="center", va="bottom", fontsize=8)
+    width = min(found.critical_difference, n - 1.0)
+    axes.plot([1, 1 + width], [1.0, 1.0], color=COLOURS[1], lw=2)
+    differ = "differ" if found.p < 0.05 else "are not shown to differ"
+    words = f"critical difference {found.critical_difference:.2f}; the rows {differ} (Friedman, p = {found.p:.2g})"
+    axes.text(1, 1.1, words, ha="left", va="bottom", fontsize=7)
+    axes.set_title(f"Mean rank over {found.styles} styles: {label}", fontsize=9)
+    axes.set_xlim(-1.5, n + 2.5)
+    axes.set_axis_off()
+
+
+def cliques(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
+    """First and last place of each largest run of sorted ranks that spans less than the critical difference."""
+    runs = [(i, max(j for j in range(i, len(ranks)) if ranks[j] - ranks[i] < critical)) for i in range(len(ranks))]
+    return [(i, j) for i, j in runs if j > i and not any(a <= i and j <= b and (a, b) != (i, j) for a, b in runs)]
+
+
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
 def figures(content: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Figure]:
-    """Name -> figure of all curves and fronts of conf/report.yaml for which the records have numbers."""
+    """Name -> figure of all curves, fronts and ranks of conf/report.yaml for which the records have numbers."""
     columns = {column["name"]: column for column in reversed(content["columns"])}  # the first of several networks
     made = {}
     for name in settings["curves"]:
@@ -144,6 +211,9 @@ def figures(content: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
         if x in columns and y in columns and (data := panels(content["rows"], columns[x]["key"], columns[y]["key"])):
             ways = bool(columns[x]["higher"]), bool(columns[y]["higher"])
             made[f"front-{label}"] = draw(data, arrow(columns[x]), arrow(columns[y]), ways)
+    for name in settings["ranks"]:
+        if name in columns and (ranks := ranked(content["rows"], columns[name])):
+            made[f"ranks-{name}"] = critical_difference(ranks, arrow(columns[name]))
     return made
 
 

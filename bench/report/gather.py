@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import table
 from bench.record import Record, Store
 from bench.report.command import command
+from bench.sheet import ROW, Column, Row, Sheet
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LOG_LINES = 12  # of a traceback or a training log
-MACHINE = ("python", "platform", "hostname", "cpu", "cores", "gpu")
-
-log = logging.getLogger(__name__)
 
 
-def chosen(root: Path, conditions: Sequence[str]) -> tuple[list[Record], Any]:
+def chosen(root: Path, conditions: Sequence[str]) -> tuple[list[Record], pd.DataFrame]:
     """The records that meet the conditions, and their long table."""
     records = list(Store(root).records())
     lines = table.where(table.frame(records), conditions)
@@ -105,43 +105,44 @@ def _tail(folder: Path) -> str:
     return ""
 
 
-def columns(rows: Any) -> list[dict[str, Any]]:
-    """Every column that holds a number: its name, network, direction, and whether it is shown at first."""
-    higher = rows.attrs.get("higher_is_better", {})
-    first = set(table.choose(rows))
-    return [_column(name, higher, first) for name in table.choose(rows, ["all"])]
+def columns(sheet: Sheet) -> list[dict[str, Any]]:
+    """Every column that holds a number: its name, network, direction, footnotes, and whether it is shown at first."""
+    first = {column.full for column in sheet.columns if column.name in table.headline()}
+    if not any(column.full in first and column.name not in table.COST for column in sheet.columns):
+        first = {column.full for column in sheet.columns}
+    return [_column(column, column.full in first) for column in sheet.columns]
 
 
-def _column(name: str, higher: Mapping[str, Any], first: set[str]) -> dict[str, Any]:
-    bare, _, network = name.partition(" [")
-    up = higher.get(name)
-    cost = name in table.COST
+def _column(column: Column, first: bool) -> dict[str, Any]:
+    about = {"key": column.full, "name": column.name, "network": column.network or "", "higher": column.up}
+    return about | {"marks": column.marks, "first": first, "cost": column.name in table.COST}
+
+
+def rows(sheet: Sheet, lines: pd.DataFrame, main: Container[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """The rows of a sheet, each number as [mean, low, high]; `main` holds the rows that the gallery's rule shows."""
+    runs = lines.groupby(ROW, dropna=False).run_id.nunique().to_dict()
+    known = {_key(key): n for key, n in runs.items()}
+    return [_row(row, sheet, known, main) for row in sheet.rows]
+
+
+def _key(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Values that can be compared: a missing one is None."""
+    return tuple(None if value != value else value for value in values)
+
+
+def _row(row: Row, sheet: Sheet, runs: Mapping[Any, int], main: Container[tuple[Any, ...]]) -> dict[str, Any]:
+    key = dict(zip(ROW, _key(row.key[name] for name in ROW), strict=True))
+    pairs = list(zip(sheet.columns, row.values, strict=True))
+    numbers = {c.full: [short(v.mean), short(v.low), short(v.high)] for c, v in pairs if v.mean == v.mean}
     return {
-        "key": name,
-        "name": bare,
-        "network": network.rstrip("]"),
-        "higher": None if up is None or up != up else bool(up),
-        "first": name in first,
-        "cost": cost,
+        **key,
+        "n": runs.get(tuple(key.values())),
+        "status": (row.values[0].text if row.values else "") or "done",
+        "marks": row.marks,
+        "main": tuple(key.values()) in main,
+        "best": [column.full for column, value in pairs if value.bold],
+        "v": numbers,
     }
-
-
-def rows(means: Any) -> list[dict[str, Any]]:
-    """The lines of `bench.table.summary`, each number as [mean, low, high]."""
-    marked = {text: place for place, text in enumerate(marks(means), start=1)}
-    names = [column["key"] for column in columns(means)]
-    return [_row(row, names, marked) for row in means.to_dict("records")]
-
-
-def marks(means: Any) -> list[str]:
-    """Departures from the fairness contract, in the order of their footnotes."""
-    return [text for text in dict.fromkeys(means.deviations) if isinstance(text, str) and text]
-
-
-def _row(row: Mapping[str, Any], names: Sequence[str], marked: Mapping[str, int]) -> dict[str, Any]:
-    numbers = {name: [short(row[name]), None, None] for name in names if row[name] == row[name]}
-    kept = {key: row[key] for key in ("method", "dataset", "backbone", "settings", "strength", "n", "status", "reason")}
-    return {**kept, "mark": marked.get(row["deviations"]), "v": numbers}
 
 
 def short(number: Any) -> float | None:

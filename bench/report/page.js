@@ -19,7 +19,7 @@ const known = (x) => typeof x === "number" && Number.isFinite(x);
 function figures(x, digits = 4) {
   if (!known(x)) return "";
   const text = Math.abs(x) >= 1e6 || (x !== 0 && Math.abs(x) < 1e-4) ? x.toExponential(digits - 2) : x.toPrecision(digits);
-  return text.includes("e") ? text : String(Number(text));
+  return String(Number(text));
 }
 const unique = (list) => [...new Set(list)];
 
@@ -69,7 +69,7 @@ function table(place, more, columns, rows, page = 200, details = null) {
     const now = state.sort === name ? (state.up ? "ascending" : "descending") : "none";
     const press = () => { state.up = state.sort === name ? !state.up : column.up !== false; state.sort = name; draw(); place.querySelector(`[aria-sort="ascending"] button, [aria-sort="descending"] button`).focus(); };
     const sign = el("span", { class: "sign", "aria-hidden": "true" }, now === "none" ? "" : state.up ? "▲" : "▼");
-    return el("th", { scope: "col", class: column.numeric ? "number" : null, "aria-sort": now, title: column.tip }, el("button", { type: "button", onclick: press }, column.title, sign), column.small ? el("small", {}, column.small) : null);
+    return el("th", { scope: "col", class: column.numeric ? "number" : null, "aria-sort": now, title: column.tip }, el("button", { type: "button", onclick: press }, column.title, sign), ...sup(column.marks || []), column.small ? el("small", {}, column.small) : null);
   }
   function line(row) {
     const cells = state.columns.map((c) => el(c.head ? "th" : "td", { scope: c.head ? "row" : null, class: c.numeric ? "number" : null }, c.cell(row)));
@@ -108,23 +108,24 @@ function numberColumn(c) {
     const [text, range] = [figures(number(row, c.key)), interval(row, c.key)];
     return el("span", { class: (row.best || []).includes(c.key) ? "best" : null }, text, range ? el("small", {}, range) : null);
   };
-  return { key: c.key, title: c.name + arrow, small: c.network, numeric: true, up: c.higher === false || c.cost, value: (row) => number(row, c.key), cell: show, tip: c.higher === null ? null : c.higher ? "higher is better" : "lower is better" };
+  return { key: c.key, title: c.name + arrow, small: c.network, marks: c.marks, numeric: true, up: c.higher === false || c.cost, value: (row) => number(row, c.key), cell: show, tip: c.higher === null ? null : c.higher ? "higher is better" : "lower is better" };
 }
+const sup = (marks) => (marks.length ? [el("sup", {}, marks.join(","))] : []);
 function words(title, key, head = false) {
   return { title, small: "", head, value: (row) => row[key], cell: (row) => (row[key] === null || row[key] === undefined ? "" : String(row[key])) };
 }
 function results() {
   const keep = { text: "", dataset: "", method: "", backbone: "" };
-  const marked = { ...words("method", "method", true), cell: (row) => el("span", {}, row.method, row.mark ? el("sup", {}, String(row.mark)) : null) };
+  const marked = { ...words("method", "method", true), cell: (row) => el("span", {}, row.method, ...sup(row.marks)) };
   const front = [marked, words("dataset", "dataset")];
   if (several("backbone")) front.push(words("backbone", "backbone"));
   if (data.rows.some((row) => data.rows.some((r) => r.method === row.method && r.backbone === row.backbone && r.settings !== row.settings))) front.push(words("settings", "settings"));
   front.push({ ...words("strength", "strength"), numeric: true }, { ...words("n", "n"), numeric: true, tip: "training seeds" });
-  const state = { title: "status", small: "", value: (row) => row.status, cell: (row) => (row.status === "done" ? "" : el("span", { class: `status ${row.status}`, title: row.reason }, row.status)) };
+  const state = { title: "status", small: "", value: (row) => row.status, cell: (row) => (row.status === "done" ? "" : el("span", { class: `status ${row.status}` }, row.status)) };
   if (data.rows.some((row) => row.status !== "done")) front.push(state);
   const columns = (everything) => [...front, ...data.columns.filter((c) => everything || c.first).map(numberColumn)];
   const made = table($("results-table"), $("results-more"), columns(false), data.rows);
-  const text = (row) => [row.method, row.dataset, row.backbone, row.settings, row.status, row.reason].join(" ").toLowerCase();
+  const text = (row) => [row.method, row.dataset, row.backbone, row.settings, row.status].join(" ").toLowerCase();
   const refresh = () => made.set({ keep: (row) => ["dataset", "method", "backbone"].every((k) => !keep[k] || String(row[k]) === keep[k]) && keep.text.toLowerCase().split(/\s+/).every((word) => text(row).includes(word)) });
   const choice = (key, name) => select(key, [...all(name), ...options(unique(data.rows.map((row) => row[key])))], "", (value) => { keep[key] = value; refresh(); });
   $("results-controls").append(search("Find", (value) => { keep.text = value; refresh(); }), choice("method", "methods"), choice("dataset", "datasets"), several("backbone") ? choice("backbone", "backbones") : "", check("all metrics and costs", false, (on) => made.set({ columns: columns(on) })));
@@ -132,7 +133,7 @@ function results() {
 }
 
 // --- plots
-const seriesName = (row) => row.method + (several("backbone") ? ` on ${row.backbone}` : "") + (several("settings") && data.rows.some((r) => r.method === row.method && r.backbone === row.backbone && r.dataset === row.dataset && r.settings !== row.settings) ? ` ${row.settings}` : "");
+const seriesName = (row) => row.method + (several("backbone") ? ` on ${row.backbone}` : "") + (several("settings") && data.rows.some((r) => r.method === row.method && r.backbone === row.backbone && r.settings !== row.settings) ? ` ${row.settings}` : "");
 const plotted = data.rows.filter((row) => row.status === "done");
 const names = unique(plotted.map(seriesName)).sort();
 const colour = (name) => `var(--c${names.indexOf(name) % 10})`;

@@ -13,12 +13,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import table
+from bench import layouts, table
 from bench.contracts import BenchError
 from bench.record import Record, _plain
 from bench.report import gather
 from bench.report.gallery import RULE, Gallery, galleries
 from bench.report.thumbnails import PREFIX, Budget, Filled, fill, training
+from bench.sheet import Sheet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,9 +36,8 @@ SECTIONS = [
     ("about", "About"),
 ]
 READING = (
-    "A line is a method on a dataset at one strength: the mean over training seeds, and below it its 95 % interval. "
-    "Bold is significantly better than others of its dataset; no bold means that nothing was decided. A number carries "
-    "the network that it was measured with; numbers of unlike networks do not compare."
+    "A line is a method on a dataset at one strength, averaged over training seeds. A number carries the network that "
+    "it was measured with; numbers of unlike networks do not compare."
 )
 
 
@@ -51,6 +51,7 @@ class Wishes:
     side: int = 160  # most pixels of a thumbnail
     metric: str | None = None  # per-image metric of the gallery's rule; default: conf/report.yaml
     title: str = TITLE
+    mix: bool = False  # unlike fingerprints may share a column, with a footnote
 
 
 @dataclass
@@ -79,8 +80,14 @@ class Gathered:
     galleries: Sequence[Gallery]
 
     @cached_property
-    def means(self) -> pd.DataFrame:
-        return table.summary(self.lines)
+    def source(self) -> layouts.Source:
+        images = table.images(self.wishes.root)
+        return layouts.Source(self.lines, images[images.run_id.isin(self.lines.run_id)], self.wishes.mix)
+
+    @cached_property
+    def sheet(self) -> Sheet:
+        """The table of methods and metrics, with intervals."""
+        return layouts.metrics(self.source, ["all"])
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -124,16 +131,27 @@ def _content(found: Gathered) -> dict[str, Any]:
     records, wishes, shown = found.records, found.wishes, found.galleries
     cells, provenances = gather.cells(records, wishes.root)
     return {
-        "columns": gather.columns(found.means),
-        "rows": gather.rows(found.means),
+        "columns": gather.columns(found.sheet),
+        "rows": gather.rows(found.sheet, found.lines, _main(shown)),
         "cells": cells,
         "provenances": provenances,
         "galleries": [_gallery(gallery, wishes) for gallery in shown],
-        "footnotes": gather.marks(found.means),
+        "footnotes": found.sheet.notes,
+        "legend": found.sheet.legend,
         "failures": gather.failures(records, wishes.root, not wishes.conditions),
         "fingerprints": gather.fingerprints(records),
         "images": sum(len(row.files) for gallery in shown for row in gallery.rows),
         "rule": RULE.format(metric=_metric_words(shown)),
+    }
+
+
+def _main(shown: Sequence[Gallery]) -> set[tuple[Any, ...]]:
+    """What tells the rule's rows from the others, as bench.sheet.ROW names it."""
+    return {
+        (gallery.dataset, row.key[0], gallery.backbone, row.key[1], row.strength)
+        for gallery in shown
+        for row in gallery.rows
+        if row.main
     }
 
 
@@ -226,7 +244,7 @@ def _render(content: dict[str, Any], chunks: Sequence[dict[str, str]], left_out:
         reading=READING,
         counts=_counts(content),
         about=_about(wishes),
-        **{key: content[key] for key in ("footnotes", "failures", "fingerprints", "rule")},
+        **{key: content[key] for key in ("legend", "footnotes", "failures", "fingerprints", "rule")},
     )
 
 

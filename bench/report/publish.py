@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import table
+from bench import formats
 from bench.report.page import Gathered
 from bench.track import Tracker, Wandb
 
@@ -16,8 +16,8 @@ def publish(gathered: Gathered, page: Path, figures: Sequence[Path], tracker: Tr
     tracker = tracker or Wandb(folder=str(gathered.wishes.root))
     name = f"report-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     tracker.start(name, {"where": list(gathered.wishes.conditions)}, tags=["report"])
-    tracker.table("summary", gathered.means)
-    tracker.table("long", table.long(gathered.records))
+    tracker.table("summary", formats.wide(gathered.sheet))
+    tracker.table("long", formats.long(gathered.sheet))
     for path in figures:
         if path.suffix == ".png":
             tracker.images(path.stem, path)

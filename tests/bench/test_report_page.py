@@ -128,19 +128,29 @@ def test_hostile_names_stay_text_and_details_give_command_and_provenance(browser
         assert page.evaluate("document.querySelectorAll('th i, td i, th b').length") == 0
 
 
+CONTRAST = """() => {
+  const light = (colour) => {
+    const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = colour.match(/[\\d.]+/g).map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  const texts = "section > p, td, th, a, .status, dt, small, label";
+  return [...document.querySelectorAll(texts)].map((e) => {
+    const ink = light(getComputedStyle(e).color);
+    return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+  });
+}"""
+
+
 def test_both_themes_and_narrow_windows(browser, file):
     """Text on its ground has a contrast of at least 4.5, and only the tables scroll sideways."""
-    contrast = """() => { const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map((v) => { v /= 255;
-        return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-        const paper = light(getComputedStyle(document.body).backgroundColor);
-        return [...document.querySelectorAll("section > p, td, th, a, .status, dt, small, label")].map((e) => {
-        const ink = light(getComputedStyle(e).color); return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05); }); }"""
     with opened(browser, file) as page:
         grounds = []
         for theme in ("light", "dark"):
             page.select_option("#theme", theme)
             grounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-            assert min(page.evaluate(contrast)) >= 4.5
+            assert min(page.evaluate(CONTRAST)) >= 4.5
         assert grounds[0] != grounds[1]
         page.set_viewport_size({"width": 700, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= 700
@@ -192,7 +202,7 @@ def test_a_study_goes_on_where_it_stopped(browser, study):
 
 @pytest.mark.slow
 def test_ten_thousand_images(browser, tmp_path):
-    """Without a limit that matters they are all there and only those in sight are loaded; with one the page is small."""
+    """Without a limit they are all there and only those in sight are loaded; with one the page is small."""
     prompts = [f"a photo of thing {k}" for k in range(139)]
     root = study_of(tmp_path / "r", seeds=(0, 1), prompts=prompts, image_seeds=(0, 1), side=16)
     found = gathered(Wishes(root, max_mb=100, metric="quality"))
