@@ -120,7 +120,7 @@ def _column(column: Column, first: bool) -> dict[str, Any]:
 
 def rows(sheet: Sheet, lines: pd.DataFrame, main: Container[tuple[Any, ...]]) -> list[dict[str, Any]]:
     """The rows of a sheet, each number as [mean, low, high]; `main` holds the rows that the gallery's rule shows."""
-    runs = lines.groupby(ROW, dropna=False).run_id.nunique().to_dict()
+    runs = lines.groupby([*ROW, "status"], dropna=False).run_id.nunique().to_dict()
     known = {_key(key): n for key, n in runs.items()}
     return [_row(row, sheet, known, main) for row in sheet.rows]
 
@@ -133,11 +133,12 @@ def _key(values: Iterable[Any]) -> tuple[Any, ...]:
 def _row(row: Row, sheet: Sheet, runs: Mapping[Any, int], main: Container[tuple[Any, ...]]) -> dict[str, Any]:
     key = dict(zip(ROW, _key(row.key[name] for name in ROW), strict=True))
     pairs = list(zip(sheet.columns, row.values, strict=True))
+    status = (row.values[0].text if row.values else "") or "done"
     numbers = {c.full: [short(v.mean), short(v.low), short(v.high)] for c, v in pairs if v.mean == v.mean}
     return {
         **key,
-        "n": runs.get(tuple(key.values())),
-        "status": (row.values[0].text if row.values else "") or "done",
+        "n": runs.get((*key.values(), status)),
+        "status": status,
         "marks": row.marks,
         "main": tuple(key.values()) in main,
         "best": [column.full for column, value in pairs if value.bold],

@@ -124,7 +124,7 @@ def training(gallery: Gallery, side: int) -> dict[str, Any]:
     try:
         dataset = data.load(_fewer(spec), config["backbone"]["resolution"])
         changed = config["dataset"].get("content") not in (None, data.identity(spec))
-    except (BenchError, OSError, KeyError) as error:
+    except (BenchError, OSError, KeyError, TypeError) as error:
         return {"images": [], "reason": str(error)}
     reason = "these images have changed since the cells were run" if changed else ""
     return {"images": [_shown(*found, side) for found in _examples(dataset)], "reason": reason}

@@ -21,7 +21,7 @@ from bench.contracts import BenchError
 from bench.record import Record, Store
 from bench.report.__main__ import main
 from bench.report.command import command, value
-from bench.report.figures import Point, figures, front, panels, write
+from bench.report.figures import Point, cliques, figures, front, panels, ranked, write
 from bench.report.gallery import galleries
 from bench.report.page import Wishes, build, gathered
 from bench.report.publish import publish
@@ -101,6 +101,7 @@ def test_only_the_pages_own_script_may_run_and_nothing_is_fetched(page):
 def test_the_numbers_are_those_of_the_table(page, found):
     rows = {(r["method"], r["dataset"], r["strength"]): r for r in data_of(page)["rows"] if r["status"] == "done"}
     assert len(rows) == len(METHODS) * len(STYLES) * len(STRENGTHS)
+    assert [r["n"] for r in data_of(page)["rows"] if r["status"] != "done"] == [1, 1]
     for (method, style, strength), row in rows.items():
         values = [
             score["value"] for record in found.records for score in record.scores
@@ -322,9 +323,9 @@ def test_the_front_equals_a_double_loop():
 
 
 def test_figures_hold_the_rows_points_and_repeat_to_the_byte(found, tmp_path):
-    settings = {"curves": ["quality"], "fronts": [["a / b", "leak", "quality"]], "ranks": []}
+    settings = {"curves": ["quality"], "fronts": [["a / b", "leak", "quality"]], "ranks": ["quality", "train_s"]}
     drawn = figures(found.content, settings)
-    assert set(drawn) == {"curve-quality", "front-a / b"}
+    assert set(drawn) == {"curve-quality", "front-a / b", "ranks-quality"}  # a cost has no ranks
     made = panels(found.content["rows"], None, "quality [net]")
     assert {s: {m: [p.x for p in points] for m, points in made[s].items()} for s in made} == {
         s: {m: list(STRENGTHS) for m in METHODS} for s in STYLES
@@ -334,12 +335,33 @@ def test_figures_hold_the_rows_points_and_repeat_to_the_byte(found, tmp_path):
     for axes, series in zip(drawn["curve-quality"].axes, made.values(), strict=True):
         lines = [line.get_xydata().tolist() for line in axes.lines if line.get_linestyle() == "-"]
         assert lines == [[[p.x, p.y] for p in points] for points in series.values()]
-    paths = write(drawn, tmp_path / "a")
-    again = write(figures(found.content, settings), tmp_path / "b")
-    assert [path.name for path in paths] == ["curve-quality.pdf", "curve-quality.png", "front-a-b.pdf", "front-a-b.png"]
+    paths = write({"a / b": drawn["curve-quality"]}, tmp_path / "a")
+    assert [path.name for path in paths] == ["a-b.pdf", "a-b.png"]
+    again = write({"a / b": figures(found.content, settings)["curve-quality"]}, tmp_path / "b")
     assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in again]
     with Image.open(paths[1]) as picture:
         assert paths[0].read_bytes().startswith(b"%PDF") and picture.width > 600
+
+
+def test_ranks_are_those_of_the_rules_rows(found):
+    column = next(column for column in found.content["columns"] if column["name"] == "quality")
+    rows = found.content["rows"]
+    assert {row["strength"] for row in rows if row["main"]} == {2.0}
+    ranks = ranked(rows, column)
+    assert ranks.styles == 2 and ranks.mean == {"alpha": 1.0, "beta": 2.0, "gamma<i>": 3.0}
+    assert ranked([row for row in rows if row["method"] != "beta"], column) is None
+
+
+def test_bars_join_what_is_closer_than_the_critical_difference():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        ranks, critical = sorted(rng.uniform(1, 6, 6)), rng.uniform(0.5, 3)
+        joined = cliques(ranks, critical)
+        for i in range(6):
+            for j in range(i + 1, 6):
+                assert (ranks[j] - ranks[i] < critical) == any(a <= i and j <= b for a, b in joined)
+        assert all(ranks[b] - ranks[a] < critical for a, b in joined)
+        assert not [1 for a, b in joined for c, d in joined if (a, b) != (c, d) and c <= a and b <= d]
 
 
 # --- W&B
@@ -374,17 +396,15 @@ def test_wandb_gets_the_same_tables_and_figures(found, tmp_path):
     publish(found, page, [tmp_path / "curve-x.pdf", tmp_path / "curve-x.png"], kept)
     kinds = [name for name, _ in kept.seen]
     assert kinds == ["start", "summary", "long", "image", "artifact", "finish"]
-    rows = len(METHODS) * len(STYLES) * len(STRENGTHS)
-    assert (
-        len(kept.seen[1][1]) == rows + 1 and "quality [net] low" in kept.seen[1][1]
-    )  # failed and skipped: one row each
+    rows = len(METHODS) * len(STYLES) * len(STRENGTHS) + 2  # and one each for failed and skipped
+    assert len(kept.seen[1][1]) == rows and "quality [net] low" in kept.seen[1][1]
     assert dict(kept.seen)["image"] == "curve-x"
     assert dict(kept.seen)["artifact"] == "page.html"
 
 
 def test_the_command_writes_page_and_figures(results, tmp_path, capsys):
     out = tmp_path / "page.html"
-    main(["--results", str(results), "--where", "method=alpha", "--out", str(out), "--figures", str(tmp_path / "f")])
+    main(["--results", str(results), "--where", "method=alpha", "--out", str(out)])
     assert re.match(rf"{re.escape(str(out))}: 0\.\d+ MB, 144 images shown, 0 left out\n", capsys.readouterr().out)
     with pytest.raises(BenchError, match="no folder that exists"):
         main(["--results", str(results), "--out", str(tmp_path / "no" / "page.html")])
