@@ -156,23 +156,25 @@ def critical_difference(found: Ranks, label: str) -> Figure:
     from matplotlib.figure import Figure
 
     order = sorted(found.mean.items(), key=lambda pair: pair[1])
-    half = -(-len(order) // 2)
-    figure = Figure(figsize=(6.5, 0.9 + 0.28 * half + 0.12 * len(order)), layout="constrained")
-    axes = figure.subplots()
     groups = cliques([rank for _, rank in order], found.critical_difference)
-    depth = 0.5 + 0.35 * len(groups)
-    for k, (name, rank) in enumerate(order):
-        left = k < half
-        y = -(depth + 0.6 * (k if left else len(order) - 1 - k))
-        edge = 0.6 if left else len(order) + 0.4
-        axes.plot([rank, rank, edge], [0, y, y], color="black", lw=0.8)
-        words = {"ha": "right" if left else "left", "va": "center", "fontsize": 8}
-        axes.text(edge, y, f" {name} ({rank:.2f}) ", **words)
+    figure = Figure(figsize=(6.5, 0.9 + 0.26 * len(order) + 0.12 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    for k in range(len(order)):
+        _branch(axes, order, k, 0.5 + 0.35 * len(groups))
     for k, (first, last) in enumerate(groups):
         ends = [order[first][1] - 0.03, order[last][1] + 0.03]
         axes.plot(ends, [-0.3 - 0.35 * k] * 2, color=COLOURS[1], lw=3, solid_capstyle="butt")
     _ruler(axes, len(order), found, label)
     return figure
+
+
+def _branch(axes: Any, order: Sequence[tuple[Any, float]], k: int, depth: float) -> None:
+    """The line from a rank to its name; the better half is named on the left."""
+    (name, rank), left = order[k], k < -(-len(order) // 2)
+    y = -(depth + 0.6 * (k if left else len(order) - 1 - k))
+    edge = 0.6 if left else len(order) + 0.4
+    axes.plot([rank, rank, edge], [0, y, y], color="black", lw=0.8)
+    axes.text(edge, y, f" {name} ({rank:.2f}) ", ha="right" if left else "left", va="center", fontsize=8)
 
 
 def _ruler(axes: Any, n: int, found: Ranks, label: str) -> None:

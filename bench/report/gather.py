@@ -16,6 +16,7 @@ from bench.sheet import ROW, Column, Row, Sheet
 if TYPE_CHECKING:
     import pandas as pd
 
+OWN = ("started", "ended", "dataset_hash", "weights_hash")  # of a provenance, what cells do not share
 LOG_LINES = 12  # of a traceback or a training log
 
 
@@ -35,8 +36,8 @@ def cells(records: Sequence[Record], root: Path) -> tuple[list[dict[str, Any]], 
 
 
 def _cell(record: Record, root: Path, places: dict[str, int], shared: list[dict[str, Any]]) -> dict[str, Any]:
-    times = {key: record.provenance.get(key) for key in ("started", "ended", "dataset_hash", "weights_hash")}
-    common = {key: value for key, value in record.provenance.items() if key not in times}
+    times = {key: record.provenance.get(key) for key in OWN}
+    common = {key: value for key, value in record.provenance.items() if key not in OWN}
     place = places.setdefault(json.dumps(common, sort_keys=True, default=str), len(shared))
     if place == len(shared):
         shared.append(common)
@@ -52,7 +53,6 @@ def _cell(record: Record, root: Path, places: dict[str, int], shared: list[dict[
         "times": times,
         "provenance": place,
         "command": command(record),
-        "folder": record.run_id,
         "losses": _losses(root / record.run_id / "log.csv"),
     }
 
@@ -153,7 +153,7 @@ def short(number: Any) -> float | None:
 
 def fingerprints(records: Sequence[Record]) -> list[tuple[str, str]]:
     """Metric and what its numbers depend on, each pair once; the number of images and references are counts."""
-    found = {}
+    found: dict[tuple[Any, str], None] = {}
     for score in (score for record in records for score in record.scores):
         text = json.dumps(score.get("fingerprint") or {}, sort_keys=True, default=str)
         found[score.get("group") or score.get("metric"), text] = None

@@ -46,19 +46,24 @@ def make(wishes: Wishes, folder: Path) -> tuple[Path, Path]:
             f"No finished cell with images below {wishes.root} meets --where {' '.join(wishes.conditions)}."
         )
     asked = trials(shown, wishes.trials, wishes.checks, wishes.repeats, wishes.seed)
+    study, page = _page(asked, shown, wishes)
+    folder.mkdir(exist_ok=True)
+    atomic_write(folder / "study.html", page.encode())
+    atomic_write(folder / "key.json", json.dumps(_key(study, asked, shown, wishes), indent=1).encode())
+    return folder / "study.html", folder / "key.json"
+
+
+def _page(asked: Sequence[Trial], shown: Sequence[Gallery], wishes: Wishes) -> tuple[str, str]:
+    """The name of the study, and its page."""
     pictures = Pictures(random.Random(f"pictures {wishes.seed}"))
     examples = [training(gallery, SIDE)["images"] if wishes.example else [] for gallery in shown]
     entries = [_entry(trial, shown, pictures, examples) for trial in asked]
     study = hashlib.sha256(json.dumps([entry["id"] for entry in entries]).encode()).hexdigest()[:12]
     content = {"study": study, "question": wishes.question, "trials": entries, "pictures": pictures.shuffled()}
-    page = render(
-        "study.html", "bench.study", css=asset("study.css", "bench.study"), js=asset("study.js", "bench.study"),
-        data=_json(content | {"prefix": PREFIX, "format": FORMAT}), question=wishes.question, count=len(entries),
-    )  # fmt: skip
-    folder.mkdir(exist_ok=True)
-    atomic_write(folder / "study.html", page.encode())
-    atomic_write(folder / "key.json", json.dumps(_key(study, asked, shown, wishes), indent=1).encode())
-    return folder / "study.html", folder / "key.json"
+    own = {name: asset(f"study.{name}", "bench.study") for name in ("css", "js")}
+    data = _json(content | {"prefix": PREFIX, "format": FORMAT})
+    page = render("study.html", "bench.study", data=data, question=wishes.question, count=len(entries), **own)
+    return study, page
 
 
 class Pictures:

@@ -322,7 +322,7 @@ def test_the_front_equals_a_double_loop():
         assert {(p.x, p.y) for p in front(points, x_up, y_up)} == best
 
 
-def test_figures_hold_the_rows_points_and_repeat_to_the_byte(found, tmp_path):
+def test_figures_hold_the_rows_points(found):
     settings = {"curves": ["quality"], "fronts": [["a / b", "leak", "quality"]], "ranks": ["quality", "train_s"]}
     drawn = figures(found.content, settings)
     assert set(drawn) == {"curve-quality", "front-a / b", "ranks-quality"}  # a cost has no ranks
@@ -335,7 +335,12 @@ def test_figures_hold_the_rows_points_and_repeat_to_the_byte(found, tmp_path):
     for axes, series in zip(drawn["curve-quality"].axes, made.values(), strict=True):
         lines = [line.get_xydata().tolist() for line in axes.lines if line.get_linestyle() == "-"]
         assert lines == [[[p.x, p.y] for p in points] for points in series.values()]
-    paths = write({"a / b": drawn["curve-quality"]}, tmp_path / "a")
+
+
+@pytest.mark.slow
+def test_figures_are_files_for_papers_and_repeat_to_the_byte(found, tmp_path):
+    settings = {"curves": ["quality"], "fronts": [], "ranks": []}
+    paths = write({"a / b": figures(found.content, settings)["curve-quality"]}, tmp_path / "a")
     assert [path.name for path in paths] == ["a-b.pdf", "a-b.png"]
     again = write({"a / b": figures(found.content, settings)["curve-quality"]}, tmp_path / "b")
     assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in again]
