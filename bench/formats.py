@@ -1,6 +1,6 @@
 """A sheet as text, Markdown, LaTeX, HTML or a data frame. All text from records is escaped as each format needs it.
 
-LaTeX wants `\\usepackage{booktabs}` and nothing else; HTML is a page of its own without a script.
+LaTeX wants `\\usepackage{booktabs,graphicx}` and nothing else; HTML is a page of its own without a script.
 """
 
 from __future__ import annotations
@@ -62,12 +62,13 @@ def long(sheet: Sheet) -> pd.DataFrame:
 
 
 def wide(sheet: Sheet) -> pd.DataFrame:
-    """A line per row: what tells it apart, its status, and for each column the mean, "<name> low" and "<name> high"."""
+    """A line per row: what tells it apart, status, runs; for each column "<name>", "<name> low", "<name> high"."""
     import pandas as pd
 
     lines: list[dict[str, Any]] = []
     for row in sheet.rows:
-        line = {**row.key, "status": (row.values[0].text if row.values else "") or "done"}
+        status = (row.values[0].text if row.values else "") or "done"
+        line = {**row.key, "status": status, "reason": row.reason, "runs": row.runs}
         for column, value in zip(sheet.columns, row.values, strict=True):
             line |= {column.full: value.mean, f"{column.full} low": value.low, f"{column.full} high": value.high}
         lines.append(line)
@@ -143,7 +144,7 @@ def _md(line: str) -> str:
     """Backslashes before what Markdown reads, but not before an underscore inside a word."""
     flat = " ".join(line.split())
     escaped = re.sub(r"([\\`*\[\]<>#|~&!])|(?<!\w)(_)|(_)(?!\w)", r"\\\1\2\3", flat)
-    return re.sub(r"^([+-]|\d+[.)])(?=\s|$)", r"\\\1", escaped)
+    return re.sub(r"^(\d*)([-+.)])(?=\s|$)", r"\1\\\2", escaped)
 
 
 def _md_head(column: Column) -> str:
@@ -167,22 +168,29 @@ TEX = {
 
 
 def latex(sheet: Sheet) -> str:
-    """A `table` environment in booktabs style, with some space between datasets and methods."""
-    lines = ["% made by python -m bench.table; needs \\usepackage{booktabs}", r"\begin{table}[htbp]", r"\centering"]
-    lines += [rf"\caption{{{_tex(sheet.shared)}}}"] if sheet.shared else []
+    """A `table` environment in booktabs style, with some space between datasets, or between methods."""
+    lines = [
+        "% made by python -m bench.table; needs \\usepackage{booktabs,graphicx}",
+        r"\begin{table}[htbp]",
+        r"\centering",
+    ]
+    lines += [rf"\caption{{{_tex(sheet.shared)}}}\smallskip"] if sheet.shared else []
     lines += [r"\scriptsize\setlength{\tabcolsep}{4pt}"]
+    lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]  # no wider than the page
     lines += [rf"\begin{{tabular}}{{@{{}}{'l' * len(sheet.keys)}{'r' * len(sheet.columns)}@{{}}}}", r"\toprule"]
     lines += [_tex_line([*map(_tex, sheet.keys), *map(_tex_head, sheet.columns)]), r"\midrule"]
     for before, row in zip([None, *sheet.rows], sheet.rows, strict=False):
-        if before and _group(before) != _group(row):
+        if before and _group(sheet, before) != _group(sheet, row):
             lines.append(r"\addlinespace")
         lines.append(_tex_line(_labels(row, _tex, _tex_marks) + [_tex_value(value) for value in row.values]))
-    lines += [r"\bottomrule", r"\end{tabular}", *_tex_below(sheet), r"\end{table}"]
+    lines += [r"\bottomrule", r"\end{tabular}}", *_tex_below(sheet), r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
-def _group(row: Row) -> tuple[Any, Any]:
-    return row.key.get("dataset"), row.key.get("method") if "strength" in row.key else None
+def _group(sheet: Sheet, row: Row) -> Any:
+    """Rows of one dataset stand together, or of one method where there is one dataset."""
+    several = len({row.key.get("dataset") for row in sheet.rows}) > 1
+    return row.key.get("dataset" if several else "method")
 
 
 def _tex_line(parts: Sequence[str]) -> str:

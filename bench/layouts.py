@@ -24,6 +24,7 @@ BOLD = (
     "significantly behind (paired by prompt and seed, 5 %, Holm over all pairs)."
 )
 SETS = "a number of the whole set of images: its interval is over trainings, with its own error where the record has it"
+FEWER = "a mean over {k} of {most} datasets, unlike the other rows"
 ONE = "one training: the intervals are over prompts alone, and it is compared with nothing"
 LEVELS = {"dataset": "styles", "seed": "training seeds", "prompt": "prompts"}
 ARROWS = {None: "", True: " ↑", False: " ↓"}
@@ -139,11 +140,11 @@ def _rank(sheet: Sheet, grids: Mapping[str, Mapping[Any, Value]], up: bool | Non
     import pandas as pd
 
     keys = [_key(row) for row in sheet.rows]
-    table_of = pd.DataFrame([[values.get(key, Value()).mean for key in keys] for values in grids.values()])
-    table_of = table_of.dropna(axis=1)  # rows that have every style
-    if up is None or table_of.shape[1] < 3 or len(table_of) < 2:
+    means = pd.DataFrame([[values.get(key, Value()).mean for key in keys] for values in grids.values()])
+    means = means.dropna(axis=1)  # rows that have every style
+    if up is None or means.shape[1] < 3 or len(means) < 2:
         return
-    found = statistics.ranks(table_of, up)
+    found = statistics.ranks(means, up)
     sheet.columns.append(Column(RANK, None, False))
     for i, row in enumerate(sheet.rows):
         value = Value(found.mean[i]) if i in found.mean else Value()
@@ -175,26 +176,41 @@ def _sheet(source: Source, names: Sequence[str] | None, by: list[str], bold: boo
 
 
 def _rows(source: Source, by: list[str]) -> Sheet:
-    """The sheet with its rows and their footnotes, without numbers: finished ones, then one for each other fate."""
-    import pandas as pd
-
-    order = [key for key in ("dataset", "method", "settings", "strength", "seed") if key in by]
-    runs = source.done.drop_duplicates(["run_id", "strength"])
-    groups = runs.groupby(by, dropna=False)
-    done = pd.concat([groups.size().rename("n"), groups.deviations.agg(table.all_of)], axis=1).reset_index()
-    other = source.scores[source.scores.status != "done"].groupby([*by, "status", "reason"], dropna=False)
-    lines = pd.concat([done.assign(status="done"), other.size().rename("n").reset_index()]).sort_values(order)
-    shared, keys = table.shown_keys(lines)
+    """The sheet with its rows and their footnotes, without numbers: finished ones, and one for each other fate."""
+    lines = _lines(source, by)
+    shared, keys = table.shown_keys(lines.drop(columns="n") if "seed" in by else lines)
     sheet = Sheet(keys, shared=shared)
     for line in lines.to_dict("records"):
-        mark = sheet.mark(line["deviations"] if isinstance(line["deviations"], str) else None)
-        gone = () if line["status"] == "done" else (Value(text=line["status"]),)
-        sheet.rows.append(Row({key: line[key] for key in by}, tuple(line[key] for key in keys), gone, mark))
+        marks = sheet.mark(_text(line["deviations"])) + sheet.mark(_text(line["fewer"]))
+        key, labels = {name: line[name] for name in by}, tuple(line[name] for name in keys)
+        gone, reason = line["status"] != "done", _text(line["reason"])
+        values = (Value(text=line["status"]),) if gone else ()
+        sheet.rows.append(Row(key, labels, values, marks, int(line["n"]), reason))
         if gone:
             place = f" on {line['dataset']}" if "dataset" in by else ""
-            sheet.reasons.append(f"{line['status']}: {line['method']}{place}: {line['reason']}")
+            sheet.reasons.append(f"{line['status']}: {line['method']}{place}: {reason}")
     sheet.reasons = list(dict.fromkeys(sheet.reasons))
     return sheet
+
+
+def _lines(source: Source, by: list[str]) -> pd.DataFrame:
+    """What tells the rows apart, n runs, deviations, and "fewer" for a row that pools fewer datasets than others."""
+    import pandas as pd
+
+    groups = source.done.drop_duplicates(["run_id", "strength"]).groupby(by, dropna=False)
+    done = pd.concat([groups.size().rename("n"), groups.deviations.agg(table.all_of)], axis=1)
+    kinds, most = groups.dataset.nunique(), source.done.dataset.nunique()
+    if "dataset" not in by:
+        done["fewer"] = [FEWER.format(k=k, most=most) if k < most else "" for k in kinds]
+    other = source.scores[source.scores.status != "done"].groupby([*by, "status", "reason"], dropna=False)
+    parts = [done.reset_index().assign(status="done"), other.size().rename("n").reset_index()]
+    lines = pd.concat([part for part in parts if len(part)])
+    order = [key for key in ("dataset", "method", "settings", "strength", "seed") if key in by]
+    return lines.reindex(columns=[*by, "n", "deviations", "fewer", "status", "reason"]).sort_values(order)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _key(row: Row) -> tuple[Any, ...]:
@@ -217,7 +233,8 @@ def _explain(sheet: Sheet, block: str, contest: bool = True) -> Sheet:
         if contest and any(value.covers == ("prompt",) for value in row.values):
             sheet.rows[i] = replace(row, marks=(*row.marks, *sheet.mark(ONE)))
     covered = {level for row in sheet.rows for value in row.values for level in value.covers}
-    over = " and ".join(word for level, word in LEVELS.items() if level in covered)
+    *most, last = [word for level, word in LEVELS.items() if level in covered] or [""]
+    over = f"{', '.join(most)} and {last}" if most else last
     sheet.legend = ([f"Brackets: 95 % intervals over {over}."] if over else []) + sheet.legend
     decided = [any(row.values[i].bold for row in sheet.rows if row.values) for i in range(len(sheet.columns))]
     if any(decided):

@@ -32,14 +32,21 @@ class Mean:
     @cached_property
     def errors(self) -> np.ndarray:
         """(DRAWS,) draws of the error of the mean; empty when there is one value of everything."""
+        return self._errors(self.outer_variance)
+
+    def _errors(self, outer_variance: float) -> np.ndarray:
         parts = []
         if len(self.prompts) > 1:
-            parts.append(_prompt_errors(self.prompts))
+            parts.append(self._prompt_errors)
         if self.outer > 1:
-            parts.append(math.sqrt(self.outer_variance) * _student(self.outer - 1, 1))
+            parts.append(math.sqrt(outer_variance) * _student(self.outer - 1, 1))
         if self.se > 0:
             parts.append(self.se * _student(10**9, 2))
         return np.sum(parts, axis=0) if parts else np.empty(0)
+
+    @cached_property
+    def _prompt_errors(self) -> np.ndarray:
+        return _prompt_errors(self.prompts)
 
     @property
     def outer_variance(self) -> float:
@@ -54,14 +61,19 @@ class Mean:
         """The 95 % interval; NaN where nothing is known."""
         if not len(self.errors):
             return math.nan, math.nan
-        low, high = np.quantile(self.errors, [ALPHA / 2, 1 - ALPHA / 2])
+        low, high = np.quantile(self.errors, [ALPHA / 2, 1 - ALPHA / 2], method="hazen")
         return self.value - float(high), self.value - float(low)
 
     def p_value(self) -> float:
-        """Two-sided, of a true mean of 0; at least 2 / (DRAWS + 1); NaN where nothing is known."""
-        if not len(self.errors):
+        """Two-sided, of a true mean of 0; at least 2 / (DRAWS + 1); NaN where nothing is known.
+
+        The test takes all of B: after Holm's correction it lives far out in the tails, where a B that came out small by
+        chance, less an I, would find differences that are not there. So it is stricter than the interval.
+        """
+        errors = self._errors(self.between)
+        if not len(errors):
             return math.nan
-        beyond = min((self.errors >= self.value).sum(), (self.errors <= self.value).sum())
+        beyond = min((errors >= self.value).sum(), (errors <= self.value).sum())
         return float(min(1.0, 2 * (beyond + 1) / (DRAWS + 1)))
 
     def more_units(self, gap: float, power: float) -> int | None:
@@ -73,7 +85,8 @@ class Mean:
         shared = max(self.prompt_variance - self.counted, 0.0) + self.se**2
         for units in range(self.outer, MOST_UNITS + 1):
             prompts, outer = shared + own / units, self.outer_variance * self.outer / units
-            half = math.hypot(_quantile(1 - ALPHA / 2) * prompts**0.5, _quantile(1 - ALPHA / 2, units - 1) * outer**0.5)
+            test = _quantile(1 - ALPHA / 2, units - 1) * math.sqrt(outer + own / units)  # with all of B, as p_value
+            half = math.hypot(_quantile(1 - ALPHA / 2) * math.sqrt(prompts), test)
             if half + _quantile(power) * math.sqrt(prompts + outer) <= gap:
                 return units - self.outer
         return None

@@ -48,6 +48,8 @@ class Row:
     labels: tuple[Any, ...]  # what is shown of it, one for each of the sheet's keys
     values: tuple[Value, ...]
     marks: tuple[int, ...] = ()
+    runs: int = 1
+    reason: str = ""  # why it has no numbers
 
 
 @dataclass
@@ -103,6 +105,7 @@ def numbers(scores: pd.DataFrame, images: pd.DataFrame, column: str) -> Numbers:
 
 def _per_image(rows: pd.DataFrame, images: pd.DataFrame, name: str) -> pd.DataFrame | None:
     import numpy as np
+    import pandas as pd
 
     keys = ["run_id", "strength"]
     if name not in images:
@@ -111,7 +114,8 @@ def _per_image(rows: pd.DataFrame, images: pd.DataFrame, name: str) -> pd.DataFr
     means = rows[keys].merge(each.groupby(keys).value.mean().reset_index(), "left", keys).value
     if not np.isclose(means, rows.value, rtol=1e-6, atol=1e-12, equal_nan=True).all():
         return None
-    return each.merge(rows.drop(columns="value"), "inner", keys)
+    each = each.merge(rows.drop(columns="value"), "inner", keys)
+    return each.assign(prompt=pd.factorize(each.prompt)[0])  # numbers compare faster than sentences
 
 
 def cells(found: Numbers, by: Sequence[str], blocks: Sequence[str], bold: bool = True) -> dict[Hashable, Value]:

@@ -15,9 +15,11 @@ An interval for the mean over G outer units (trainings, or styles) and n prompts
   sqrt(B - I): B the variance of the mean from the spread of the outer means, I the part of it that the prompts have
   counted already (the interaction of a two-way layout with random effects).
 
-The interval is the 2.5th to 97.5th percentile of their sum, the p value where that sum reaches the observed mean.
-tests/bench/test_coverage.py holds the coverage to 93 to 97 % from three trainings on. With two it falls to 91 % when
-trainings differ more than prompts do; with one nothing is known about trainings: `covers` and the verdict say so.
+The interval is the 2.5th to 97.5th percentile of their sum. The p value is where that sum, with all of B, reaches the
+observed mean: a verdict is stricter than the interval, as after Holm's correction it lives far out in the tails.
+tests/bench/test_coverage.py holds the coverage to 93 to 97 % from three trainings on, and tables with a false alarm to
+5 %. With two trainings the coverage falls to 91 % when they differ more than prompts do. With one nothing is known
+about trainings, and `covers` and the verdict say so.
 
 A number of a whole set of images (a distance of distributions) has no per-image values: its interval is Student's t
 over trainings. Where the frame carries the standard error of each value (a column "<name>_se", the jackknife of the

@@ -1,9 +1,11 @@
-"""All records as one table: python -m bench.table --where method=pair,dreambooth --markdown table.md
+"""All records as one table: python -m bench.table --where method=pair,dreambooth --latex table.tex
 
 `frame` has a line per record, strength and metric; `wide` a line per record and strength; `summary` a line per
-(method, dataset, backbone, settings, strength) with mean and standard deviation over seeds. A metric's column carries
-its network's name, so numbers of unlike networks never share one. Failed and skipped cells are lines with their reason.
-Where a cell departs from the experiment's fairness contract, its method carries a mark and a footnote says how.
+(method, dataset, backbone, settings, strength) with mean and standard deviation over seeds. The command shows what
+bench/layouts.py makes of them: means with 95 % intervals, bold where significant. A metric's column carries its
+network's name, so numbers of unlike networks never share one; numbers of otherwise unlike fingerprints are refused
+(bench/fingerprints.py). Failed and skipped cells are lines with their reason. Where a cell departs from the
+experiment's fairness contract, its method carries a mark and a footnote says how.
 """
 
 from __future__ import annotations
@@ -351,8 +353,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if path := getattr(options, kind):
             atomic_write(path, make(shown).encode())
     if options.csv or options.parquet:
-        whole = shown if options.layout == "styles" else lay_out(options, table, ["all"])
-        write(formats.long(whole) if options.shape == "long" else formats.wide(whole), options.csv, options.parquet)
+        write(_as_frame(options, table, shown), options.csv, options.parquet)
+
+
+def _as_frame(options: argparse.Namespace, table: pd.DataFrame, shown: Sheet) -> pd.DataFrame:
+    """All columns of what is shown; of runs, the lines of their records themselves."""
+    from bench import formats
+
+    long = options.shape == "long"
+    if options.layout == "metrics" and options.by == "runs":
+        return table if long else wide(table)
+    whole = shown if options.layout == "styles" else lay_out(options, table, ["all"])
+    return formats.long(whole) if long else formats.wide(whole)
 
 
 def lay_out(options: argparse.Namespace, table: pd.DataFrame, names: Sequence[str] | None) -> Sheet:

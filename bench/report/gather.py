@@ -118,11 +118,9 @@ def _column(column: Column, first: bool) -> dict[str, Any]:
     return about | {"marks": column.marks, "first": first, "cost": column.name in table.COST}
 
 
-def rows(sheet: Sheet, lines: pd.DataFrame, main: Container[tuple[Any, ...]]) -> list[dict[str, Any]]:
+def rows(sheet: Sheet, main: Container[tuple[Any, ...]]) -> list[dict[str, Any]]:
     """The rows of a sheet, each number as [mean, low, high]; `main` holds the rows that the gallery's rule shows."""
-    runs = lines.groupby([*ROW, "status"], dropna=False).run_id.nunique().to_dict()
-    known = {_key(key): n for key, n in runs.items()}
-    return [_row(row, sheet, known, main) for row in sheet.rows]
+    return [_row(row, sheet, main) for row in sheet.rows]
 
 
 def _key(values: Iterable[Any]) -> tuple[Any, ...]:
@@ -130,19 +128,18 @@ def _key(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(None if value != value else value for value in values)
 
 
-def _row(row: Row, sheet: Sheet, runs: Mapping[Any, int], main: Container[tuple[Any, ...]]) -> dict[str, Any]:
+def _row(row: Row, sheet: Sheet, main: Container[tuple[Any, ...]]) -> dict[str, Any]:
     key = dict(zip(ROW, _key(row.key[name] for name in ROW), strict=True))
     pairs = list(zip(sheet.columns, row.values, strict=True))
-    status = (row.values[0].text if row.values else "") or "done"
-    numbers = {c.full: [short(v.mean), short(v.low), short(v.high)] for c, v in pairs if v.mean == v.mean}
     return {
         **key,
-        "n": runs.get((*key.values(), status)),
-        "status": status,
+        "n": row.n,
+        "status": (row.values[0].text if row.values else "") or "done",
+        "reason": row.reason,
         "marks": row.marks,
         "main": tuple(key.values()) in main,
         "best": [column.full for column, value in pairs if value.bold],
-        "v": numbers,
+        "v": {c.full: [short(v.mean), short(v.low), short(v.high)] for c, v in pairs if v.mean == v.mean},
     }
 
 

@@ -125,7 +125,7 @@ function results() {
   if (data.rows.some((row) => row.status !== "done")) front.push(state);
   const columns = (everything) => [...front, ...data.columns.filter((c) => everything || c.first).map(numberColumn)];
   const made = table($("results-table"), $("results-more"), columns(false), data.rows);
-  const text = (row) => [row.method, row.dataset, row.backbone, row.settings, row.status].join(" ").toLowerCase();
+  const text = (row) => [row.method, row.dataset, row.backbone, row.settings, row.status, row.reason].join(" ").toLowerCase();
   const refresh = () => made.set({ keep: (row) => ["dataset", "method", "backbone"].every((k) => !keep[k] || String(row[k]) === keep[k]) && keep.text.toLowerCase().split(/\s+/).every((word) => text(row).includes(word)) });
   const choice = (key, name) => select(key, [...all(name), ...options(unique(data.rows.map((row) => row[key])))], "", (value) => { keep[key] = value; refresh(); });
   $("results-controls").append(search("Find", (value) => { keep.text = value; refresh(); }), choice("method", "methods"), choice("dataset", "datasets"), several("backbone") ? choice("backbone", "backbones") : "", check("all metrics and costs", false, (on) => made.set({ columns: columns(on) })));

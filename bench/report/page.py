@@ -132,7 +132,7 @@ def _content(found: Gathered) -> dict[str, Any]:
     cells, provenances = gather.cells(records, wishes.root)
     return {
         "columns": gather.columns(found.sheet),
-        "rows": gather.rows(found.sheet, found.lines, _main(shown)),
+        "rows": gather.rows(found.sheet, _main(shown)),
         "cells": cells,
         "provenances": provenances,
         "galleries": [_gallery(gallery, wishes) for gallery in shown],

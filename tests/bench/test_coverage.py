@@ -1,7 +1,4 @@
-"""Scores with a known truth: intervals cover it in 93 to 97 of 100 tables, and Holm's verdicts rarely cry wolf.
-
-Figures of the large version stand in the docstring of `test_coverage_at_large`.
-"""
+"""Scores with a known truth: intervals cover it in 93 to 97 of 100 tables, and Holm's verdicts rarely cry wolf."""
 
 import itertools
 
@@ -47,12 +44,12 @@ def coverage(scene, repetitions, seed=0):
 
 
 def false_alarms(methods, scene, repetitions, seed=0):
-    """Share of tables of equal methods in which any pair of them is called different."""
-    rng, alarms = np.random.default_rng(seed), 0
+    """Share of tables of equal methods in which any pair of them is called different, with and without Holm."""
+    rng, alarms = np.random.default_rng(seed), np.zeros(2)
     for _ in range(repetitions):
         values = [table(rng, scene) for _ in range(methods)]
         p = [mean_of(a - b).p_value() for a, b in itertools.combinations(values, 2)]
-        alarms += min(statistics.holm(p)) < 0.05
+        alarms += min(statistics.holm(p)) < 0.05, min(p) < 0.05
     return alarms / repetitions
 
 
@@ -72,11 +69,12 @@ def _forget():
 
 @pytest.mark.parametrize("scene", SCENES, ids=str)
 def test_intervals_cover_the_truth(scene, fewer_draws):
-    assert 0.93 <= coverage(scene, 1500) <= 0.97
+    assert 0.93 <= coverage(scene, 800) <= 0.97
 
 
 def test_equal_methods_are_rarely_called_different(fewer_draws):
-    assert false_alarms(4, SCENES[1], 500) <= 0.05
+    corrected, plain = false_alarms(4, SCENES[1], 300)
+    assert corrected <= 0.05 < plain
 
 
 def test_without_the_part_of_the_trainings_it_would_not_cover(fewer_draws, monkeypatch):
@@ -97,8 +95,8 @@ def test_the_table_takes_the_same_path():
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [NORMAL, SKEWED])
 @pytest.mark.parametrize("trainings", [3, 4, 5, 10])
-def test_coverage_at_large(trainings, shape):
-    """Figures: see results/LOG.md."""
+def test_coverage_at_large(trainings, shape, fewer_draws):
+    """2026-11-25: 0.932 to 0.968 in the 96 scenes, 0.953 on average; 3 minutes."""
     for training, prompts in itertools.product((0.0, 0.1, 0.3, 1.0), (12, 24, 48)):
         found = coverage((trainings, prompts, training, 1.0, 1.0, shape), 1000, seed=prompts)
         print(f"coverage {trainings} trainings, {prompts} prompts, sd of trainings {training}, {shape}: {found:.3f}")
@@ -107,8 +105,9 @@ def test_coverage_at_large(trainings, shape):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("methods", [3, 6])
-def test_false_alarms_at_large(methods):
+def test_false_alarms_at_large(methods, fewer_draws):
+    """2026-11-25: 0.03 for 3 and for 6 methods at a sd of trainings of 1 (600 and 1,000 tables)."""
     for training in (0.0, 0.3, 1.0):
-        found = false_alarms(methods, (3, 24, training, 1.0, 1.0, SKEWED), 400, seed=methods)
+        found, _ = false_alarms(methods, (3, 24, training, 1.0, 1.0, SKEWED), 400, seed=methods)
         print(f"false alarms, {methods} methods, sd of trainings {training}: {found:.3f}")
         assert found <= 0.05

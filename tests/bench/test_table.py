@@ -175,6 +175,31 @@ def test_command_writes_files_that_read_back(records, tmp_path, capsys):
     assert "it needs pairs" in shown and max(map(len, shown.splitlines())) <= 120
 
 
+def test_command_writes_every_layout_and_format(records, tmp_path, capsys):
+    store = Store(tmp_path / "results")
+    for record in records[1]:
+        store.publish(record)
+
+    def command(*options):
+        table.main(["--results", str(store.root), "--metrics", "up_a", *options])
+        return capsys.readouterr().out
+
+    shown = command("--latex", str(tmp_path / "t.tex"), "--html", str(tmp_path / "t.html"))
+    assert "it needs pairs" in shown and r"\toprule" in (tmp_path / "t.tex").read_text()
+    assert "<table>" in (tmp_path / "t.html").read_text()
+    command("--shape", "long", "--csv", str(tmp_path / "long.csv"), "--where", "dataset=dots", "method=one")
+    long = pd.read_csv(tmp_path / "long.csv").query("metric == 'up_a'").set_index("strength")
+    values = [records[0]["one", "dots", s, 1.0] for s in range(3)]
+    half = 4.302653 * statistics.stdev(values) / math.sqrt(3)  # Student's t, two degrees of freedom
+    assert long.loc[1.0, ["mean", "low", "high"]].tolist() == pytest.approx(
+        [statistics.mean(values), statistics.mean(values) - half, statistics.mean(values) + half], rel=2e-3
+    )
+    assert "all 2" in command("--layout", "styles", "--where", "strength=1")
+    assert "up_a" in command("--layout", "curve") and "dots" not in command("--pool", "--where", "method=one")
+    with pytest.raises(BenchError, match="same settings"):
+        command("--layout", "ablation")
+
+
 @pytest.mark.slow
 def test_a_thousand_records_take_less_than_two_seconds(tmp_path):
     store = Store(tmp_path)
