@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +133,7 @@ def _row(row: Row, sheet: Sheet, main: Container[tuple[Any, ...]]) -> dict[str, 
     pairs = list(zip(sheet.columns, row.values, strict=True))
     return {
         **key,
-        "n": row.n,
+        "n": row.runs,
         "status": (row.values[0].text if row.values else "") or "done",
         "reason": row.reason,
         "marks": row.marks,

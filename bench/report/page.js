@@ -121,7 +121,7 @@ function results() {
   if (several("backbone")) front.push(words("backbone", "backbone"));
   if (data.rows.some((row) => data.rows.some((r) => r.method === row.method && r.backbone === row.backbone && r.settings !== row.settings))) front.push(words("settings", "settings"));
   front.push({ ...words("strength", "strength"), numeric: true }, { ...words("n", "n"), numeric: true, tip: "training seeds" });
-  const state = { title: "status", small: "", value: (row) => row.status, cell: (row) => (row.status === "done" ? "" : el("span", { class: `status ${row.status}` }, row.status)) };
+  const state = { title: "status", small: "", value: (row) => row.status, cell: (row) => (row.status === "done" ? "" : el("span", { class: `status ${row.status}`, title: row.reason }, row.status)) };
   if (data.rows.some((row) => row.status !== "done")) front.push(state);
   const columns = (everything) => [...front, ...data.columns.filter((c) => everything || c.first).map(numberColumn)];
   const made = table($("results-table"), $("results-more"), columns(false), data.rows);
