@@ -10,7 +10,6 @@ from functools import cache
 from typing import Any
 
 from bench.cell import PARTS
-from bench.contracts import BenchError
 from bench.record import Record
 
 SAFE = re.compile(r"[A-Za-z_][\w./-]*")
@@ -35,13 +34,15 @@ def command(record: Record) -> str | None:
 @cache
 def defaults(method: str, dataset: str, backbone: str) -> Mapping[str, Any]:
     """What these names alone compose to; nothing where one of them is gone from this version."""
-    from hydra.errors import HydraException
+    from bench import data, table
 
-    try:
-        backbone_parts = {part: _composed(part, f"backbone={backbone}") for part in ("backbone", "trainer", "sampler")}
-        return {"method": _composed("method", f"method={method}"), "dataset": _described(dataset), **backbone_parts}
-    except (HydraException, BenchError):
+    settings = [
+        table.CONF.parent / group / f"{name}.yaml" for group, name in (("method", method), ("backbone", backbone))
+    ]
+    if dataset not in data.names() or not all(path.is_file() for path in settings):
         return {}
+    parts = {part: _composed(part, f"backbone={backbone}") for part in ("backbone", "trainer", "sampler")}
+    return {"method": _composed("method", f"method={method}"), "dataset": _described(dataset), **parts}
 
 
 @cache

@@ -323,9 +323,9 @@ def test_the_front_equals_a_double_loop():
 
 
 def test_figures_hold_the_rows_points(found):
-    settings = {"curves": ["quality"], "fronts": [["a / b", "leak", "quality"]], "ranks": ["quality", "train_s"]}
+    settings = {"curves": ["quality"], "fronts": [["a / b", "leak", "quality"]], "ranks": ["train_s"]}
     drawn = figures(found.content, settings)
-    assert set(drawn) == {"curve-quality", "front-a / b", "ranks-quality"}  # a cost has no ranks
+    assert set(drawn) == {"curve-quality", "front-a / b"}  # a cost has no ranks
     made = panels(found.content["rows"], None, "quality [net]")
     assert {s: {m: [p.x for p in points] for m, points in made[s].items()} for s in made} == {
         s: {m: list(STRENGTHS) for m in METHODS} for s in STYLES
