@@ -293,6 +293,11 @@ def _asked(spec: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[int, .
     return tuple(rows), tuple(map(tuple, rows.values())) if table.get("seeds") else ()
 
 
+def prompts(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The evaluation prompts in their order. Raises BenchError where a table of them is not on this machine."""
+    return _asked(_known(spec))[0]
+
+
 def _tabled(path: Path, table: Mapping[str, Any]) -> dict[str, dict[int, None]]:
     """Prompts of a CSV or TSV file in their order, each with its seeds; a repeated row is the same image, once."""
     column, seeds = table["column"], table.get("seeds")

@@ -1,0 +1,77 @@
+"""python -m bench.report --results results --where dataset=halftone --out page.html --figures figures/"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.contracts import BenchError
+
+if TYPE_CHECKING:
+    from bench.report.page import Gathered
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(
+        prog="python -m bench.report", description="All records as one HTML page that opens without a network."
+    )
+    parse.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    parse.add_argument("--where", nargs="+", action="extend", default=[], metavar="COLUMN=A,B", help="as bench.table")
+    parse.add_argument("--out", type=Path, default=None, help="the page; default: report.html below --results")
+    parse.add_argument("--max-mb", type=float, default=5.0, help="most millions of bytes; images beyond are left out")
+    parse.add_argument("--side", type=int, default=160, help="most pixels of a thumbnail's side")
+    parse.add_argument("--gallery-metric", help="per-image metric of median and worst; default: conf/report.yaml")
+    parse.add_argument("--mix", action="store_true", help="as bench.table: unlike fingerprints may share a column")
+    parse.add_argument("--title", default=None)
+    parse.add_argument("--figures", type=Path, metavar="DIR", help="also write the figures as PDF and PNG")
+    parse.add_argument("--wandb", action="store_true", help="also give page, tables and figures to W&B (offline)")
+    return parse
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    from bench.record import atomic_write
+    from bench.report.page import TITLE, Wishes, build, gathered
+
+    asked = parser().parse_args(arguments)
+    out = asked.out or asked.results / "report.html"
+    for folder in [out.parent, *([asked.figures.parent] if asked.figures else [])]:
+        if not folder.is_dir():
+            raise BenchError(f"{folder} is no folder that exists; make it first, or write elsewhere.")
+    wishes = Wishes(
+        asked.results, asked.where, asked.max_mb, asked.side, asked.gallery_metric, asked.title or TITLE, asked.mix
+    )
+    found = gathered(wishes)
+    page = build(found)
+    atomic_write(out, page.html.encode())
+    print(f"{out}: {len(page.html.encode()) / 1e6:.2f} MB, {page.shown:,} images shown, {page.left_out:,} left out")
+    drawn = _figures(found, asked.figures) if asked.figures else []
+    if asked.wandb:
+        _publish(found, out, drawn)
+
+
+def _figures(found: Gathered, folder: Path) -> list[Path]:
+    from bench.report.figures import figures, write
+    from bench.report.page import settings
+
+    drawn = write(figures(found.content, settings()), folder)
+    print("\n".join(map(str, drawn)) or "No figure: the records have none of the metrics of conf/report.yaml.")
+    return drawn
+
+
+def _publish(found: Gathered, page: Path, drawn: list[Path]) -> None:
+    import tempfile
+
+    from bench.report.publish import publish
+
+    with tempfile.TemporaryDirectory() as folder:
+        publish(found, page, drawn or _figures(found, Path(folder)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BenchError as error:
+        sys.exit(f"bench.report: {error}")

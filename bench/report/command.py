@@ -1,0 +1,109 @@
+"""The shell command that makes a cell again, from the settings its record keeps."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from bench.cell import PARTS
+from bench.record import Record
+
+SAFE = re.compile(r"[A-Za-z_][\w./-]*")
+WORDS_OF_HYDRA = {"true", "false", "null", "inf", "nan"}
+
+
+def command(record: Record) -> str | None:
+    """`python -m bench ...` with every setting that differs from what the names alone give; None for an old record."""
+    asked = record.config.get("asked")
+    if not asked:
+        return None
+    names = {part: asked[part]["name"] for part in ("method", "dataset", "backbone")}
+    default = defaults(*names.values())
+    words = [f"{part}={name}" for part, name in names.items()] + [f"seed={record.config.get('seed', 0)}"]
+    strengths = sorted({score["strength"] for score in record.scores if score.get("strength") is not None})
+    words += [f"strength={value(strengths if len(strengths) > 1 else strengths[0])}"] if strengths else []
+    for part in PARTS:
+        words += _overrides(part, default.get(part, {}), asked[part])
+    return shlex.join(["python", "-m", "bench", *words])
+
+
+@cache
+def defaults(method: str, dataset: str, backbone: str) -> Mapping[str, Any]:
+    """What these names alone compose to; nothing where one of them is gone from this version."""
+    from bench import data, table
+
+    settings = [
+        table.CONF.parent / group / f"{name}.yaml" for group, name in (("method", method), ("backbone", backbone))
+    ]
+    if dataset not in data.names() or not all(path.is_file() for path in settings):
+        return {}
+    parts = {part: _composed(part, f"backbone={backbone}") for part in ("backbone", "trainer", "sampler")}
+    return {"method": _composed("method", f"method={method}"), "dataset": _described(dataset), **parts}
+
+
+@cache
+def _composed(part: str, override: str) -> Mapping[str, Any]:
+    return getattr(_cell(override), part)
+
+
+@cache
+def _cell(override: str) -> Any:
+    from hydra import compose, initialize_config_dir
+
+    from bench.__main__ import CONF, cell
+
+    _registered()
+    with initialize_config_dir(CONF, version_base="1.3"):
+        return cell(compose("config", [override]))
+
+
+@cache
+def _registered() -> None:
+    from bench.__main__ import register_datasets
+
+    register_datasets()
+
+
+def _described(dataset: str) -> Mapping[str, Any]:
+    from bench import data
+
+    return json.loads(json.dumps(data.describe(dataset)))
+
+
+def _overrides(path: str, default: Any, asked: Any) -> Iterator[str]:
+    """Hydra overrides that turn `default` into `asked`, leaf by leaf."""
+    if not (isinstance(default, Mapping) and isinstance(asked, Mapping) and default):
+        yield from [] if _same(default, asked) else [f"{path}={value(asked)}"]
+        return
+    for key, wanted in asked.items():
+        if key in default:
+            yield from _overrides(f"{path}.{key}", default[key], wanted)
+        else:
+            yield f"+{path}.{key}={value(wanted)}"
+    yield from (f"~{path}.{key}" for key in default if key not in asked)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return json.dumps(a, sort_keys=True, default=str) == json.dumps(b, sort_keys=True, default=str)
+
+
+def value(plain: Any) -> str:
+    """A plain value in Hydra's override grammar."""
+    if isinstance(plain, Mapping):
+        return "{" + ",".join(f"{key}:{value(item)}" for key, item in plain.items()) + "}"
+    if isinstance(plain, Sequence) and not isinstance(plain, str):
+        return "[" + ",".join(map(value, plain)) + "]"
+    if isinstance(plain, str):
+        return plain if SAFE.fullmatch(plain) and plain.lower() not in WORDS_OF_HYDRA else _quoted(plain)
+    return json.dumps(plain)
+
+
+def _quoted(text: str) -> str:
+    """In single quotes; a backslash needs doubling only before a quote."""
+    body = re.sub(r"(\\*)(')", lambda found: found[1] * 2 + "\\'", text)
+    ending = re.search(r"\\*$", body)
+    return "'" + body + (ending[0] if ending else "") + "'"

@@ -1,0 +1,287 @@
+"""The page itself: the gathered records as one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import layouts, table
+from bench.contracts import BenchError
+from bench.record import Record, _plain
+from bench.report import gather
+from bench.report.gallery import RULE, Gallery, galleries
+from bench.report.thumbnails import PREFIX, Budget, Filled, fill, training
+from bench.sheet import Sheet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TITLE = "Results of t2i-bench"
+PIXELS = 128  # images below this are shown with hard pixels
+SECTIONS = [
+    ("results", "Results"),
+    ("curves", "Strength curves"),
+    ("fronts", "Pareto fronts"),
+    ("galleries", "Galleries"),
+    ("failures", "Failures"),
+    ("cells", "Cells and commands"),
+    ("about", "About"),
+]
+READING = (
+    "A line is a method on a dataset at one strength, averaged over training seeds. A number carries the network that "
+    "it was measured with; numbers of unlike networks do not compare."
+)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked of the page."""
+
+    root: Path
+    conditions: Sequence[str] = ()
+    max_mb: float = 5.0  # millions of bytes
+    side: int = 160  # most pixels of a thumbnail
+    metric: str | None = None  # per-image metric of the gallery's rule; default: conf/report.yaml
+    title: str = TITLE
+    mix: bool = False  # unlike fingerprints may share a column, with a footnote
+
+
+@dataclass
+class Page:
+    """The finished text and what its limit left out."""
+
+    html: str
+    shown: int
+    left_out: int
+
+
+def settings() -> dict[str, Any]:
+    """conf/report.yaml: which metrics the figures and the gallery's rule use."""
+    import yaml
+
+    return yaml.safe_load((table.CONF.parent / "report.yaml").read_text())
+
+
+@dataclass
+class Gathered:
+    """The records that the page, the figures and W&B show."""
+
+    wishes: Wishes
+    records: Sequence[Record]
+    lines: pd.DataFrame  # bench.table.frame of them
+    galleries: Sequence[Gallery]
+
+    @cached_property
+    def source(self) -> layouts.Source:
+        images = table.images(self.wishes.root)
+        return layouts.Source(self.lines, images[images.run_id.isin(self.lines.run_id)], self.wishes.mix)
+
+    @cached_property
+    def sheet(self) -> Sheet:
+        """The table of methods and metrics, with intervals."""
+        return layouts.metrics(self.source, ["all"])
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What the page says apart from its thumbnails."""
+        return _content(self)
+
+
+def gathered(wishes: Wishes) -> Gathered:
+    """All records that meet the conditions. Raises BenchError when there are none."""
+    records, lines = gather.chosen(wishes.root, wishes.conditions)
+    if not records:
+        raise BenchError(
+            f"No record below {wishes.root} meets --where {' '.join(wishes.conditions)}; see python -m bench.table."
+        )
+    shown = galleries(records, wishes.root, [wishes.metric] if wishes.metric else settings()["gallery"])
+    _check_metric(shown, wishes.metric)
+    return Gathered(wishes, records, lines, shown)
+
+
+def build(found: Gathered) -> Page:
+    """The page, with as many thumbnails as its limit allows. Raises BenchError when not even its text fits."""
+    wishes, shown = found.wishes, found.galleries
+    empty = _render(found.content, [{} for _ in shown], "x" * 600, wishes)
+    budget = Budget(int(wishes.max_mb * 1e6) - len(empty.encode()))
+    if budget.left < 0:
+        raise BenchError(
+            f"The page takes {len(empty) / 1e6:.1f} MB without an image, more than --max-mb {wishes.max_mb:g}; "
+            "raise it, or choose fewer records with --where."
+        )
+    filled = fill(shown, budget, wishes.side)
+    html = _render(found.content, filled.chunks, _left_out(filled, wishes), wishes)
+    return Page(html, filled.shown, filled.left_out)
+
+
+def _check_metric(shown: Sequence[Gallery], metric: str | None) -> None:
+    if metric and shown and not any(gallery.metric == metric for gallery in shown):
+        raise BenchError(f"--gallery-metric {metric} is a column of no per_image.csv that all rows of a gallery have.")
+
+
+def _content(found: Gathered) -> dict[str, Any]:
+    records, wishes, shown = found.records, found.wishes, found.galleries
+    cells, provenances = gather.cells(records, wishes.root)
+    return {
+        "columns": gather.columns(found.sheet),
+        "rows": gather.rows(found.sheet, _main(shown)),
+        "cells": cells,
+        "provenances": provenances,
+        "galleries": [_gallery(gallery, wishes) for gallery in shown],
+        "footnotes": found.sheet.notes,
+        "legend": found.sheet.legend,
+        "failures": gather.failures(records, wishes.root, not wishes.conditions),
+        "fingerprints": gather.fingerprints(records),
+        "images": sum(len(row.files) for gallery in shown for row in gallery.rows),
+        "rule": RULE.format(metric=_metric_words(shown)),
+    }
+
+
+def _main(shown: Sequence[Gallery]) -> set[tuple[Any, ...]]:
+    """What tells the rule's rows from the others, as bench.sheet.ROW names it."""
+    return {
+        (gallery.dataset, row.key[0], gallery.backbone, row.key[1], row.strength)
+        for gallery in shown
+        for row in gallery.rows
+        if row.main
+    }
+
+
+def _metric_words(shown: Sequence[Gallery]) -> str:
+    names = [f"{g.metric} ({'higher' if g.higher else 'lower'} is better)" for g in shown if g.metric]
+    return " or ".join(dict.fromkeys(names)) or "a per-image metric (there is none here)"
+
+
+def _gallery(gallery: Gallery, wishes: Wishes) -> dict[str, Any]:
+    column = {shot: c for c, shot in enumerate(gallery.shots)}
+    picks = {part: [column[shot] for shot in shots] for part, shots in gallery.picks().items()}
+    first = next(path for row in gallery.rows for path in row.files.values())
+    return {
+        "title": f"{gallery.dataset} on {gallery.backbone}",
+        "metric": gallery.metric,
+        "prompts": list(gallery.prompts),
+        "shots": gallery.shots,
+        "picks": picks,
+        "rows": [_row(gallery, r, wishes.root) for r in range(len(gallery.rows))],
+        "training": training(gallery, wishes.side),
+        "pixels": _width(first) < PIXELS,
+    }
+
+
+def _row(gallery: Gallery, r: int, root: Path) -> dict[str, Any]:
+    row = gallery.rows[r]
+    column = {shot: c for c, shot in enumerate(gallery.shots)}
+    method, hashed = row.key
+    return {
+        "cell": row.record.run_id,
+        "method": method,
+        "settings": hashed,
+        "seed": row.seed,
+        "strength": row.strength,
+        "main": row.main,
+        "folder": row.folder.relative_to(root).as_posix(),
+        "has": {column[shot]: path.name for shot, path in row.files.items()},
+        "values": {column[s]: gather.short(v) for s in row.files if (v := gallery.value(row, s)) is not None},
+        "own": [column[shot] for shot in gallery.own_worst(row)],
+    }
+
+
+def _width(path: Path) -> int:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.width
+    except (OSError, SyntaxError, ValueError):
+        return PIXELS
+
+
+def _left_out(filled: Filled, wishes: Wishes) -> str:
+    broken = f" {len(filled.broken)} image files could not be read, first {filled.broken[0]}." if filled.broken else ""
+    if not filled.left_out:
+        return broken.strip()
+    total = filled.shown + filled.left_out + len(filled.broken)
+    return (
+        f"The page holds {filled.shown:,} of {total:,} images: --max-mb {wishes.max_mb:g} left out "
+        f"{filled.left_out:,}. The columns of the rule come first, then their other strengths and seeds, then the rest."
+        + broken
+    )
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def _json(value: Any) -> Any:
+    """JSON that may stand inside a script element: <, >, & and ' are escaped."""
+    from jinja2.utils import htmlsafe_json_dumps
+
+    dumps = partial(json.dumps, allow_nan=False, separators=(",", ":"))
+    return htmlsafe_json_dumps(_plain(value), dumps=dumps)
+
+
+def _render(content: dict[str, Any], chunks: Sequence[dict[str, str]], left_out: str, wishes: Wishes) -> str:
+    own = settings()
+    script_keys = ("columns", "rows", "cells", "provenances", "galleries")
+    data = {key: content[key] for key in script_keys}
+    data |= {"prefix": PREFIX, "curves": own["curves"], "fronts": own["fronts"]}
+    return render(
+        "page.html",
+        css=asset("page.css"),
+        js=asset("page.js"),
+        data=_json(data),
+        chunks=[_json(chunk) for chunk in chunks],
+        left_out=left_out,
+        title=wishes.title,
+        sections=SECTIONS,
+        reading=READING,
+        counts=_counts(content),
+        about=_about(wishes),
+        **{key: content[key] for key in ("legend", "footnotes", "failures", "fingerprints", "rule")},
+    )
+
+
+def asset(name: str, package: str = "bench.report") -> Any:
+    """One of our own files, to stand in a page as it is."""
+    from markupsafe import Markup
+
+    return Markup(files(package).joinpath(name).read_text(encoding="utf-8"))
+
+
+def render(name: str, package: str = "bench.report", **values: Any) -> str:
+    """A template of ours, everything escaped but our own files; only the script whose hash it carries may run."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(package, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    digest = base64.b64encode(hashlib.sha256(str(values["js"]).encode()).digest()).decode()
+    return environment.get_template(name).render(script_hash=f"sha256-{digest}", **values)
+
+
+def _counts(content: dict[str, Any]) -> list[tuple[str, str]]:
+    statuses = [cell["status"] for cell in content["cells"]]
+    counts = [(f"cells {status}", f"{statuses.count(status):,}") for status in dict.fromkeys(sorted(statuses))]
+    for key, label in (("method", "methods"), ("dataset", "datasets"), ("backbone", "backbones")):
+        counts.append((label, str(len({cell[key] for cell in content["cells"]}))))
+    return [*counts, ("images", f"{content['images']:,}")]
+
+
+def _about(wishes: Wishes) -> list[tuple[str, str]]:
+    import shlex
+
+    where = ["--where", *wishes.conditions] if wishes.conditions else []
+    limits = ["--max-mb", f"{wishes.max_mb:g}"]
+    return [
+        ("made", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+        ("this page again", shlex.join(["python", "-m", "bench.report", *where, *limits, "--out", "page.html"])),
+        ("its numbers as a table", shlex.join(["python", "-m", "bench.table", *where])),
+        ("network", "none: the page fetches nothing, and its content security policy forbids it"),
+    ]

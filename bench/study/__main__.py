@@ -1,0 +1,96 @@
+"""python -m bench.study make --out study         then, with the files that came back:
+python -m bench.study read --key study/key.json answers/*.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.contracts import BenchError
+
+if TYPE_CHECKING:
+    from bench.study.answers import Answers
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(prog="python -m bench.study", description="A blind preference study as a page.")
+    parts = parse.add_subparsers(dest="part", required=True)
+    make = parts.add_parser("make", help="write study.html (to give away) and key.json (to keep)")
+    make.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    make.add_argument("--where", nargs="+", action="extend", default=[], metavar="COLUMN=A,B", help="as bench.table")
+    make.add_argument("--out", type=Path, required=True, help="folder for both files")
+    make.add_argument("--trials", type=int, default=40, help="comparisons")
+    make.add_argument("--checks", type=int, default=4, help="attention checks besides them")
+    make.add_argument("--repeats", type=int, default=4, help="comparisons shown again with sides exchanged")
+    make.add_argument("--seed", type=int, default=0, help="decides pairs, sides and order")
+    make.add_argument("--question", help="what raters are asked")
+    make.add_argument("--no-example", action="store_true", help="do not show the training images")
+    read = parts.add_parser("read", help="agreement, strengths and the metrics beside them")
+    read.add_argument("files", nargs="+", type=Path, help="result files that raters saved")
+    read.add_argument("--key", type=Path, required=True)
+    read.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    read.add_argument("--missed", type=int, default=0, help="attention checks that a rater may miss")
+    read.add_argument("--csv", type=Path, metavar="FILE", help="also write strengths and metrics")
+    return parse
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
+    (_make if asked.part == "make" else _read)(asked)
+
+
+def _make(asked: Any) -> None:
+    from bench.study.make import QUESTION, Wishes, make
+
+    if not asked.out.parent.is_dir():
+        raise BenchError(f"{asked.out.parent} is no folder that exists; make it first.")
+    numbers = asked.trials, asked.checks, asked.repeats, asked.seed
+    wishes = Wishes(asked.results, asked.where, *numbers, asked.question or QUESTION, not asked.no_example)
+    page, key = make(wishes, asked.out)
+    print(f"{page} to give away ({page.stat().st_size / 1e6:.1f} MB), {key} to keep")
+
+
+def _read(asked: Any) -> None:
+    from bench.record import atomic_write
+    from bench.study.answers import read
+    from bench.study.strengths import metrics_agree, strengths, with_metrics
+
+    answers = read(asked.key, asked.files, asked.missed)
+    if not answers.votes:
+        raise BenchError("No answer is left: every rater missed too many attention checks; see --missed.")
+    joined = with_metrics(strengths(answers.votes, answers.items), answers, asked.results)
+    print(_shown(answers, joined, metrics_agree(answers, asked.results, joined)))
+    if asked.csv:
+        atomic_write(asked.csv, joined.to_csv(index=False).encode())
+
+
+def _shown(answers: Answers, joined: Any, agreement: Any) -> str:
+    """All tables as one text."""
+    import pandas as pd
+    import tabulate
+
+    from bench import table
+    from bench.study.answers import alpha
+
+    def text(frame: Any) -> str:
+        return tabulate.tabulate(frame, headers="keys", showindex=False, floatfmt=".4g", missingval="")
+
+    kept = sum(rater.kept for rater in answers.raters)
+    head = f"{answers.key['question']}\n{kept} of {len(answers.raters)} raters kept, {len(answers.votes)} votes; "
+    known = alpha(answers.votes)
+    head += f"Krippendorff's alpha {known:.3f}" if known == known else "no two raters to compare"
+    columns = ["item", "strength", "low", "high", "win_rate", "comparisons"]
+    metrics = [c for name in table.headline() for c in joined if table._bare(c) == name]
+    parts = [head, text(pd.DataFrame(answers.raters)), text(joined[[*columns, *metrics]])]
+    return "\n\n".join([*parts, text(agreement)] if len(agreement) else parts)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BenchError as error:
+        sys.exit(f"bench.study: {error}")

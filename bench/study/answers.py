@@ -1,0 +1,138 @@
+"""Result files of a study joined with its key: votes of raters who passed the attention checks, and their agreement."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.contracts import BenchError
+from bench.study.make import FORMAT
+
+CHOICES = ("left", "right", "none")
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One rater's answer to one comparison."""
+
+    rater: str
+    trial: str
+    choice: str  # of CHOICES
+    left: str  # items
+    right: str
+    unit: str  # dataset and prompt: what an interval resamples
+
+    @property
+    def winner(self) -> str | None:
+        return {"left": self.left, "right": self.right}.get(self.choice)
+
+
+@dataclass(frozen=True)
+class Rater:
+    """How carefully somebody answered."""
+
+    name: str
+    answered: int
+    checks: int
+    missed: int
+    repeats: int
+    consistent: int
+    left: int
+    kept: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a study brought in."""
+
+    key: Mapping[str, Any]
+    votes: Sequence[Vote]  # of the raters kept, comparisons only
+    raters: Sequence[Rater]
+
+    @property
+    def items(self) -> list[str]:
+        sides = [t[side]["item"] for t in self.key["trials"].values() if "left" in t for side in ("left", "right")]
+        return sorted(set(sides))
+
+
+def read(key_path: Path, files: Sequence[Path], most_missed: int = 0) -> Answers:
+    """Raises BenchError for a file of another study, the same session twice, or answers that the key does not know."""
+    key = _json(key_path, "trials")
+    results = [_result(path, key) for path in files]
+    sessions = Counter((result["rater"], result["session"]) for result in results)
+    names = Counter(result["rater"] for result in results)
+    twice = [rater for (rater, _), n in sessions.items() if n > 1] or [rater for rater, n in names.items() if n > 1]
+    if twice:
+        raise BenchError(f"Rater {twice[0]!r} is in several of the files; keep one file of each rater.")
+    raters = [_rater(result, key, most_missed) for result in results]
+    kept = [result for result, rater in zip(results, raters, strict=True) if rater.kept]
+    return Answers(key, [vote for result in kept for vote in _votes(result, key)], raters)
+
+
+def _json(path: Path, field: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path} cannot be read as JSON ({error}); give a key.json and result files.") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT or field not in found:
+        raise BenchError(f"{path} is no file of a study of format {FORMAT}: it has no {field!r}.")
+    return found
+
+
+def _result(path: Path, key: Mapping[str, Any]) -> dict[str, Any]:
+    result = _json(path, "answers")
+    if result.get("study") != key["study"]:
+        raise BenchError(f"{path} answers study {result.get('study')}, the key is of {key['study']}; give its own key.")
+    answers = {answer.get("trial"): answer.get("choice") for answer in result["answers"] if answer.get("choice")}
+    odd = [str(k) for k, choice in answers.items() if k not in key["trials"] or choice not in CHOICES]
+    if odd:
+        raise BenchError(f"{path} has an answer that the key does not know, to trial {odd[0]}; ask its rater again.")
+    return {"rater": str(result.get("rater")), "session": result.get("session"), "answers": answers}
+
+
+def _rater(result: Mapping[str, Any], key: Mapping[str, Any], most_missed: int) -> Rater:
+    answers, trials = result["answers"], key["trials"]
+    checks = [k for k, trial in trials.items() if trial["kind"] == "check"]
+    missed = [k for k in checks if answers.get(k) != trials[k]["answer"]]
+    again = [k for k, trial in trials.items() if trial["kind"] == "repeat" and {k, trial["of"]} <= set(answers)]
+    same = [k for k in again if answers[k] == _mirrored(answers[trials[k]["of"]])]
+    compared = [answers[k] for k, trial in trials.items() if trial["kind"] == "compare" and k in answers]
+    reason = f"missed {len(missed)} of {len(checks)} attention checks" if len(missed) > most_missed else ""
+    left = compared.count("left")
+    return Rater(
+        result["rater"], len(compared), len(checks), len(missed), len(again), len(same), left, not reason, reason
+    )
+
+
+def _mirrored(choice: str) -> str:
+    return {"left": "right", "right": "left"}.get(choice, choice)
+
+
+def _votes(result: Mapping[str, Any], key: Mapping[str, Any]) -> list[Vote]:
+    asked = {k: trial for k, trial in key["trials"].items() if trial["kind"] == "compare" and k in result["answers"]}
+    return [
+        Vote(result["rater"], k, result["answers"][k], trial["left"]["item"], trial["right"]["item"],
+             f"{trial['dataset']}: {trial['prompt']}")
+        for k, trial in asked.items()
+    ]  # fmt: skip
+
+
+def alpha(votes: Sequence[Vote]) -> float:
+    """Krippendorff's alpha of the choices, nominal; 1 is full agreement, 0 chance. NaN where two raters never met."""
+    import krippendorff
+    import numpy as np
+
+    raters, trials = sorted({v.rater for v in votes}), sorted({v.trial for v in votes})
+    table = np.full((len(raters), len(trials)), np.nan)
+    for vote in votes:
+        table[raters.index(vote.rater), trials.index(vote.trial)] = CHOICES.index(vote.choice)
+    met = (~np.isnan(table)).sum(axis=0) > 1 if len(raters) else np.zeros(0, bool)
+    if len(np.unique(table[:, met][~np.isnan(table[:, met])])) < 2:
+        return math.nan  # nobody met, or everybody always chose the same side: chance agreement is not known
+    return float(krippendorff.alpha(reliability_data=table, level_of_measurement="nominal"))
