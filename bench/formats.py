@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.sheet import Column, Row, Sheet, Value
+from bench.table import RAISED, short_lines
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Escape = Callable[[str], str]
-RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def figures(value: Value) -> tuple[str, str]:
@@ -101,17 +101,7 @@ def _stack(value: Value) -> str:
 
 def _stacked(column: Column) -> list[str]:
     parts = [column.name + arrow(column) + _raised(column.marks), f"[{column.network}]" if column.network else ""]
-    return [line for part in parts for line in _short_lines(part)]
-
-
-def _short_lines(line: str, width: int = 12) -> list[str]:
-    """Break behind _ and - so that lines stay short."""
-    lines = [""]
-    for word in re.findall(r"[^_-]*[_-]?", line):
-        if len(lines[-1]) + len(word) > width and lines[-1]:
-            lines.append("")
-        lines[-1] += word
-    return [line for line in lines if line]
+    return [line for part in parts for line in short_lines(part)]
 
 
 def _raised(marks: Sequence[int]) -> str:

@@ -37,14 +37,14 @@ def load(root: Path | str, name: str, file: str, version: str, parse: Parse) -> 
     path = root / ".index" / f"{name}.parquet"
     found = stamps(root, file)
     rows, known = _read(path, version)
+    rows = parse([]) if rows is None else rows
     fresh = [folder for folder, stamp in found.items() if known.get(folder) != stamp]
     gone = known.keys() - found
-    if rows is None:
-        rows = parse([])
     if not fresh and not gone:
         return rows
     kept = rows[rows[FOLDER].isin(known.keys() - gone - set(fresh))]
-    parts = [kept, *(parse([root / folder for folder in fresh[i : i + BATCH]]) for i in range(0, len(fresh), BATCH))]
+    batches = [fresh[i : i + BATCH] for i in range(0, len(fresh), BATCH)]
+    parts = [kept, *(parse([root / folder for folder in batch]) for batch in batches)]
     rows = pd.concat([part for part in parts if len(part)] or [kept], ignore_index=True)
     rows = rows.sort_values(FOLDER, kind="stable", ignore_index=True)
     whole = {folder: found[folder] for folder in rows[FOLDER].unique()}  # one that cannot be read is tried each time

@@ -81,8 +81,10 @@ def _per_image(folders: Sequence[Path]) -> pd.DataFrame:
     import pyarrow
     from pyarrow import csv
 
+    words = csv.ConvertOptions(column_types={"prompt": pyarrow.string()})
+    lines = csv.ParseOptions(newlines_in_values=True)
     whole = [(folder.name, folder / "per_image.csv") for folder in folders]
-    parts = [(name, csv.read_csv(path)) for name, path in whole if path.stat().st_size]
+    parts = [(name, csv.read_csv(path, None, lines, words)) for name, path in whole if path.stat().st_size]
     named = [part.append_column("folder", pyarrow.array([name] * len(part), pyarrow.string())) for name, part in parts]
     empty = pyarrow.table({"folder": pyarrow.array([], pyarrow.string())})
     found = pyarrow.concat_tables([empty, *named], promote_options="permissive").to_pandas()
@@ -101,14 +103,13 @@ def _lines(record: Record) -> list[dict[str, Any]]:
     head |= {"deviations": "; ".join(_deviations(record)), "run_id": record.run_id}
     head |= {key: record.cost.get(key) for key in COST}
     scores = [score for score in record.scores if score.get("metric") is not None]
-    return [{**head, **{key: score.get(key) for key in SCORE}, "fingerprint": _print(score)} for score in scores] or [
-        head
-    ]
+    return [head | _score(score) for score in scores] or [head]
 
 
-def _print(score: Mapping[str, Any]) -> str:
-    """The fingerprint as text: equal texts are like numbers."""
-    return json.dumps(score.get("fingerprint") or {}, sort_keys=True)
+def _score(score: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry of a record; its fingerprint as text, equal for numbers that are alike."""
+    about = json.dumps(score.get("fingerprint") or {}, sort_keys=True)
+    return {key: score.get(key) for key in SCORE} | {"fingerprint": about}
 
 
 def _deviations(record: Record) -> list[str]:
@@ -266,10 +267,10 @@ def _heading(column: str, higher: Mapping[str, Any], style: str) -> str:
     parts = [name + arrow, bracket.strip() + network]
     if style == "pipe":
         return " ".join(filter(None, parts))
-    return "\n".join(line for part in parts for line in _short_lines(part))
+    return "\n".join(line for part in parts for line in short_lines(part))
 
 
-def _short_lines(text: str, width: int = 12) -> list[str]:
+def short_lines(text: str, width: int = 12) -> list[str]:
     """Break behind _ and - so that lines stay short."""
     lines = [""]
     for word in re.findall(r"[^_-]*[_-]?", text):

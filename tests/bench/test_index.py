@@ -85,6 +85,16 @@ def test_a_broken_or_older_index_is_made_again(tmp_path, damage, monkeypatch):
         assert_whole(tmp_path)
 
 
+def test_prompts_of_any_kind_come_back_as_they_were(tmp_path):
+    for name, prompts in (("a", ["1", "2"]), ("b", ['a "cat", and\na dog', "null"])):
+        put(tmp_path, name, 0.5)
+        lines = pd.DataFrame({"strength": 1, "prompt": prompts, "seed": 0, f"only_{name}": [0.5, None]})
+        lines.to_csv(tmp_path / name / "per_image.csv", index=False)
+    found = table.images(tmp_path)
+    assert found.prompt.tolist() == ["1", "2", 'a "cat", and\na dog', "null"] and found.run_id.tolist() == list("aabb")
+    assert found.only_a.notna().tolist() == [True, False, False, False] and found.only_b.tolist()[2] == 0.5
+
+
 def test_a_record_that_cannot_be_read_is_told_each_time(tmp_path, caplog):
     put(tmp_path, "cell", 0.5)
     put(tmp_path, "torn", 0.5)

@@ -19,6 +19,7 @@ PROMPTS = [f"a photo of thing {i} in place {i % 7}" for i in range(24)]
 
 
 def main(count: int, root: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
     clock("make", lambda: [make(root, i) for i in range(count)])
     clock("load, no index", lambda: table.load(root))
     found = clock("load, indexed", lambda: table.load(root))
