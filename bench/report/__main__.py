@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     atomic_write(out, page.html.encode())
     print(f"{out}: {len(page.html.encode()) / 1e6:.2f} MB, {page.shown:,} images shown, {page.left_out:,} left out")
     drawn = _figures(found, asked.figures) if asked.figures else []
+    if asked.figures:
+        print("\n".join(map(str, drawn)) or "No figure: the records have none of the metrics of conf/report.yaml.")
     if asked.wandb:
         _publish(found, out, drawn)
 
@@ -56,9 +58,7 @@ def _figures(found: Gathered, folder: Path) -> list[Path]:
     from bench.report.figures import figures, write
     from bench.report.page import settings
 
-    drawn = write(figures(found.content, settings()), folder)
-    print("\n".join(map(str, drawn)) or "No figure: the records have none of the metrics of conf/report.yaml.")
-    return drawn
+    return write(figures(found.content, settings()), folder)
 
 
 def _publish(found: Gathered, page: Path, drawn: list[Path]) -> None:

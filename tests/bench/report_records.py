@@ -3,6 +3,7 @@ and names and prompts that try to break out of a page.
 """
 
 import json
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -80,6 +81,7 @@ def unhappy(store, name, status, reason, spec, seed, log):
     store.publish(Record(name, status, reason, config("beta", spec, seed), provenance={"commit": "abc123"}))
 
 
+@patch("os.fsync", lambda handle: None)  # thousands of small files
 def study_of(root, seeds=(0, 1), methods=METHODS, styles=STYLES, prompts=PROMPTS, image_seeds=(0, 1), **more):
     """Fill a folder with records; returns it."""
     store = Store(root)

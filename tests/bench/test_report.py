@@ -8,6 +8,7 @@ import json
 import random
 import re
 import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -207,10 +208,16 @@ def test_without_a_limit_every_image_is_there_and_is_the_right_one(page, found):
         assert small.shape == stored.shape and abs(small - stored).mean() < 12
 
 
+def limited(found, max_mb):
+    """The same records for a page with another limit."""
+    other = replace(found, wishes=replace(found.wishes, max_mb=max_mb))
+    other.content = found.content
+    return other
+
+
 def test_a_full_page_keeps_its_limit_says_what_it_left_out_and_has_the_rules_columns_first(found, page):
     limit = (len(page.html.encode()) - sum(map(len, shown_of(page).values())) + 60_000) / 1e6
-    found = gathered(Wishes(found.wishes.root, max_mb=limit, metric="quality"))
-    small = build(found)
+    small = build(limited(found, limit))
     assert len(small.html.encode()) <= limit * 1e6
     assert small.shown + small.left_out == page.shown and small.left_out > 0
     assert (
@@ -224,7 +231,7 @@ def test_a_full_page_keeps_its_limit_says_what_it_left_out_and_has_the_rules_col
                 for gallery in found.galleries for row in gallery.rows if row.main)  # fmt: skip
     assert {place[:2] for place in order[:ruled]} == main
     with pytest.raises(BenchError, match="without an image, more than --max-mb 0.01"):
-        build(gathered(Wishes(found.wishes.root, max_mb=0.01, metric="quality")))
+        build(limited(found, 0.01))
 
 
 def test_a_broken_image_is_told_and_the_rest_is_shown(tmp_path):
@@ -348,6 +355,7 @@ def test_figures_are_files_for_papers_and_repeat_to_the_byte(found, tmp_path):
         assert paths[0].read_bytes().startswith(b"%PDF") and picture.width > 600
 
 
+@pytest.mark.slow  # of scipy.stats.studentized_range
 def test_ranks_are_those_of_the_rules_rows(found):
     column = next(column for column in found.content["columns"] if column["name"] == "quality")
     rows = found.content["rows"]
