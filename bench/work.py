@@ -354,6 +354,12 @@ class Work:
         tracker.start(self.cell.run_id, self.cell.identity, self.cell.group or "", tags)
         return tracker
 
+    def leave_bank(self) -> None:
+        """Be as before training, but for what is in the folder."""
+        self.seat = None
+        for part in ("bank", "_log"):
+            vars(self).pop(part, None)
+
     # --- the end
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from test_trainer import TwoPhase
 from tiny import TinyBackbone
 
 from bench import data, probe, work
+from bench.adapters import Bank
 from bench.cell import Cell
 from bench.contracts import BenchError, Metric, Score
 from bench.pack import packs, run_pack
@@ -234,6 +235,36 @@ def test_what_cannot_be_drawn_together_is_drawn_alone(tmp_path, monkeypatch):
     assert [record.status for record in run_pack(cells, 2)] == ["done", "done"]
 
 
+def test_cells_that_cannot_go_on_together_go_on_by_halves(tmp_path, monkeypatch, caplog):
+    """Five seats fail in the fourth backward pass, two never do."""
+    cells, backward, passes = [a_cell(tmp_path, seed=i) for i in range(5)], Bank.backward, []
+
+    def no_more_than_two(bank, loss):
+        passes.append(bank.cells)
+        if bank.cells > 2 and len(passes) > 3:
+            raise torch.OutOfMemoryError("too much")
+        backward(bank, loss)
+
+    monkeypatch.setattr(Bank, "backward", no_more_than_two)
+    records = run_pack(cells, 5)
+    assert "5 cells could not go on together (too much); from here 2 at a time" in caplog.text
+    assert set(passes) == {5, 2} and [record.status for record in records] == ["done"] * 5
+    for cell in cells:
+        log = (tmp_path / cell.run_id / "log.csv").read_text().splitlines()
+        assert [line.split(",")[0] for line in log[1:]] == [str(k + 1) for k in range(STEPS)]
+    one = replace(cells[4], results=tmp_path / "alone")
+    run(one)
+    torch.testing.assert_close(adapters(cells[4]), adapters(one), rtol=0, atol=1e-7)
+
+
+def test_a_failure_of_one_alone_is_its_own(tmp_path, monkeypatch):
+    def too_much(bank, loss):
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(Bank, "backward", too_much)
+    assert [record.reason for record in run_pack([a_cell(tmp_path)], 2)] == ["OutOfMemoryError: too much"]
+
+
 def test_cells_are_grouped_by_what_adapters_look_like(tmp_path):
     cells = [
         a_cell(tmp_path, seed, lr=lr, dataset=name)
@@ -282,8 +313,6 @@ def test_the_probe_measures_a_step_of_all_and_leaves_nothing_behind(tmp_path, mo
 
 def test_a_seat_that_is_taken_again_starts_anew():
     """A bank whose seat was used, against a new one."""
-    from bench.adapters import Bank
-
     backbone, specs = TinyBackbone(), TwoPhase(None, where="all").adapters(None)
     used, new = Bank(backbone, specs, [generator(1), generator(2)]), Bank(backbone, specs, [generator(3)])
     for theta in used.theta.values():
