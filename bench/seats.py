@@ -55,12 +55,15 @@ def _to_draw(work: Work, strength: float) -> bool:
 
 
 def _groups(works: Sequence[Work]) -> Iterator[list[Work]]:
-    """Works with equally many images, no more than the sampler's batch; those alone need no group."""
+    """Works with equally many images, so few that together they fill one batch of the sampler.
+
+    One whose own images fill it is drawn alone: rows of one cell are quicker than as many rows of several.
+    """
     by_count: dict[int, list[Work]] = {}
     for work in works:
         by_count.setdefault(len(work.shots), []).append(work)
     for group in by_count.values():
-        most = max(1, group[0].sampler.batch)
+        most = max(1, group[0].sampler.batch // max(1, len(group[0].shots)))
         parts = [group[i : i + most] for i in range(0, len(group), most)]
         yield from (part for part in parts if len(part) > 1)
 
