@@ -93,7 +93,9 @@ def whole(works: Iterable[Work], size: Size = 1, stop: Callable[[], bool] = lamb
         for ended in trained(_checked(works, begun), size, stop):
             sample(ended)
             for work in ended:
-                yield _record(work)
+                record = _record(work)
+                begun.remove(work)
+                yield record
     finally:
         for work in begun:
             work.let_go()

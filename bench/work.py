@@ -35,7 +35,7 @@ T = TypeVar("T")
 LABELS = ("name", "version", "curve", "deviations")  # keys of a method's yaml that are not arguments of its class
 
 
-@dataclass
+@dataclass(eq=False)
 class Work:
     """The parts of a cell, each loaded when it is first needed."""
 
