@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from bench import data
-from bench.cell import Cell
+from bench import data, launch
+from bench.compose import cell, settings
 from bench.contracts import BenchError
 from bench.record import Record
 from bench.run import run
 
 CONF = str(Path(__file__).parents[1] / "conf")
+PLUGINS = str(Path(__file__).parent / "plugins")  # where our part of the package hydra_plugins lies
 records: list[Record] = []
 
 
@@ -31,22 +31,18 @@ def register_datasets() -> None:
         ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=data.describe(name))
 
 
-def cell(config: DictConfig) -> Cell:
-    """Plain typed settings from Hydra's."""
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    strength = plain.pop("strength")
-    if strength is None:
-        strength = plain["method"].get("strength", 1.0)
-    if strength == "curve":
-        strength = plain["method"]["curve"]
-    strengths = strength if isinstance(strength, list) else [strength]
-    return Cell(**{**plain, "results": Path(plain["results"])}, strengths=tuple(map(float, strengths)))
+def register_launchers() -> None:
+    """Hydra takes launchers from the namespace package hydra_plugins only; ours joins it while this command runs."""
+    if PLUGINS not in sys.path:
+        sys.path.append(PLUGINS)
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
     asked = cell(config)
     try:
+        if config.plan:
+            return launch.show_plan([asked], settings(config), 1)
         record = run(asked)
     except BenchError as error:
         sys.exit(f"bench: {error}")
@@ -70,5 +66,6 @@ def report(record: Record, folder: Path, brief: bool) -> None:
 
 if __name__ == "__main__":
     register_datasets()
+    register_launchers()
     main()
-    sys.exit(1 if any(record.status == "failed" for record in records) else 0)
+    sys.exit(1 if launch.failed or any(record.status == "failed" for record in records) else 0)

@@ -25,7 +25,7 @@ def run(cell: Cell) -> Record:
     """Do what is still to do for a cell and return its record, whatever became of it."""
     store = Store(cell.results)
     record = store.read(cell.run_id)
-    if record is not None and _settled(record, cell):
+    if record is not None and settled(record, cell):
         if _judge(record, cell):
             store.update(record)
         return record
@@ -34,7 +34,7 @@ def run(cell: Cell) -> Record:
     return _whole(cell, store)
 
 
-def _settled(record: Record, cell: Cell) -> bool:
+def settled(record: Record, cell: Cell) -> bool:
     """Whether the record already holds all that the cell asks for."""
     refused = record.status == "skipped" and str(record.reason).startswith(fairness.PREFIX)
     if refused or cell.mode == "force" or (cell.mode == "retry" and record.status == "failed"):

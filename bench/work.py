@@ -100,20 +100,24 @@ class Work:
 
     # --- the steps, in their order
 
-    def check(self) -> None:
-        """Everything that can stop a cell is found before it costs anything."""
+    def possible(self) -> None:
+        """Raises what stops a cell, as far as it can be told without the backbone."""
         contract(self.cell).check(self.cell)
         _ = self.metrics
         absent = self.method.missing()
         if absent:
             raise Impossible(absent)
-        self.notes += self.method.notes
         lacks = self.method.lacks(self.dataset)
         if lacks:
             raise Impossible(
                 f"Method {self.cell.method['name']} needs {lacks}; dataset {self.dataset.name} "
                 f"provides {', '.join(sorted(self.dataset.provides)) or 'nothing'}."
             )
+
+    def check(self) -> None:
+        """Everything that can stop a cell is found before it costs anything."""
+        self.possible()
+        self.notes += self.method.notes
         self.notes += split_notes(self.method.rare_tokens, self.backbone.tokenizers())
         for prompt in self.dataset.prompts:
             lost = max(map(self.backbone.truncated, self.method.prompts(prompt, self.dataset).values()))
