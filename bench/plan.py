@@ -9,6 +9,7 @@ measures short cells for it.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,10 @@ from typing import Any
 from bench import backbones, data
 from bench.cell import Cell, digest
 from bench.contracts import BenchError, Impossible
+from bench.fetch import cache_folder
 from bench.progress import clock
-from bench.record import Record, Store
-from bench.sweep import Settings, Sweep, Verdicts
+from bench.record import Record, Store, atomic_write
+from bench.sweep import Settings, Sweep, Verdicts, code
 
 PROBES = ".probe"
 LEVEL = 0.8  # of the interval
@@ -153,29 +155,60 @@ class Obstacles:
 
 
 def obstacles(cells: Sequence[Cell]) -> Obstacles:
-    """What stops cells, found once for each combination; imports the methods and reads the datasets."""
-    found = Obstacles()
+    """What stops cells, found once for each combination. A combination never met needs its method imported.
+
+    What is found of a combination holds as long as sources and settings do, and is remembered in the cache folder.
+    """
+    found, memory = Obstacles(), _Memory()
     combinations: dict[str, list[Cell]] = {}
     for cell in cells:
-        settings = [cell.method, cell.dataset, cell.backbone, cell.metrics, cell.fairness]
-        combinations.setdefault(digest(settings), []).append(cell)
-    for group in combinations.values():
+        settings = [cell.method, cell.identity["dataset"], cell.backbone, cell.metrics, cell.fairness]
+        combinations.setdefault(digest([*settings, cell.missing_metrics], 32), []).append(cell)
+    for key, group in combinations.items():
         try:
-            _try(group[0])
+            _stop_if_absent(group[0])
+            memory.possible(key, group[0])
         except BenchError as reason:
             kind = found.impossible if isinstance(reason, Impossible) else found.missing
             kind[str(reason)] += len(group)
             found.stopped |= {cell.run_id for cell in group}
+    memory.keep()
     return found
 
 
-def _try(cell: Cell) -> None:
+class _Memory:
+    """Combination -> why it is impossible, or ""."""
+
+    def __init__(self) -> None:
+        self.file = cache_folder() / "plan" / f"{code()['sources']}.json"
+        self.known: dict[str, str] = json.loads(self.file.read_text()) if self.file.is_file() else {}
+
+    def possible(self, key: str, cell: Cell) -> None:
+        """Raises Impossible, or BenchError for what is missing, which is not remembered."""
+        if key not in self.known:
+            self.known[key] = _impossible_because(cell)
+        if self.known[key]:
+            raise Impossible(self.known[key])
+
+    def keep(self) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.file, json.dumps(self.known).encode())
+
+
+def _impossible_because(cell: Cell) -> str:
     from bench.work import Work
 
+    try:
+        Work(cell, cell.results).possible()
+    except Impossible as reason:
+        return str(reason)
+    return ""
+
+
+def _stop_if_absent(cell: Cell) -> None:
     for sentence in (data.missing(dict(cell.dataset)), backbones.missing(dict(cell.backbone))):
         if sentence:
             raise BenchError(sentence)
-    Work(cell, cell.results).possible()
 
 
 # --- probe

@@ -61,7 +61,8 @@ class Work:
         missing = data.missing(dict(self.cell.dataset))
         if missing:
             raise BenchError(missing)
-        return data.load(dict(self.cell.dataset), self.cell.backbone["resolution"])
+        content = self.cell.identity["dataset"]["content"]
+        return _dataset(json.dumps(dict(self.cell.dataset)), self.cell.backbone["resolution"], content)
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -374,3 +375,11 @@ class TrainingLog:
 def _loaded(backbone: str) -> Backbone:
     """The backbone of a json spec; the last one stays loaded, so the cells of a sweep in one process share it."""
     return build(json.loads(backbone))
+
+
+@lru_cache(maxsize=4)
+def _dataset(spec: str, resolution: int, content: str) -> Dataset:
+    """The dataset of a json spec with this content; the cells of a sweep in one process share it."""
+    from bench import data
+
+    return data.load(json.loads(spec), resolution)

@@ -66,7 +66,9 @@ class Worker:
         self.begun = 0  # cells handed to the runner in this call
         self.full = self.broken = False
         self.backbone = ""
-        self.told: dict[str, Any] = {"done": 0, "failed": 0, "loads": 0, "cells": [], "started": time.time(), "why": ""}
+        self.told: dict[str, Any] = {"done": 0, "failed": 0, "loads": 0, "cells": [], "why": ""}
+        self.told |= (owner := claims.myself())
+        self.file = sweep.folder / "workers" / f"{owner['host']}-{owner['pid']}-{int(owner['started'])}.json"
         module, _, name = sweep.settings.runner.rpartition(".")
         self.runner: Callable[..., Any] = getattr(importlib.import_module(module), name)
 
@@ -222,10 +224,8 @@ class Worker:
     # --- what others see
 
     def _sign_in(self) -> claims.Claim:
-        owner = claims.myself()
-        self.file = self.sweep.folder / "workers" / f"{owner['host']}-{owner['pid']}-{int(owner['started'])}.json"
         life = claims.take(self.file.with_suffix(".claim"), "A worker", self.sweep.settings.lease_s)
-        self._tell(**owner)
+        self._tell()
         return life
 
     def _tell(self, **news: Any) -> None:
