@@ -70,9 +70,9 @@ def train(cell, folder, stop):
     """A chain of hashes: the last link depends on every step, so a step lost or done twice shows."""
     file = folder / "checkpoint.json"
     saved = json.loads(file.read_text()) if file.is_file() else {"k": 0, "x": cell.run_id}
-    for k in range(saved["k"], cell.method["recipe"]["steps"]):
+    for k in range(saved["k"], steps(cell)):
         saved = {"k": k + 1, "x": hashlib.sha256(f"{saved['x']} {k}".encode()).hexdigest()}
-        time.sleep(cell.method["pause_s"])
+        time.sleep(cell.method.get("pause_s", 0.0))
         if stop() or k % 3 == 0:
             atomic_write(file, json.dumps(saved).encode())
         if stop():
@@ -80,16 +80,20 @@ def train(cell, folder, stop):
     return saved["x"]
 
 
+def steps(cell):
+    return (cell.method.get("recipe") or {}).get("steps", 3)
+
+
 def calm(cell):
     """What `train` ends at when nothing disturbs it."""
     x = cell.run_id
-    for k in range(cell.method["recipe"]["steps"]):
+    for k in range(steps(cell)):
         x = hashlib.sha256(f"{x} {k}".encode()).hexdigest()
     return x
 
 
 def misbehave(cell, folder):
-    does = cell.method["does"]
+    does = cell.method.get("does")
     if does == "raise":
         raise ValueError("no such luck")
     if does == "refuse":
@@ -107,7 +111,7 @@ def finish(cell, folder, state):
     (folder / "begun").unlink(missing_ok=True)
     asked = {part: dict(getattr(cell, part)) for part in ("method", "dataset", "backbone", "trainer", "sampler")}
     config = {**cell.identity, "scored": [], "asked": asked}
-    if cell.method["does"] == "fail":
+    if cell.method.get("does") == "fail":
         return Record(cell.run_id, "failed", "The loss became nan.", config)
     return Record(
         cell.run_id, "done", config=config, cost={"train_s": 2.0}, scores=[{"metric": "x", "value": len(state)}]

@@ -1,4 +1,4 @@
-"""A sweep and its workers without torch: every cell gets its verdict once, and nothing that is finished is done again."""
+"""Sweeps and their workers without torch: every cell gets its verdict once, nothing finished is done again."""
 
 import json
 import os
