@@ -18,7 +18,6 @@ from bench.sweep import Sweep, sweeps
 
 ROOT = Path(launch.__file__).parents[1]
 LIGHT = ["sweep.runner=light.run_light", "sweep.poll_s=0.05", "tracker=none", "metrics=mini"]
-GROUPS = ["method=zero_shot,oracle", "dataset=halftone,ink", "seed=0,1,2"]
 
 
 def command(results, *words, **options):
@@ -53,7 +52,7 @@ def composer():
 
 def test_cells_composed_once_are_those_composed_each(composer):
     composed, calls = composer
-    words = [[f"method={m}", f"seed={seed}", "strength=2"] for m in ("zero_shot", "oracle") for seed in range(3)]
+    words = [[f"method={m}", f"seed={seed}", "strength=2"] for m in ("zero_shot", "oracle") for seed in range(2)]
     made = cells(words, composed)
     assert len(calls) == 2
     alone = [cell(composed(list(one))) for one in words]
@@ -62,8 +61,8 @@ def test_cells_composed_once_are_those_composed_each(composer):
 
 def test_settings_that_depend_on_the_seed_are_composed_each(composer):
     composed, calls = composer
-    words = [["method=zero_shot", f"seed={seed}", "group=s${seed}"] for seed in range(3)]
-    assert [one.group for one in cells(words, composed)] == ["s0", "s1", "s2"] and len(calls) == 3
+    words = [["method=zero_shot", f"seed={seed}", "group=s${seed}"] for seed in range(2)]
+    assert [one.group for one in cells(words, composed)] == ["s0", "s1"] and len(calls) == 2
 
 
 def test_no_setting_of_a_sweep_is_in_a_run_id(composer):
@@ -78,12 +77,12 @@ def test_no_setting_of_a_sweep_is_in_a_run_id(composer):
 # --- launching
 
 
-def test_a_sweep_in_this_process_then_again_then_one_more(tmp_path):
-    code, text = said(tmp_path, *GROUPS[:2], "seed=0,1")
-    assert code == 0 and "8 to run" in text and "8 done" in text, text
-    assert len(events(tmp_path, "ended")) == 8
-    code, text = said(tmp_path, *GROUPS[:2], "seed=0,1", "hydra/launcher=local")
-    assert code == 0 and "0 to run, 8 finished" in text and len(events(tmp_path, "began")) == 8, text
+def test_a_sweep_in_this_process_then_by_workers_that_find_nothing_to_do(tmp_path):
+    code, text = said(tmp_path, "method=zero_shot", "dataset=ink", "seed=0,1")
+    assert code == 0 and "2 to run" in text and "2 done" in text, text
+    assert len(events(tmp_path, "ended")) == 2
+    code, text = said(tmp_path, "method=zero_shot", "dataset=ink", "seed=0,1", "hydra/launcher=local")
+    assert code == 0 and "0 to run, 2 finished" in text and len(events(tmp_path, "began")) == 2, text
 
 
 def test_worker_processes_share_a_sweep_and_failures_end_with_code_1(tmp_path):
@@ -96,6 +95,7 @@ def test_worker_processes_share_a_sweep_and_failures_end_with_code_1(tmp_path):
     assert len(set(events(tmp_path, "ended"))) == len(events(tmp_path, "ended")) == 4
 
 
+@pytest.mark.slow
 def test_workers_go_on_when_their_submitter_is_killed_and_the_next_one_starts_no_more(tmp_path):
     words = ["method=zero_shot", "dataset=ink", "seed=0,1,2,3", "+method.pause_s=0.1", "+method.recipe.steps=15",
              "hydra/launcher=local", "workers=1"]  # fmt: skip
@@ -110,6 +110,7 @@ def test_workers_go_on_when_their_submitter_is_killed_and_the_next_one_starts_no
     assert len(Sweep(next(sweeps(tmp_path))).workers()) == 1 and len(events(tmp_path, "began")) == 4
 
 
+@pytest.mark.slow
 def test_wait_false_leaves_and_tells_how_to_look_and_to_end(tmp_path):
     code, text = said(tmp_path, "method=zero_shot", "dataset=ink", "seed=0,1", "+method.recipe.steps=3",
                       "+method.pause_s=0", "hydra/launcher=local", "workers=1", "wait=false")  # fmt: skip
@@ -120,6 +121,7 @@ def test_wait_false_leaves_and_tells_how_to_look_and_to_end(tmp_path):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_composed_is_said_before_anything_runs(tmp_path):
     code, text = said(tmp_path, "method=zero_shot,nope", "dataset=ink")
     assert code == 1 and "nope" in text and not (tmp_path / ".sweeps").exists()
