@@ -11,6 +11,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+from typing import Any
 
 from bench import claims
 from bench.contracts import BenchError
@@ -41,34 +43,36 @@ class Local(Pool):
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self.gpus = gpus()
-        self.children: dict[int, subprocess.Popen[bytes]] = {}  # slot -> process
+        self.children: list[subprocess.Popen[bytes]] = []
 
     def alive(self) -> int:
-        self.children = {slot: child for slot, child in self.children.items() if child.poll() is None}
+        self.children = [child for child in self.children if child.poll() is None]
         return len(self.children) + len(self._strangers())
 
     def start(self, count: int) -> int:
+        used = [worker["gpu"] for worker in self._living()]
         for _ in range(count):
-            slot = next(slot for slot in range(len(self.children) + 1) if slot not in self.children)
-            self.children[slot] = self._worker(slot)
+            used.append(min(self.gpus, key=used.count, default=None))
+            self.children.append(self._worker(used[-1]))
         return count
 
     def to_cancel(self) -> str:
-        mine = [child.pid for child in self.children.values() if child.poll() is None]
+        mine = [child.pid for child in self.children if child.poll() is None]
         return "kill " + " ".join(map(str, sorted([*mine, *self._strangers()])))
+
+    def _living(self) -> list[dict[str, Any]]:
+        return [one for one in self.sweep.workers() if one["alive"] and one["machine"] == claims.machine()]
 
     def _strangers(self) -> list[int]:
         """Process ids of living workers here that another submitter started."""
-        mine = {child.pid for child in self.children.values()}
-        here = [worker for worker in self.sweep.workers() if worker["alive"] and worker["machine"] == claims.machine()]
-        return [worker["pid"] for worker in here if worker["pid"] not in mine]
+        mine = {child.pid for child in self.children}
+        return [worker["pid"] for worker in self._living() if worker["pid"] not in mine]
 
-    def _worker(self, slot: int) -> subprocess.Popen[bytes]:
+    def _worker(self, gpu: str | None) -> subprocess.Popen[bytes]:
         """A process of its own session: Ctrl-C on the submitter does not reach it."""
-        env = dict(os.environ)
-        if self.gpus:
-            env["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        with open(self.sweep.folder / "log" / f"local-{os.getpid()}-{slot}.log", "ab") as said:
+        env = dict(os.environ) | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+        number = len(list((self.sweep.folder / "log").glob("local-*.log")))
+        with open(self.sweep.folder / "log" / f"local-{os.getpid()}-{number}.log", "ab") as said:
             command = [sys.executable, "-m", "bench.worker", str(self.sweep.folder)]
             return subprocess.Popen(
                 command, env=env, stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True
@@ -105,7 +109,7 @@ def watch(sweep: Sweep, pool: Pool, wanted: int, show: Callable[[], None] = lamb
 
 def _dismiss(pool: Pool) -> None:
     """Nothing is left to do: reap this process's own children as they end."""
-    for child in pool.children.values() if isinstance(pool, Local) else ():
+    for child in pool.children if isinstance(pool, Local) else ():
         try:
             child.wait(timeout=20)
         except subprocess.TimeoutExpired:

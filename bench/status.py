@@ -44,7 +44,7 @@ def snapshot(sweep: Sweep) -> Snapshot:
     open_cells = sum(state.status in ("open", "running") for state in states.values())
     per_hour = rate(_verdict_times(sweep, states), now(sweep.folder) if open_cells else None)
     left = 3600 * open_cells / per_hour if per_hour and open_cells else None
-    return Snapshot(sweep.folder.name, states, per_hour, left, sweep.workers(), sweep.deaths(), how_good(sweep))
+    return Snapshot(sweep.folder.name, states, per_hour, left, sweep.workers(), sweep.deaths(states), how_good(sweep))
 
 
 def rate(times: Sequence[float], until: float | None = None) -> float | None:

@@ -150,10 +150,13 @@ class Sweep:
         states = self.states()
         return [entry for entry in self.entries if states[entry.run_id].status in ("open", "running")]
 
-    def deaths(self) -> Counter[str]:
-        """Run id -> workers that died over it."""
-        names = _names(self.store.root / ".work", ".", "")
-        return Counter(name.partition(".claim.dead-")[0] for name in names if ".claim.dead-" in name)
+    def deaths(self, states: Mapping[str, State]) -> Counter[str]:
+        """Run id -> workers that died over it; the last one's claim may still lie where a living one would."""
+        work = self.store.root / ".work"
+        buried = [name.partition(".claim.dead-") for name in _names(work, ".", "")]
+        found = Counter(run_id for run_id, dead, _ in buried if dead)
+        claimed = _names(work, ".", ".claim")
+        return found + Counter(run_id for run_id in claimed if run_id in states and states[run_id].status == "open")
 
     # --- what workers leave
 

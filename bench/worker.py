@@ -66,7 +66,14 @@ class Worker:
         self.begun = 0  # cells handed to the runner in this call
         self.full = self.broken = False
         self.backbone = ""
-        self.told: dict[str, Any] = {"done": 0, "failed": 0, "loads": 0, "cells": [], "why": ""}
+        self.told: dict[str, Any] = {
+            "done": 0,
+            "failed": 0,
+            "loads": 0,
+            "cells": [],
+            "why": "",
+            "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        }
         self.told |= (owner := claims.myself())
         self.file = sweep.folder / "workers" / f"{owner['host']}-{owner['pid']}-{int(owner['started'])}.json"
         module, _, name = sweep.settings.runner.rpartition(".")
@@ -105,7 +112,8 @@ class Worker:
 
     def _choose(self) -> list[Entry]:
         """Free cells that may share a pack: those of the loaded backbone first; alone what is under suspicion."""
-        states, deaths = self.sweep.states(), self.sweep.deaths()
+        states = self.sweep.states()
+        deaths = self.sweep.deaths(states)
         free = [entry for entry in self.sweep.entries if states[entry.run_id].status == "open"]
         deadly = [entry for entry in free if deaths[entry.run_id] >= self.sweep.settings.attempts]
         for entry in deadly:

@@ -113,6 +113,14 @@ def test_a_cell_that_killed_its_workers_is_given_up_with_its_reason(cells, tmp_p
     assert made.store.read(cells[0].run_id).status == "done"
 
 
+def test_a_worker_that_just_died_is_counted_before_its_claim_is_taken_over(cells, tmp_path):
+    made = submitted(cells)
+    died(made.store, cells[0].run_id, 3)
+    grave = next(made.store.root.glob(".work/*.dead-*"))
+    os.rename(grave, made.store.claim_file(cells[0].run_id))
+    assert made.deaths(made.states()) == {cells[0].run_id: 3}
+
+
 def test_a_suspect_runs_last_and_alone(cells, tmp_path, monkeypatch):
     made, packs = submitted(cells), []
     died(made.store, cells[1].run_id, 2)
@@ -140,7 +148,7 @@ def test_a_worker_that_must_leave_keeps_its_steps_and_another_ends_at_the_same_b
 
     assert Worker(made, Soon()).work() == "asked to leave"
     kept = json.loads((tmp_path / ".work" / cell.run_id / "checkpoint.json").read_text())
-    assert 0 < kept["k"] < 40 and statuses(made) == {cell.run_id: "open"} and not made.deaths()
+    assert 0 < kept["k"] < 40 and statuses(made) == {cell.run_id: "open"} and not made.deaths(made.states())
     assert Worker(made, leave).work() == "every cell has its verdict"
     assert (tmp_path / cell.run_id / "adapter.bin").read_text() == calm(cell)
 
@@ -250,7 +258,7 @@ def test_a_signal_gives_back_what_a_process_works_on(tmp_path):
     assert made.states()[slow.run_id].status == "running" and made.workers()[0]["alive"]
     first.send_signal(signal.SIGUSR2)
     assert first.wait(20) == 0 and made.workers()[0]["why"] == "asked to leave"
-    assert statuses(made) == {slow.run_id: "open"} and not made.deaths() and not made.workers()[0]["alive"]
+    assert statuses(made) == {slow.run_id: "open"} and not made.deaths(made.states()) and not made.workers()[0]["alive"]
     assert json.loads((tmp_path / ".work" / slow.run_id / "checkpoint.json").read_text())["k"] < 400
 
 
