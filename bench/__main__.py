@@ -40,15 +40,14 @@ def register_launchers() -> None:
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
     asked = cell(config)
+    several = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN  # by one of Hydra's own launchers
     try:
         if config.plan:
             return launch.show_plan([asked], settings(config), 1)
-        record = run(asked)
+        records.append(run(asked))
     except BenchError as error:
         sys.exit(f"bench: {error}")
-    records.append(record)
-    sweep = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
-    report(record, asked.results / record.run_id, brief=sweep)
+    report(records[-1], asked.results / records[-1].run_id, brief=several)
 
 
 def report(record: Record, folder: Path, brief: bool) -> None:

@@ -7,6 +7,7 @@ LoRA: Hu et al. 2021; orthonormal frozen `down`: Pair Customization (arXiv 2405.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, CrossAttenti
 from bench.cross_attention import CrossAttention, read_image_adapter
 from bench.full import FullWeights
 
+SMALL_RANK, SMALL = 8, 64  # of convolutional adapters: rank, and rank times cells
+
 
 @dataclass(frozen=True)
 class Block:
@@ -32,6 +35,7 @@ class Block:
     cells: tuple[int, ...]
     size: int
     scale: Tensor  # (len(cells) * size,)
+    ones: bool = False  # the scale is 1 everywhere
 
 
 @dataclass
@@ -47,13 +51,14 @@ class Layer:
 class Bank:
     """The adapters of K cells on one backbone, and the forward pass that routes rows to them.
 
-    `specs` is what every cell of the pack asks for; `generators` (one per cell) draw the initial values.
+    `specs` is what every cell of the pack asks for; `generators` (one per cell) draw the initial values. With more
+    `seats` than generators the others wait for a cell (`start`).
     """
 
-    def __init__(self, backbone: Backbone, specs: Mapping[str, Spec], generators: Sequence[Any]):
+    def __init__(self, backbone: Backbone, specs: Mapping[str, Spec], generators: Sequence[Any], seats: int = 0):
         self.backbone = backbone
         self.specs = dict(specs)
-        self.cells = len(generators)
+        self.cells = max(seats, len(generators))
         self.layers: dict[str, dict[str, Layer]] = {}  # adapter -> site -> layer
         self.full: dict[str, FullWeights] = {}  # fine-tuned weights of the whole network; then there is nothing else
         self.crossed: dict[str, CrossAttention] = {}  # adapters that read image tokens
@@ -65,9 +70,11 @@ class Bank:
             if isinstance(spec, FullSpec):
                 self._create_full(name, spec)
             elif isinstance(spec, CrossAttentionSpec):
-                self._create_crossed(name, spec, generators)
+                self._create_crossed(name, spec)
             else:
-                self._create(name, spec, generators)
+                self._create(name, spec)
+        for cell, generator in enumerate(generators):
+            self.start(cell, generator)
         self._hooks = [module.register_forward_hook(self._hook(site)) for site, module in self._sites().items()]
         for crossed in self.crossed.values():  # after the others: they read queries that carry low-rank deltas
             self._hooks += crossed.attach()
@@ -108,6 +115,8 @@ class Bank:
         with ExitStack() as stack:
             for weights in self.full.values():
                 stack.enter_context(weights.placed(weights.leaves))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "grad and param do not obey")  # a cell's row of the stack is strided
             loss.backward()
 
     def settle(self) -> None:
@@ -130,26 +139,26 @@ class Bank:
 
     def _blocks(self, name: str, asks: Sequence[tuple[int, Ask]], total: int) -> list[Block]:
         """Rows that use the adapter, grouped into blocks in which every cell has the same number of rows."""
-        by_size: dict[int, list[tuple[int, int, Tensor, Tensor]]] = {}
+        by_size: dict[int, list[tuple[int, list[int], list[float]]]] = {}
         start = 0
         for cell, ask in asks:
             size, scale = len(ask.z), ask.adapters.get(name)
             scales = scale.tolist() if isinstance(scale, Tensor) else [scale or 0.0] * size
-            used = [row for row, value in enumerate(scales) if value]
+            used = {start + row: value for row, value in enumerate(scales) if value}
             if used:
-                column = torch.tensor([scales[row] for row in used], dtype=ask.z.dtype, device=ask.z.device)
-                by_size.setdefault(len(used), []).append((cell, start, torch.tensor(used), column))
+                by_size.setdefault(len(used), []).append((cell, list(used), list(used.values())))
             start += size
-        return [self._block(size, users, total) for size, users in by_size.items()]
+        return [self._block(size, users, total, asks[0][1].z.dtype) for size, users in by_size.items()]
 
-    def _block(self, size: int, users: list, total: int) -> Block:
-        rows = torch.cat([start + used for _, start, used, _ in users])
-        everything = len(rows) == total
+    def _block(self, size: int, users: list, total: int, dtype: torch.dtype) -> Block:
+        rows = [row for _, used, _ in users for row in used]
+        scales = [value for *_, values in users for value in values]
         return Block(
-            rows=None if everything else rows.to(self.backbone.device),
+            rows=None if len(rows) == total else torch.tensor(rows, device=self.backbone.device),
             cells=tuple(cell for cell, *_ in users),
             size=size,
-            scale=torch.cat([scale for *_, scale in users]),
+            scale=torch.tensor(scales, dtype=dtype, device=self.backbone.device),
+            ones=all(value == 1 for value in scales),
         )
 
     def _hook(self, site: str):
@@ -264,7 +273,7 @@ class Bank:
         self.full[name] = weights = FullWeights(self.backbone, spec, _dtype(self.backbone))
         self.theta[name], self.grad[name] = weights.theta, weights.grad
 
-    def _create_crossed(self, name: str, spec: CrossAttentionSpec, generators: Sequence[Any]) -> None:
+    def _create_crossed(self, name: str, spec: CrossAttentionSpec) -> None:
         made = CrossAttention(self.backbone, spec)
         sizes = [prod(shape) for shape in made.shapes.values()]
         theta = torch.zeros(self.cells, sum(sizes), dtype=_dtype(self.backbone), device=self.backbone.device)
@@ -272,55 +281,68 @@ class Bank:
         parts = zip(made.shapes.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True)
         made.weights = {key: _leaf(values, grads, shape) for (key, shape), values, grads in parts}
         self.theta[name], self.grad[name], self.layers[name], self.crossed[name] = theta, grad, {}, made
-        for cell, generator in enumerate(generators):
-            made.load(cell, made.initial(generator))
 
     def _sites(self) -> dict[str, nn.Module]:
         return {site: layer.module for layers in self.layers.values() for site, layer in layers.items()}
 
-    def _create(self, name: str, spec: AdapterSpec, generators: Sequence[Any]) -> None:
+    def _create(self, name: str, spec: AdapterSpec) -> None:
         device, dtype = self.backbone.device, _dtype(self.backbone)
         sites = self.backbone.sites(spec.where)
-        downs = {site: self._down(spec, module, generators) for site, module in sites.items()}
+        downs = {site: (spec.rank, *_width(module)[0]) for site, module in sites.items()}
+        ups = {site: (_width(module)[1], spec.rank) for site, module in sites.items()}
         trained = spec.orthonormal_row is None
-        shapes = {site: (_width(module)[1], spec.rank) for site, module in sites.items()}
-        sizes = [prod(downs[site].shape[1:]) * trained + prod(shapes[site]) for site in sites]
+        sizes = [prod(downs[site]) * trained + prod(ups[site]) for site in sites]
         theta = torch.zeros(self.cells, sum(sizes), dtype=dtype, device=device)
         grad = torch.zeros_like(theta)
         self.theta[name], self.grad[name], self.layers[name] = theta, grad, {}
         for (site, module), values, grads in zip(
             sites.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True
         ):
-            split = values.shape[1] - prod(shapes[site])
-            up = _leaf(values[:, split:], grads[:, split:], shapes[site])
-            down = downs[site].to(device, dtype)
+            split = values.shape[1] - prod(ups[site])
+            up = _leaf(values[:, split:], grads[:, split:], ups[site])
             if trained:
-                values[:, :split] = down.flatten(1)
-                down = _leaf(values[:, :split], grads[:, :split], down.shape[1:])
+                down = _leaf(values[:, :split], grads[:, :split], downs[site])
             else:
-                down = down.expand(self.cells, *down.shape[1:])
+                frozen = _orthonormal(spec, downs[site]).to(device, dtype)
+                down = frozen.expand(self.cells, *frozen.shape[1:])
             scale = 1.0 if spec.alpha is None else spec.alpha / spec.rank
             self.layers[name][site] = Layer(module, down, up, scale)
-        if spec.file is not None:
-            state = read_lora(Path(spec.file))
-            for cell in range(self.cells):
-                self.load(name, cell, state)
 
-    def _down(self, spec: AdapterSpec, module: nn.Module, generators: Sequence[Any]) -> Tensor:
-        """Initial (K, r, in...), or (1, r, in...) of the frozen orthonormal basis."""
-        shape, _ = _width(module)
-        width = prod(shape)
-        if spec.orthonormal_row is None:
-            if spec.init not in INITS:
-                raise BenchError(f"Adapters were asked to start {spec.init!r}; known are {', '.join(INITS)}.")
-            return torch.stack([INITS[spec.init]((spec.rank, *shape), generator) for generator in generators])
-        first, last = spec.orthonormal_row, spec.orthonormal_row + spec.rank
-        if last > width:
-            raise BenchError(
-                f"Orthonormal adapters need {last} rows in all, but a layer has only {width} inputs; "
-                f"choose ranks that add up to at most {width}, e.g. method.rank={width // 2}."
-            )
-        return basis(width, spec.basis_seed)[first:last].reshape(1, spec.rank, *shape)
+    # --- a cell takes its seat
+
+    @torch.no_grad()
+    def start(self, cell: int, generator: Any) -> None:
+        """Initial values of all adapters of one cell, drawn in the order of `specs`, whoever had its place before."""
+        self._forget()
+        for name, spec in self.specs.items():
+            if name in self.full:
+                self.full[name].reset()
+            elif name in self.crossed:
+                self.crossed[name].load(cell, self.crossed[name].initial(generator))
+            elif isinstance(spec, AdapterSpec):
+                self._start(name, spec, cell, generator)
+
+    def _start(self, name: str, spec: AdapterSpec, cell: int, generator: Any) -> None:
+        if spec.init not in INITS:
+            raise BenchError(f"Adapters were asked to start {spec.init!r}; known are {', '.join(INITS)}.")
+        for layer in self.layers[name].values():
+            layer.up[cell] = 0
+            if spec.orthonormal_row is None:
+                layer.down[cell] = INITS[spec.init](tuple(layer.down.shape[1:]), generator).to(layer.down)
+        if spec.file is not None:
+            self.load(name, cell, read_lora(Path(spec.file)))
+
+
+def _orthonormal(spec: AdapterSpec, shape: tuple[int, ...]) -> Tensor:
+    """Rows (1, r, in...) of the frozen basis that the spec names."""
+    assert spec.orthonormal_row is not None
+    first, last, width = spec.orthonormal_row, spec.orthonormal_row + spec.rank, prod(shape[1:])
+    if last > width:
+        raise BenchError(
+            f"Orthonormal adapters need {last} rows in all, but a layer has only {width} inputs; "
+            f"choose ranks that add up to at most {width}, e.g. method.rank={width // 2}."
+        )
+    return basis(width, spec.basis_seed)[first:last].reshape(1, *shape)
 
 
 def _gaussian(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
@@ -381,8 +403,8 @@ def _add(out: Tensor, x: Tensor, layer: Layer, block: Block, trained: bool) -> T
         x = x.index_select(0, block.rows)
     down, up = (_pick(part if trained else part.detach(), block.cells) for part in (layer.down, layer.up))
     delta = (_conv(x, down, up, layer.module, block) if down.dim() == 5 else _linear(x, down, up)).to(out.dtype)
-    scale = (block.scale * layer.scale).to(out.dtype).view(-1, *[1] * (delta.dim() - 1))
-    delta = delta * scale
+    if not (block.ones and layer.scale == 1):
+        delta = delta * (block.scale * layer.scale).to(out.dtype).view(-1, *[1] * (delta.dim() - 1))
     return out + delta if block.rows is None else out.index_add(0, block.rows, delta)
 
 
@@ -399,9 +421,33 @@ def _linear(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
 
 
 def _conv(x: Tensor, down: Tensor, up: Tensor, module: Any, block: Block) -> Tensor:
-    """x (k * b, in, H, W) -> (k * b, out, H', W'): one grouped convolution for all cells."""
+    """x (k * b, in, H, W) -> (k * b, out, H', W'), the k-th part of the rows through the k-th adapter."""
+    k, rank = down.shape[:2]
+    shape = (module.stride, module.padding, module.dilation)
+    if k == 1:
+        return F.conv2d(F.conv2d(x, down[0], None, *shape), up[0, :, :, None, None])
+    if rank <= SMALL_RANK and k * rank <= SMALL:
+        hidden = _dense(x, down, shape, block.size)
+    else:
+        hidden = _grouped(x, down, shape, block.size)
+    ups = up.repeat_interleave(block.size, 0) if block.size > 1 else up
+    return torch.bmm(ups, hidden.flatten(2)).unflatten(2, hidden.shape[2:])
+
+
+def _dense(x: Tensor, down: Tensor, shape: tuple, size: int) -> Tensor:
+    """(k * b, in, H, W) -> (k * b, r, H', W'): every row through all adapters, then its own is picked.
+
+    For few narrow adapters this is quicker than a grouped convolution (twice, at 4 to 8 cells of rank 4 on CPU).
+    """
+    k, rank = down.shape[:2]
+    hidden = F.conv2d(x, down.flatten(0, 1), None, *shape)
+    own = torch.arange(k, device=x.device)
+    return hidden.unflatten(1, (k, rank)).unflatten(0, (k, size))[own, :, own].flatten(0, 1)
+
+
+def _grouped(x: Tensor, down: Tensor, shape: tuple, size: int) -> Tensor:
+    """(k * b, in, H, W) -> (k * b, r, H', W'): one grouped convolution for all cells."""
     k = len(down)
-    x = x.unflatten(0, (k, block.size)).transpose(0, 1).flatten(1, 2)  # (b, k * in, H, W)
-    hidden = F.conv2d(x, down.flatten(0, 1), None, module.stride, module.padding, module.dilation, groups=k)
-    y = F.conv2d(hidden, up.flatten(0, 1)[:, :, None, None], groups=k)  # (b, k * out, H', W')
-    return y.unflatten(1, (k, -1)).transpose(0, 1).flatten(0, 1)
+    x = x.unflatten(0, (k, size)).transpose(0, 1).flatten(1, 2)  # (b, k * in, H, W)
+    hidden = F.conv2d(x, down.flatten(0, 1), None, *shape, groups=k)  # (b, k * r, H', W')
+    return hidden.unflatten(1, (k, -1)).transpose(0, 1).flatten(0, 1)

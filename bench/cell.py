@@ -35,6 +35,7 @@ class Cell:
     missing_metrics: str = "fail"
     mode: str = "cached"
     group: str | None = None
+    pack: int | str = "auto"  # cells trained together; their images do not depend on it
     fairness: Mapping[str, Any] = field(default_factory=dict)  # see bench/fairness.py; not part of the identity
 
     @cached_property

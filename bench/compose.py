@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench.cell import Cell
 from bench.sweep import Settings
 
-OURS = ("plan", "wait", "pack", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
+OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
 SEED = re.compile(r"seed=(-?\d+)")
 USES_SEED = re.compile(r"\$\{[^}]*\bseed\b")
 
@@ -34,7 +34,7 @@ def cell(config: DictConfig) -> Cell:
 def settings(config: DictConfig) -> Settings:
     """How a sweep is run. Raises TypeError for a key of `sweep` that means nothing; Hydra says so before."""
     plain = _plain(config)
-    return Settings(**{key: plain[key] for key in OURS if key != "sweep"}, **plain["sweep"])
+    return Settings(**{key: plain[key] for key in (*OURS, "pack") if key != "sweep"}, **plain["sweep"])
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

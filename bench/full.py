@@ -118,6 +118,13 @@ class FullWeights:
         for key, (module, name) in self.places.items():
             setattr(module, name, weights[key])
 
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Be the backbone's own weights again, for the next cell."""
+        self.forget()
+        for key, leaf in self.leaves.items():
+            leaf.copy_(self.frozen[key])
+
     def forget(self) -> None:
         """The weights are about to move: what was computed from them is no longer true."""
         self._merged, self._texts = {}, {}

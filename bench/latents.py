@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.contracts import Backbone, BenchError, Dataset, Example, Recipe, Text, TrainingData
+from bench.embedding import embedded
 
 
 class Latents(TrainingData):
@@ -40,7 +41,6 @@ class Latents(TrainingData):
             "prior": prior,
         }
         self._posteriors: dict[tuple[str, int, bool], tuple[Tensor, Tensor]] = {}
-        self._texts: dict[str, Text] = {}
 
     def draw(self, roles: Sequence[str], rng: torch.Generator) -> tuple[list[Tensor], list[Example]]:
         count = len(self.examples[roles[0]])
@@ -55,11 +55,7 @@ class Latents(TrainingData):
         return latents, [self.examples[roles[0]][i] for i in index]
 
     def text(self, prompts: Sequence[str]) -> Text:
-        new = sorted({prompt for prompt in prompts if prompt not in self._texts})
-        if new:
-            embedded = self.backbone.embed(new)
-            self._texts |= {prompt: embedded[i : i + 1] for i, prompt in enumerate(new)}
-        return Text.cat([self._texts[prompt] for prompt in prompts])
+        return embedded(self.backbone, prompts)
 
     # --- one latent
 

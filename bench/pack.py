@@ -1,22 +1,29 @@
-"""Packs: cells that share a backbone and adapter shapes are trained and sampled together; each leaves its own record."""
+"""Packs: cells that share a backbone and adapter shapes train and sample together; each leaves its own record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import TYPE_CHECKING
 
 from bench.cell import PARTS, Cell, digest
+from bench.contracts import BenchError
 from bench.record import Record
-from bench.run import run
+from bench.run import begin, settled, whole
+from bench.work import Work
+
+if TYPE_CHECKING:
+    from bench.seats import Size
 
 FREE = ("recipe", "strength", "curve", "deviations", "version", "start_t")  # of a method: what no adapter's shape tells
 
 
-def packs(cells: Sequence[Cell], size: int) -> list[list[Cell]]:
-    """Cells that can be trained together, at most `size` in each pack, in their order. Loads nothing heavy."""
+def packs(cells: Sequence[Cell], size: int | None = None) -> list[list[Cell]]:
+    """Cells that can be trained together, in their order, at most `size` in each list. Loads nothing heavy."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(shapes(cell), []).append(cell)
-    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+    parts = ((group, size or len(group)) for group in groups.values())
+    return [group[i : i + most] for group, most in parts for i in range(0, len(group), most)]
 
 
 def shapes(cell: Cell) -> str:
@@ -29,20 +36,52 @@ def shapes(cell: Cell) -> str:
 def run_pack(
     cells: Iterable[Cell],
     size: int | str = "auto",
-    finished: Callable[[Cell, Record], None] | None = None,
-    stop: Callable[[], bool] | None = None,
+    finished: Callable[[Record], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Record]:
-    """Do what is still to do for the cells, up to `size` of them at a time, and return their records.
+    """Do what is still to do for the cells, up to `size` of them at a time; returns their records as they ended.
 
-    Cells are taken one by one when a seat is free, so `cells` may be a generator that claims them. `finished` is told
-    each record as soon as it is published. When `stop` says so, between two steps, every unfinished cell writes its
-    checkpoint and is let go without a record.
+    Cells are taken one by one when a seat is free, so `cells` may be a generator that claims them; those that cannot
+    sit together follow each other. `size` "auto" finds out by trial (`bench.probe`). `finished` is told each record as
+    soon as it is published. Cells that can have no record raise BenchError when the others are done. When `stop` says
+    so, between two steps, every unfinished cell writes its checkpoint and is let go without a record.
     """
-    records = []
-    for cell in cells:
-        if stop is not None and stop():
-            break
-        records.append(run(cell))
+    records: dict[str, Record] = {}
+    refused: list[str] = []
+
+    def begun() -> Iterator[Work]:
+        for cell in cells:
+            try:
+                record = settled(cell)
+                if record is None:
+                    yield begin(cell)
+                else:
+                    tell(record)
+            except BenchError as error:  # another process is at it, or it cannot even be named
+                refused.append(str(error))
+
+    def tell(record: Record) -> None:
+        records[record.run_id] = record
         if finished is not None:
-            finished(cell, records[-1])
-    return records
+            finished(record)
+
+    for record in whole(begun(), _size(cells, size), stop):
+        tell(record)
+    if refused:
+        raise BenchError(" ".join(refused))
+    return list(records.values())
+
+
+def _size(cells: Iterable[Cell], asked: int | str) -> Size:
+    """The size of a pack, or what finds it by trial: no larger than the number of cells where that is known."""
+    if str(asked).isdigit() and int(asked) > 0:
+        return int(asked)
+    if asked != "auto":
+        raise BenchError(f"pack={asked} was asked for; type pack=auto or a number of cells, pack=4.")
+
+    def size(first: Work) -> int:
+        from bench.probe import MOST, best_size
+
+        return best_size(first, len(cells) if isinstance(cells, Sized) else MOST)
+
+    return size

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 from bench import claims
 from bench.contracts import BenchError

@@ -1,18 +1,21 @@
 """One cell of the benchmark, from its settings to its record. Read this file first; each step is a method of `Work`.
 
-    identify -> load -> baseline -> train -> sample -> score -> record
+    identify -> load -> train -> sample -> score -> record
 
 A finished cell is shown, not done again. A finished cell that lacks a metric or a strength gets just that: stored
 images are scored, the stored adapter is sampled. A killed cell goes on where its last checkpoint left it.
+
+Cells that share a backbone and adapter shapes can go through these steps together (`bench.pack`): a cell alone is a
+pack of one. What goes wrong in a cell ends that cell, and its record says why.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import fairness
 from bench.cell import Cell
@@ -20,21 +23,32 @@ from bench.contracts import BenchError, Impossible
 from bench.record import Record, Store, atomic_write, provenance
 from bench.work import Work
 
+if TYPE_CHECKING:
+    from bench.seats import Size
+
 
 def run(cell: Cell) -> Record:
     """Do what is still to do for a cell and return its record, whatever became of it."""
+    record = settled(cell)
+    if record is None:
+        (record,) = whole([begin(cell)])
+    return record
+
+
+def settled(cell: Cell) -> Record | None:
+    """The record of a finished cell, completed if it lacks something; None for a cell that is still to be trained."""
     store = Store(cell.results)
     record = store.read(cell.run_id)
-    if record is not None and settled(record, cell):
+    if record is not None and complete(record, cell):
         if _judge(record, cell):
             store.update(record)
         return record
     if record is not None and record.status == "done" and cell.mode != "force":
         return _complete(cell, store, record)
-    return _whole(cell, store)
+    return None
 
 
-def settled(record: Record, cell: Cell) -> bool:
+def complete(record: Record, cell: Cell) -> bool:
     """Whether the record already holds all that the cell asks for."""
     refused = record.status == "skipped" and str(record.reason).startswith(fairness.PREFIX)
     if refused or cell.mode == "force" or (cell.mode == "retry" and record.status == "failed"):
@@ -59,35 +73,62 @@ def _judge(record: Record, cell: Cell) -> bool:
     return record.notes != before
 
 
-def _whole(cell: Cell, store: Store) -> Record:
-    """A cell from its beginning, or from where a killed process left it; it leaves a record in any case."""
-    started = datetime.now(UTC)
-    with held(store, cell.run_id) as folder:
-        work = Work(cell, folder)
-        record = Record(cell.run_id, "done", notes=work.notes)
-        tracker = work.tracker()
-        try:
-            work.check()
-            work.train(tracker)
-            for strength in cell.strengths:
-                record.scores += work.score(strength, list(cell.metrics))
-            work.show(tracker, record)
-        except Impossible as reason:
-            record.status, record.reason = "skipped", str(reason)
-        except BenchError as reason:
-            record.status, record.reason = "failed", str(reason)
-        except Exception as error:  # a bug of ours or of a library: kept with its traceback, the sweep goes on
-            record.status, record.reason = "failed", f"{type(error).__name__}: {error}"
-            atomic_write(folder / "error.txt", traceback.format_exc().encode())
-        finally:
-            work.close()
-        record.config, record.cost = work.config(), work.costs()
-        _judge(record, cell)
-        identity = cell.identity
-        record.provenance = provenance(identity["dataset"]["content"], identity["backbone"]["weights"], started)
-        tracker.finish(record.status)
-        store.publish(record)
+def begin(cell: Cell) -> Work:
+    """The work on a cell, this process's own from here on. Raises BenchError when another process is at it."""
+    store = Store(cell.results)
+    return Work(cell, store.work(cell.run_id), store=store)
+
+
+def whole(works: Iterable[Work], size: Size = 1, stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
+    """Cells from their beginning, or from where a killed process left them; each leaves a record in any case.
+
+    Up to `size` of them train together; who ends makes room for one that waits. When `stop` says so, those that are
+    still training write a checkpoint and are let go without a record.
+    """
+    from bench.seats import sample, trained
+
+    begun: list[Work] = []
+    try:
+        for ended in trained(_checked(works, begun), size, stop):
+            sample(ended)
+            for work in ended:
+                yield _record(work)
+    finally:
+        for work in begun:
+            work.let_go()
+
+
+def _checked(works: Iterable[Work], begun: list[Work]) -> Iterator[Work]:
+    for work in works:
+        begun.append(work)
+        work.attempt(work.check)
+        yield work
+
+
+def _record(work: Work) -> Record:
+    """Score what was drawn and publish the record."""
+    cell, record = work.cell, Record(work.cell.run_id, "done", notes=work.notes)
+    for strength in cell.strengths:
+        record.scores += work.attempt(lambda s=strength: work.score(s, list(cell.metrics))) or []  # type: ignore[misc]
+    work.attempt(lambda: work.show(record))
+    record.status, record.reason = _verdict(work)
+    record.config, record.cost = work.config(), work.costs()
+    _judge(record, cell)
+    identity = cell.identity
+    record.provenance = provenance(identity["dataset"]["content"], identity["backbone"]["weights"], work.started)
+    work.publish(record)
     return record
+
+
+def _verdict(work: Work) -> tuple[str, str | None]:
+    """Status and reason; the traceback of a bug, ours or a library's, is kept, and the sweep goes on."""
+    error = work.error
+    if error is None:
+        return "done", None
+    if isinstance(error, BenchError):
+        return "skipped" if isinstance(error, Impossible) else "failed", str(error)
+    atomic_write(work.folder / "error.txt", "".join(traceback.format_exception(error)).encode())
+    return "failed", f"{type(error).__name__}: {error}"
 
 
 def _complete(cell: Cell, store: Store, record: Record) -> Record:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.adapters import Bank
 from bench.contracts import EVALUATION_SEED_OFFSET, Ask, Dataset, Method, Text, plain_guidance
+from bench.embedding import embedded
 from bench.trainer import generator
 
 Guide = Generator[Ask, Any, Tensor]
@@ -117,7 +118,7 @@ def _decode(backbone, z: Tensor, batch: int = 16) -> Tensor:
 def _texts(backbone, request: Request, chosen: Sequence[Shot]) -> dict[str, Text]:
     roles = [request.method.prompts(shot.prompt, request.dataset) for shot in chosen]
     shown = request.method.shown(request.dataset)
-    texts = {role: backbone.embed([prompts[role] for prompts in roles]) for role in roles[0]}
+    texts = {role: embedded(backbone, [prompts[role] for prompts in roles]) for role in roles[0]}
     return {role: text.showing(shown.get(role, {})) for role, text in texts.items()}
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,10 @@ def work(folder: str, cwd: str) -> str:
     leave = Leave().catch(signal.SIGTERM, signal.SIGUSR2)
     sweep = Sweep(Path(folder))
     worker = Worker(sweep, leave, seconds_left())
-    why = worker.work()
+    try:
+        why = worker.work()
+    except BenchError as error:
+        sys.exit(f"bench.worker: {error}")
     print(f"worker ends: {why}", flush=True)
     if sweep.open() and (worker.broken or worker.full or leave.by == signal.SIGUSR2):
         said("scontrol", "requeue", os.environ["SLURM_JOB_ID"])

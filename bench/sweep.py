@@ -28,12 +28,12 @@ from bench import claims
 from bench.cell import Cell, digest
 from bench.contracts import BenchError
 from bench.record import ROOT, Record, Store, atomic_write, patch
-from bench.run import settled
+from bench.run import complete
 
 SWEEPS = ".sweeps"
 STATES = ("done", "failed", "skipped", "running", "open")
 SOURCES = ("bench", "methods", "metrics")
-OWN = ("seed", "results", "mode")  # of a cell: what is not kept with its combination
+OWN = ("seed", "results", "mode", "pack")  # of a cell: what is not kept with its combination
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def judge(cells: Sequence[Cell]) -> Verdicts:
         record = Store(cell.results).read(cell.run_id)
         if record is None:
             verdicts.new.append(cell)
-        elif not settled(record, cell):
+        elif not complete(record, cell):
             verdicts.again.append(cell)
         elif record.status == "done":
             verdicts.done.append(cell)

@@ -44,7 +44,7 @@ class Step:
     k: int  # steps done
     losses: tuple[float, ...]
     lr: float
-    error: BenchError | None = None
+    error: Exception | None = None
 
 
 def steps_left(job: Job) -> int:
@@ -76,17 +76,38 @@ def learning_rate(recipe: Recipe, k: int) -> float:
 
 def train(bank: Bank, jobs: Sequence[Job]) -> Iterator[Step]:
     """Advance all jobs to the end of their recipes, resuming each from its checkpoint if it has one."""
-    runs = [_Run(job, bank) for job in jobs]
-    live = [run for run in runs if run.start()]
-    while live:
-        _predict(bank, [run for run in live if isinstance(run.pending, Ask)])
-        losing = [run for run in live if isinstance(run.pending, Loss)]
-        yield from _descend(bank, losing)
-        for run in [run for run in live if run.finished]:
-            if run.failure is None:
-                yield run.report()
-            if run.failure is not None or not run.next_step():
-                live.remove(run)
+    training = Training(bank)
+    for job in jobs:
+        training.add(job)
+    while training.live:
+        yield from training.tick()
+
+
+class Training:
+    """Jobs under way on one bank. They come (`add`) and go (leave `live`) between ticks without harm to each other."""
+
+    def __init__(self, bank: Bank):
+        self.bank = bank
+        self.live: list[_Run] = []
+        self.stopping = False  # let every job go at the end of its step, with a checkpoint
+        self.let_go: set[int] = set()  # cells of such jobs
+
+    def add(self, job: Job, k: int = 0) -> None:
+        """Begin a job at step k, or go on from its checkpoint; one that has no step left is not `live` at all."""
+        run = _Run(job, self.bank, k)
+        if run.start():
+            self.live.append(run)
+
+    def tick(self) -> Iterator[Step]:
+        """One forward pass for all jobs (two, if some ask without gradients), one backward pass; the finished steps."""
+        _predict(self.bank, [run for run in self.live if isinstance(run.pending, Ask)])
+        _descend(self.bank, [run for run in self.live if isinstance(run.pending, Loss)])
+        for run in [run for run in self.live if run.finished]:
+            yield run.report()
+            if run.failure is not None or not run.next_step(self.stopping):
+                self.live.remove(run)
+                if run.failure is None and run.k < run.job.recipe.steps:
+                    self.let_go.add(run.job.cell)
 
 
 def _predict(bank: Bank, runs: Sequence[_Run]) -> None:
@@ -94,12 +115,35 @@ def _predict(bank: Bank, runs: Sequence[_Run]) -> None:
     for wants_grad in (False, True):
         group = [run for run in runs if bool(run.ask.trains) == wants_grad]
         if group:
-            answers = bank.answer([(run.job.cell, run.ask) for run in group])
-            for run, answer in zip(group, answers, strict=True):
+            for run, answer in _answers(bank, group):
                 run.advance(answer)
 
 
-def _descend(bank: Bank, runs: Sequence[_Run]) -> Iterator[Step]:
+def _answers(bank: Bank, runs: Sequence[_Run]) -> list[tuple[_Run, Tensor]]:
+    """Each run with its answer. When the pass fails, those whose own rows fail leave, and it is done again."""
+    try:
+        answers = bank.answer([(run.job.cell, run.ask) for run in runs])
+    except Exception as error:
+        sound = [run for run in runs if len(runs) > 1 and _alone(bank, run)]
+        if len(sound) == len(runs):
+            raise  # all of them together are what is wrong: out of memory
+        if len(runs) == 1:
+            runs[0].fail(error)
+        return _answers(bank, sound) if sound else []
+    return list(zip(runs, answers, strict=True))
+
+
+@torch.no_grad()
+def _alone(bank: Bank, run: _Run) -> bool:
+    try:
+        bank.answer([(run.job.cell, run.ask)])
+    except Exception as error:
+        run.fail(error)
+        return False
+    return True
+
+
+def _descend(bank: Bank, runs: Sequence[_Run]) -> None:
     """One backward pass on the sum of the losses; each cell steps its own optimizer."""
     if not runs:
         return
@@ -113,7 +157,7 @@ def _descend(bank: Bank, runs: Sequence[_Run]) -> Iterator[Step]:
             run.descend(value)
         else:
             steps = f"step {run.k + 1} of {run.job.recipe.steps}"
-            yield run.fail(f"The loss became {value} in {steps}; lower the learning rate (method.recipe.lr).")
+            run.fail(BenchError(f"The loss became {value} in {steps}; lower the learning rate (method.recipe.lr)."))
 
 
 @dataclass
@@ -125,7 +169,7 @@ class _Run:
     k: int = 0
     pending: Ask | Loss | None = None
     finished: bool = False
-    failure: Step | None = None
+    failure: Exception | None = None
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -154,11 +198,11 @@ class _Run:
             self._restore(self.job.checkpoint)
         return self._begin()
 
-    def next_step(self) -> bool:
-        """Go on to the next step; False at the end of the recipe."""
+    def next_step(self, stopping: bool = False) -> bool:
+        """Go on to the next step; False at the end of the recipe, or when stopping."""
         self.k, self.finished, self.losses = self.k + 1, False, []
-        self._save_when_due()
-        return self._begin()
+        self._save_when_due(stopping)
+        return not stopping and self._begin()
 
     def _begin(self) -> bool:
         if self.k >= self.job.recipe.steps:
@@ -169,11 +213,13 @@ class _Run:
         return True
 
     def advance(self, answer: Tensor | None) -> None:
-        """Send an answer into the coroutine and keep what it wants next."""
+        """Send an answer into the coroutine and keep what it wants next; what it raises ends this run alone."""
         try:
             self.pending = self.coroutine.send(answer)
         except StopIteration:
             self.pending, self.finished = None, True
+        except Exception as error:
+            self.fail(error)
         if isinstance(self.pending, Ask) and self.pending.trains:
             self.trained = self.pending.trains
 
@@ -192,19 +238,18 @@ class _Run:
         self.losses.append(value)
         self.advance(None)
 
-    def fail(self, sentence: str) -> Step:
-        self.finished, self.pending = True, None
-        self.failure = Step(self.job.cell, self.k + 1, (), 0.0, BenchError(sentence))
-        return self.failure
+    def fail(self, error: Exception) -> None:
+        self.finished, self.pending, self.failure = True, None, error
 
     def report(self) -> Step:
-        return Step(self.job.cell, self.k + 1, tuple(self.losses), learning_rate(self.job.recipe, self.k))
+        rate = learning_rate(self.job.recipe, self.k)
+        return Step(self.job.cell, self.k + 1, tuple(self.losses), rate, self.failure)
 
     # --- checkpoints: the adapters and what AdamW remembers of them, as one safetensors file
 
-    def _save_when_due(self) -> None:
+    def _save_when_due(self, now: bool) -> None:
         """Save at the end, and on the way as often as `CHECKPOINT_SHARE` allows."""
-        due = (time.monotonic() - self.saved_at) * CHECKPOINT_SHARE > max(self.save_s, 0.02)
+        due = now or (time.monotonic() - self.saved_at) * CHECKPOINT_SHARE > max(self.save_s, 0.02)
         if self.job.checkpoint is not None and (due or self.k == self.job.recipe.steps):
             started = time.monotonic()
             self._save(self.job.checkpoint)

@@ -6,19 +6,20 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.cell import PARTS, Cell, build, digest
 from bench.contracts import Backbone, BenchError, Dataset, Evaluation, Example, Impossible, Method, Metric
 from bench.fairness import contract
 from bench.fetch import cache_folder
 from bench.progress import progress
-from bench.record import Record, atomic_write, image_name, load_images, save_images, strength_folder
+from bench.record import Record, Store, atomic_write, image_name, load_images, save_images, strength_folder
 from bench.tokens import split_notes
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from bench.trainer import Job, Step
 
 
+T = TypeVar("T")
 LABELS = ("name", "version", "curve", "deviations")  # keys of a method's yaml that are not arguments of its class
 
 
@@ -42,6 +44,19 @@ class Work:
     notes: list[str] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
     scored: list[str] = field(default_factory=list)
+    store: Store | None = None  # that holds the folder for this process
+    seat: int | None = None  # place in a bank that is shared with other cells; None: a bank of its own
+    error: Exception | None = None  # what ended the cell
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def attempt(self, step: Callable[[], T]) -> T | None:
+        """Do a step of a cell that nothing has ended so far; what goes wrong ends it, and no other cell."""
+        if self.error is None:
+            try:
+                return step()
+            except Exception as error:
+                self.error = error
+        return None
 
     # --- the parts
 
@@ -133,30 +148,45 @@ class Work:
         with self.clock("baseline_s"):
             return self._own_images(Untouched(), self.shots, "baseline")
 
-    def train(self, tracker: Tracker) -> None:
-        """Train the adapters; a finished training is read from its last checkpoint."""
-        if self.method.recipe is None:
-            return
-        from bench.trainer import steps_left, train
+    def job(self) -> Job:
+        """The cell as the trainer sees it; its checkpoint, if there is one, is where it goes on."""
+        from bench.latents import Latents
+        from bench.trainer import Job
 
-        job = self._job()
-        with self.clock("train_s"):
-            log = TrainingLog(self.folder / "log.csv")
-            for step in progress(train(self.bank, [job]), f"train {self.cell.run_id}", "step", steps_left(job)):
-                if step.error:
-                    raise step.error
-                log.write(step)
-                tracker.log(step.k, {"loss": step.losses[-1], "lr": step.lr})
-                self.cost["steps"] = self.cost.get("steps", 0) + 1
-        self._save_adapters()
+        scale, published = self.cell.trainer["lr_scale"], self.method.recipe
+        assert published is not None
+        recipe = replace(published, lr=published.lr * scale)
+        if scale != 1:
+            self.note(f"the method's learning rate {published.lr:g} times {scale:g} for this backbone")
+        data = Latents(self.dataset, self.backbone, recipe, self._prior(), self.cell.trainer["resample"])
+        return Job(self.seat or 0, self.method, data, recipe, self.cell.seed, self.folder / "checkpoint.safetensors")
+
+    def log(self, step: Step) -> None:
+        """A finished training step, or the error that was its last."""
+        self.error = step.error
+        if step.error is None:
+            self._log.write(step)
+            self.tracker.log(step.k, {"loss": step.losses[-1], "lr": step.lr})
+            self.spend("steps", 1)
+
+    def save_adapters(self) -> None:
+        if self.method.recipe is not None:
+            for name, spec in self.bank.specs.items():
+                if getattr(spec, "file", None) is None:
+                    self.bank.save(name, self.seat or 0, self.folder / "adapters")
+
+    def lacks_images(self, strength: float) -> bool:
+        return not self._image_folder(strength).is_dir()
 
     def sample(self, strength: float) -> np.ndarray:
         """Images (N, 3, P, P) at one strength, drawn or, when they are stored, read."""
-        folder = self.folder / "images" / strength_folder(strength)
-        if not folder.is_dir():
+        if self.lacks_images(strength):
             images = self.method.from_baseline(self.baseline, self.dataset)
-            save_images(folder, self._sampled(strength) if images is None else images, self._names(self.shots))
-        return load_images(folder, self._names(self.shots))
+            self.keep(strength, draw([self], strength)[0] if images is None else images)
+        return load_images(self._image_folder(strength), self._names(self.shots))
+
+    def keep(self, strength: float, images: np.ndarray) -> None:
+        save_images(self._image_folder(strength), images, self._names(self.shots))
 
     def score(self, strength: float, names: Sequence[str]) -> list[dict]:
         """Entries of the record for some metrics, and their per-image values in per_image.csv."""
@@ -168,7 +198,7 @@ class Work:
                 self.scored.append(self.cell.measure(name, strength))
         return entries
 
-    def show(self, tracker: Tracker, record: Record) -> None:
+    def show(self, record: Record) -> None:
         """A grid of images, and what the tracker wants to see."""
         from bench import table
         from bench.grid import grid
@@ -183,24 +213,19 @@ class Work:
             rows.append(("style itself", np.stack([self.dataset.oracle(image) for image in self.baseline[first]])))
         path = self.folder / "grid.png"
         grid(rows, [self.shots[i].prompt for i in first], path)
-        tracker.images("grid", path)
-        tracker.table("metrics", table.long([record]))
+        self.tracker.images("grid", path)
+        self.tracker.table("metrics", table.long([record]))
         for file in sorted((self.folder / "adapters").glob("*.safetensors")):
-            tracker.artifact(f"{self.cell.run_id}-{file.stem}", file, "adapter")
+            self.tracker.artifact(f"{self.cell.run_id}-{file.stem}", file, "adapter")
 
     # --- how
 
-    def _job(self) -> Job:
-        from bench.latents import Latents
-        from bench.trainer import Job
+    def _image_folder(self, strength: float) -> Path:
+        return self.folder / "images" / strength_folder(strength)
 
-        scale, published = self.cell.trainer["lr_scale"], self.method.recipe
-        assert published is not None
-        recipe = replace(published, lr=published.lr * scale)
-        if scale != 1:
-            self.notes.append(f"the method's learning rate {published.lr:g} times {scale:g} for this backbone")
-        data = Latents(self.dataset, self.backbone, recipe, self._prior(), self.cell.trainer["resample"])
-        return Job(0, self.method, data, recipe, self.cell.seed, self.folder / "checkpoint.safetensors")
+    @cached_property
+    def _log(self) -> TrainingLog:
+        return TrainingLog(self.folder / "log.csv")
 
     def _prior(self) -> list[Example]:
         """The backbone's own images of the class, for prior preservation; kept for all cells."""
@@ -212,7 +237,7 @@ class Work:
         prompt, count = wanted
         most = self.cell.trainer["prior_images"]
         if most is not None and most < count:
-            self.notes.append(f"{most} images for prior preservation instead of {count}")
+            self.note(f"{most} images for prior preservation instead of {count}")
             count = most
         chosen = [Shot(0, prompt, seed) for seed in range(-count, 0)]  # never an evaluation seed
         with self.clock("prior_s"):
@@ -228,26 +253,9 @@ class Work:
         folder = cache_folder() / "baseline" / digest(own, 16)
         if not folder.is_dir():
             request = Request(0, method, self.dataset, chosen, 0.0)
-            images = self._draw(Bank(self.backbone, {}, [None]), request, label)
+            (images,) = _drawn(Bank(self.backbone, {}, [None]), [request], self.sampler, label)
             save_images(folder, images, self._names(chosen))
         return load_images(folder, self._names(chosen))
-
-    def _sampled(self, strength: float) -> np.ndarray:
-        from bench.sampling import Request
-
-        with self.clock("sample_s"):
-            request = Request(0, self.method, self.dataset, self.shots, strength)
-            images = self._draw(self.bank, request, f"sample {self.cell.run_id} strength {strength:g}")
-        self.cost["images"] = self.cost.get("images", 0) + len(images)
-        return images
-
-    def _draw(self, bank: Bank, request: Request, label: str) -> np.ndarray:
-        import numpy as np
-
-        from bench.sampling import sample
-
-        drawn = (image for (images,) in sample(bank, [request], self.sampler) for image in images)
-        return np.stack(list(progress(drawn, label, "image", len(request.shots))))
 
     def _names(self, chosen: Sequence[Shot]) -> list[str]:
         return [image_name(shot.index, shot.seed) for shot in chosen]
@@ -297,19 +305,21 @@ class Work:
         old = pd.read_csv(path, index_col=index) if path.is_file() else new
         atomic_write(path, new.combine_first(old).to_csv().encode())
 
-    def _save_adapters(self) -> None:
-        for name, spec in self.bank.specs.items():
-            if getattr(spec, "file", None) is None:
-                self.bank.save(name, 0, self.folder / "adapters")
-
     def config(self) -> dict[str, Any]:
         """All that the images depend on, what was measured on them, and what is needed to open the cell again."""
         asked = {part: dict(getattr(self.cell, part)) for part in PARTS}
         return {**self.cell.identity, "scored": self.scored, "asked": asked}
 
     def costs(self) -> dict[str, float]:
-        """Seconds of each phase, rates, memory, and the size of what was trained."""
+        """Seconds of each phase, rates, memory, and the size of what was trained.
+
+        Seconds that cells of a pack share are split evenly among those that took part: `train_s` and `sample_s` add up
+        to the time that passed, and `pack` says how many took part on average. Whoever needs the backbone, a baseline
+        or class images first pays for them.
+        """
         costs = {"peak_gb": peak_gb(), **self.cost}
+        if "ticks" in costs:
+            costs["pack"] = costs.pop("sharing") / costs.pop("ticks")
         if "sample_s" in costs and "images" in costs:
             costs["images_per_s"] = costs.pop("images") / costs["sample_s"]
         if "train_s" in costs and "steps" in costs:
@@ -327,24 +337,73 @@ class Work:
         files = [self.folder / "adapters" / path for path in self.bank.files("style")]
         return sum(file.stat().st_size for file in files if file.is_file())
 
+    def note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def spend(self, what: str, amount: float) -> None:
+        self.cost[what] = self.cost.get(what, 0.0) + amount
+
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.cost[phase] = self.cost.get(phase, 0.0) + time.perf_counter() - started
+            self.spend(phase, time.perf_counter() - started)
 
+    @cached_property
     def tracker(self) -> Tracker:
         tracker = build({"folder": str(self.cell.results), **self.cell.tracker})
         tags = (self.cell.method["name"], self.cell.dataset["name"], self.cell.backbone["name"])
         tracker.start(self.cell.run_id, self.cell.identity, self.cell.group or "", tags)
         return tracker
 
+    # --- the end
+
     def close(self) -> None:
         """Leave the backbone as it was."""
-        if "bank" in vars(self):
+        if "bank" in vars(self) and self.seat is None:
             self.bank.close()
+
+    def publish(self, record: Record) -> None:
+        assert self.store is not None
+        self.close()
+        self.tracker.finish(record.status)
+        self.store.publish(record)
+        self.store = None
+
+    def let_go(self) -> None:
+        """Without a record: let others work on the cell. What was made so far stays. Nothing to do after `publish`."""
+        if self.store is not None:
+            self.close()
+            self.tracker.finish("interrupted")
+            self.store.release(self.cell.run_id)
+            self.store = None
+
+
+def draw(works: Sequence[Work], strength: float) -> list[np.ndarray]:
+    """Images (N, 3, P, P) of each of some cells on one bank, with equally many images each, in shared passes."""
+    from bench.sampling import Request
+
+    first, started = works[0], time.perf_counter()
+    requests = [Request(work.seat or 0, work.method, work.dataset, work.shots, strength) for work in works]
+    label = f"sample {first.cell.run_id}{f' and {len(works) - 1} more' * (len(works) > 1)} strength {strength:g}"
+    images = _drawn(first.bank, requests, first.sampler, label)
+    for work in works:
+        work.spend("sample_s", (time.perf_counter() - started) / len(works))
+        work.spend("images", len(work.shots))
+    return images
+
+
+def _drawn(bank: Bank, requests: Sequence[Request], sampler: Sampler, label: str) -> list[np.ndarray]:
+    import numpy as np
+
+    from bench.sampling import sample
+
+    drawn = (images for chunk in sample(bank, requests, sampler) for images in zip(*chunk, strict=True))
+    rows = list(progress(drawn, label, "image", len(requests[0].shots)))
+    return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
 def peak_gb() -> float:

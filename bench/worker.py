@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,14 +67,8 @@ class Worker:
         self.begun = 0  # cells handed to the runner in this call
         self.full = self.broken = False
         self.backbone = ""
-        self.told: dict[str, Any] = {
-            "done": 0,
-            "failed": 0,
-            "loads": 0,
-            "cells": [],
-            "why": "",
-            "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        }
+        self.told: dict[str, Any] = {"done": 0, "failed": 0, "loads": 0, "cells": [], "why": ""}
+        self.told["gpu"] = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.told |= (owner := claims.myself())
         self.file = sweep.folder / "workers" / f"{owner['host']}-{owner['pid']}-{int(owner['started'])}.json"
         module, _, name = sweep.settings.runner.rpartition(".")
@@ -131,7 +126,7 @@ class Worker:
         size = 1 if len(entries) == 1 else self.sweep.settings.pack
         self.begun = 0
         try:
-            self.runner(self._stream(entries), size=size, finished=self._ended, stop=self._must_stop)
+            self.runner(Stream(self, entries), size=size, finished=self._ended, stop=self._must_stop)
             if self.claims and not self._must_stop():
                 raise BenchError("It ended without a record.")
         except (Exception, SystemExit) as error:
@@ -140,11 +135,10 @@ class Worker:
             for run_id in list(self.claims):
                 self.claims.pop(run_id).release()
 
-    def _stream(self, entries: Sequence[Entry]) -> Iterator[Cell]:
+    def claim_each(self, entries: Sequence[Entry]) -> Iterator[Cell]:
         """Claim cells as seats become free, but no more than this worker's share of what is open."""
-        share = math.ceil(len(entries) / (self.sweep.settings.workers or 1))
         for entry in entries:
-            if self._must_stop() or len(self.claims) >= share:
+            if self._must_stop() or len(self.claims) >= self.share(entries):
                 return
             if not self._ends_in_time(entry):
                 self.full = not self.claims
@@ -152,6 +146,9 @@ class Worker:
             if (cell := self._claim(entry)) is not None:
                 self.begun += 1
                 yield cell
+
+    def share(self, entries: Sequence[Entry]) -> int:
+        return math.ceil(len(entries) / (self.sweep.settings.workers or 1))
 
     def _claim(self, entry: Entry) -> Cell | None:
         """The cell, this process's own from now on; None when another was quicker or it has its verdict."""
@@ -171,7 +168,7 @@ class Worker:
 
     # --- verdicts
 
-    def _ended(self, cell: Cell, record: Record) -> None:
+    def _ended(self, record: Record) -> None:
         run_id = record.run_id
         self.sweep.replaced(run_id)
         self.took.setdefault(self.entries[run_id].base, []).append(seconds(record))
@@ -183,7 +180,7 @@ class Worker:
 
     def _blame(self, error: BaseException) -> None:
         """An error that reached the worker: a cell that was alone is refused, those of a pack are tried alone."""
-        left = [run_id for run_id in self.claims if self.sweep.state(run_id).status in ("open", "running")]
+        left = [run_id for run_id, claim in self.claims.items() if self._is_ours(run_id, claim)]
         if not self.begun:
             raise error
         if isinstance(error, claims.Taken) or self.begun > 1:
@@ -194,6 +191,11 @@ class Worker:
             self.sweep.refuse(run_id, text)
             self._tell(failed=self.told["failed"] + 1)
             print(f"failed: {run_id}: {text}", flush=True)
+
+    def _is_ours(self, run_id: str, claim: claims.Claim) -> bool:
+        """Without a verdict, and in nobody else's hands."""
+        status = self.sweep.state(run_id).status
+        return status == "open" or (status == "running" and claim.mine())
 
     def _give_up(self, entry: Entry) -> None:
         """A record "failed" for a cell that killed its workers."""
@@ -207,7 +209,7 @@ class Worker:
         hashes = identity["dataset"]["content"], identity["backbone"]["weights"]
         record.provenance = provenance(*hashes, datetime.now(UTC))
         store.publish(record)
-        self._ended(cell, record)
+        self._ended(record)
 
     # --- time
 
@@ -247,6 +249,20 @@ class Worker:
 
     def _backbone(self, entry: Entry) -> str:
         return digest(self.sweep.bases[entry.base]["backbone"])
+
+
+@dataclass
+class Stream:
+    """Cells that are claimed one by one as they are taken; its length is the most that are held at a time."""
+
+    worker: Worker
+    entries: Sequence[Entry]
+
+    def __len__(self) -> int:
+        return self.worker.share(self.entries)
+
+    def __iter__(self) -> Iterator[Cell]:
+        return self.worker.claim_each(self.entries)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.data import describe
 from bench.record import Record, Store, atomic_write
-from bench.run import held, settled
+from bench.run import complete, held
 from bench.sweep import Settings, judge, submit
 
 MINI = {
@@ -45,14 +45,14 @@ def run_light(cells, size=1, finished=None, stop=None):
         if record is None:
             return
         if finished is not None:
-            finished(cell, record)
+            finished(record)
 
 
 def run_one(cell, stop=bool):
     """The record, or None when it was asked to stop."""
     store = Store(cell.results)
     record = store.read(cell.run_id)
-    if record is not None and settled(record, cell):
+    if record is not None and complete(record, cell):
         return record
     with held(store, cell.run_id) as folder:
         count(cell, "began")

@@ -107,7 +107,7 @@ def test_a_rule_that_means_nothing_is_told(asked):
 
 def test_strict_refuses_before_anything_runs_and_leaves_a_row(asked, monkeypatch):
     strict = under(replace(asked, seed=1), strict=True, budget={"steps": 5, "images": 7})
-    for part in ("train", "sample", "score"):
+    for part in ("job", "sample", "score"):
         monkeypatch.setattr(order.Work, part, lambda *args: pytest.fail("something ran"))
     record = run(strict)
     assert record.status == "skipped" and record.reason == (
@@ -115,12 +115,12 @@ def test_strict_refuses_before_anything_runs_and_leaves_a_row(asked, monkeypatch
         "To run it with a footnote: fairness.strict=false."
     )
     assert [found.status for found in Store(asked.results).records() if found.run_id == strict.run_id] == ["skipped"]
-    monkeypatch.setattr(order, "_whole", lambda *args: "it runs")
+    monkeypatch.setattr(order, "whole", lambda *args: ["it runs"])
     assert run(replace(strict, fairness={"budget": {"steps": 5}})) == "it runs"
 
 
 def test_a_finished_cell_is_judged_anew_without_running(asked, monkeypatch):
-    monkeypatch.setattr(order, "_whole", lambda *args: pytest.fail("it ran"))
+    monkeypatch.setattr(order, "whole", lambda *args: pytest.fail("it ran"))
     store, noted = Store(asked.results), ["metric fid left out", f"{PREFIX}of an earlier contract"]
     store.publish(Record(asked.run_id, "done", None, {"scored": []}, {"train_s": 9.0}, notes=noted))
     for rules in ({"budget": {"steps": 700, "train_s": 8}}, {"start_t": 1, "strict": True}, {}):

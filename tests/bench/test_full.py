@@ -1,6 +1,7 @@
 """Full fine-tuning: rows at a scale against merged weights, a backbone left as it was, resumed bits, the files."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -257,7 +258,8 @@ def test_half_of_the_files_is_a_sentence_and_none_is_a_beginning(tmp_path):
 def test_the_record_counts_all_weights_and_the_bytes_of_all_files(tmp_path):
     backbone, work = TinyBackbone(), Work(None, tmp_path)
     bank = work.bank = moved(backbone)
-    work._save_adapters()
+    work.method = SimpleNamespace(recipe=RECIPE)
+    work.save_adapters()
     costs = work.costs()
     parameters = [*backbone.network.parameters(), *backbone.reader.parameters()]
     assert costs["trainable_parameters"] == sum(parameter.numel() for parameter in parameters)

@@ -44,7 +44,8 @@ def test_images_and_prompts_are_computed_once():
         data.draw(("content", "style"), generator(k))
         texts = data.text(["b", "a", "b"])
     assert calls.count("encode") == 4  # two images, mirrored and not
-    assert [call for call in calls if call != "encode"] == [("embed", "a", "b")]
+    Latents(tiny_dataset(1), backbone, RECIPE).text(["a"])  # another cell on this backbone
+    assert [call for call in calls if call != "encode"] == [("embed", "b"), ("embed", "a")]
     assert torch.equal(texts.states, embed(["b", "a", "b"]).states)
 
 

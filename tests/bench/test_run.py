@@ -72,14 +72,14 @@ def test_a_cell_leaves_all_that_it_should(done, results):
 
 
 def test_a_finished_cell_is_shown_not_done_again(done, results, monkeypatch):
-    monkeypatch.setattr("bench.run._whole", forbidden)
+    monkeypatch.setattr("bench.run.whole", forbidden)
     monkeypatch.setattr("bench.run._complete", forbidden)
     again = run(composed(results, *PAIR))
     assert dumps(again) == dumps(done)
 
 
 def test_another_strength_is_sampled_from_the_stored_adapter(done, results, monkeypatch):
-    monkeypatch.setattr(Work, "train", forbidden)
+    monkeypatch.setattr(Work, "job", forbidden)
     more = run(composed(results, *PAIR, "strength=[3,0]"))
     folder, names = results / done.run_id / "images", ["000-s0", "000-s1", "001-s0", "001-s1"]
     assert str(values(more)) == str(values(done)) and set(values(more, 0.0)) == set(values(done))
@@ -91,7 +91,7 @@ def test_another_strength_is_sampled_from_the_stored_adapter(done, results, monk
 
 def test_another_metric_scores_stored_images(done, results, monkeypatch):
     before = Store(results).read(done.run_id)
-    monkeypatch.setattr(Work, "_draw", forbidden)
+    monkeypatch.setattr("bench.work._drawn", forbidden)
     more = run(composed(results, *PAIR, "+metrics.twice=${metrics.oracle}"))
     assert str([entry for entry in more.scores if entry["group"] != "twice"]) == str(before.scores)
     assert {e["metric"] for e in more.scores if e["group"] == "twice"} == {
@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_fails_its_cell_with_the_step(results):
 
 
 def test_weights_of_a_metric_that_are_missing_stop_the_cell_before_it_trains(results, monkeypatch):
-    monkeypatch.setattr(Work, "train", forbidden)
+    monkeypatch.setattr(Work, "job", forbidden)
     record = run(composed(results, *PAIR, "metrics=sd", "seed=5"))
     assert record.status == "failed" and "missing_metrics=skip" in record.reason
 

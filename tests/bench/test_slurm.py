@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,16 +103,11 @@ def wait_for(found, seconds=60):
     raise AssertionError("nothing came")
 
 
+@contextmanager
 def aside(work, *arguments, **options):
-    """In a thread; its result or error comes with `join`."""
-    kept = {}
-
-    def run():
-        kept["result"] = work(*arguments, **options)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return lambda: (thread.join(), kept["result"])[1]
+    """While it works in a thread; gives the future of its result."""
+    with ThreadPoolExecutor(1) as threads:
+        yield threads.submit(work, *arguments, **options)
 
 
 @pytest.mark.slow
@@ -154,16 +150,16 @@ def test_exception_exit_and_kill_each_cost_their_cell_and_retry_runs_only_them(c
 def test_a_node_that_goes_down_loses_nothing(cluster, tmp_path):
     cell = light_cell(tmp_path, steps=100, pause_s=0.1)
     made = submitted([cell], workers=1, poll_s=0.3)
-    join = aside(run_sweep, made, 1)
-    wait_for(lambda: (tmp_path / ".work" / cell.run_id / "checkpoint.json").exists())
-    node = made.workers()[0]["node"]
-    cluster.do("crash", node)
-    subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True)
-    assert join() == {cell.run_id: "done"}
+    with aside(run_sweep, made, 1) as future:
+        wait_for(lambda: (tmp_path / ".work" / cell.run_id / "checkpoint.json").exists())
+        node = made.workers()[0]["node"]
+        cluster.do("crash", node)
+        subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True)
+    cluster.do("revive", node)
+    assert future.result() == {cell.run_id: "done"}
     assert (tmp_path / cell.run_id / "adapter.bin").read_text() == calm(cell)
     began = [line.split()[2] for line in (tmp_path / "events").read_text().splitlines() if line.startswith("began")]
     assert len(set(began)) == 2, "another worker went on"
-    cluster.do("revive", node)
 
 
 def preempt(made, seconds=3):
@@ -174,10 +170,10 @@ def preempt(made, seconds=3):
 
 def disturbed(tmp_path, made, cell, disturb, **options):
     """The sweep of one long cell, disturbed once it has begun; ends as if nothing had been, without a death."""
-    join = aside(run_sweep, made, 1, **options)
-    wait_for(lambda: (tmp_path / ".work" / cell.run_id / "checkpoint.json").exists())
-    disturb()
-    assert join() == {cell.run_id: "done"}
+    with aside(run_sweep, made, 1, **options) as future:
+        wait_for(lambda: (tmp_path / ".work" / cell.run_id / "checkpoint.json").exists())
+        disturb()
+    assert future.result() == {cell.run_id: "done"}
     assert (tmp_path / cell.run_id / "adapter.bin").read_text() == calm(cell)
     assert len(events(tmp_path, "began")) >= 2 and len(events(tmp_path, "ended")) == 1
     assert "asked to leave" in "".join(path.read_text() for path in (made.folder / "log" / "slurm").glob("*.out"))

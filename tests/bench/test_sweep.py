@@ -172,7 +172,7 @@ def test_a_worker_ends_when_the_gpu_is_lost(cells):
         cell = next(stream)
         record = Record(cell.run_id, "failed", "RuntimeError: CUDA error: an illegal memory access", {"scored": []})
         Store(cell.results).publish(record)
-        finished(cell, record)
+        finished(record)
 
     chosen.runner = lost
     assert chosen.work() == "the GPU was lost" and list(statuses(made).values()).count("open") == 5
@@ -191,7 +191,7 @@ def test_workers_share_what_is_open(tmp_path):
     """Of eight cells and four workers, one worker holds at most two at a time."""
     made = submitted([light_cell(tmp_path, seed) for seed in range(8)], workers=4)
     chosen = Worker(made)
-    stream = chosen._stream(made.entries)
+    stream = chosen.claim_each(made.entries)
     most = [next(stream, None) for _ in range(4)]
     assert [cell is not None for cell in most] == [True, True, False, False]
     [claim.release() for claim in chosen.claims.values()]

@@ -61,7 +61,7 @@ def test_their_images_are_stored_like_all_others_and_nothing_is_drawn(method, tm
     def forbidden(*args):
         raise AssertionError("an image was drawn")
 
-    monkeypatch.setattr(Work, "_draw", forbidden)
+    monkeypatch.setattr("bench.work.draw", forbidden)
     work = work_of(method, tmp_path, tiny_dataset())
     assert np.array_equal(work.sample(1.0), method.from_baseline(BASELINE, tiny_dataset()))
     stored = [np.asarray(Image.open(path)) for path in sorted(tmp_path.glob("images/strength=1/*.png"))]
@@ -69,7 +69,7 @@ def test_their_images_are_stored_like_all_others_and_nothing_is_drawn(method, tm
 
 
 def test_other_methods_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(Work, "_draw", lambda *args: 255 - BASELINE)
+    monkeypatch.setattr("bench.work.draw", lambda *args: [255 - BASELINE])
     work = work_of(ZeroShot(), tmp_path, tiny_dataset())
     work.bank = None
     assert np.array_equal(work.sample(1.0), 255 - BASELINE)

@@ -1,0 +1,22 @@
+"""Prompts as a frozen backbone reads them, each once per process: cells, chunks and strengths share them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+from bench.contracts import Backbone, Text
+
+KEPT = 256  # prompts; of SDXL 80 MB
+
+_read: WeakKeyDictionary[Backbone, dict[str, Text]] = WeakKeyDictionary()
+
+
+def embedded(backbone: Backbone, prompts: Sequence[str]) -> Text:
+    """One row per prompt. Each is read alone, so its bits do not depend on what is read with it."""
+    known = _read.setdefault(backbone, {})
+    new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
+    if len(known) + len(new) > KEPT:
+        known = _read[backbone] = {prompt: known[prompt] for prompt in dict.fromkeys(prompts) if prompt in known}
+    known |= {prompt: backbone.embed([prompt]) for prompt in new}
+    return Text.cat([known[prompt] for prompt in prompts])

@@ -1,0 +1,168 @@
+"""Where the cells of a pack train: seats on one bank of adapters. Who ends leaves, one that waits takes the seat."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from bench.adapters import Bank
+from bench.contracts import FullSpec
+from bench.progress import progress
+from bench.trainer import Training, generator
+from bench.work import Work, draw
+
+log = logging.getLogger(__name__)
+Size = int | Callable[[Work], int]  # of a pack, or what tells it from the first cell
+
+
+def trained(works: Iterator[Work], size: Size, stop: Callable[[], bool]) -> Iterator[list[Work]]:
+    """Works whose training is over, well or not, in lists of those that ended together and can be sampled together.
+
+    They keep their seats until the next list is asked for. Works that fit none of the seats wait for other ones.
+    """
+    queue = Queue(works)
+    while not stop() and (first := queue.take()) is not None:
+        seats = first.attempt(lambda work=first: Seats(work, size))  # type: ignore[misc]
+        if seats is None:
+            yield [first]
+            continue
+        try:
+            yield from seats.trained(first, queue, stop)
+        finally:
+            seats.close()
+
+
+def sample(works: Sequence[Work]) -> None:
+    """Draw together what works of one bank lack; what cannot be drawn together is left for each to draw alone."""
+    sound = [work for work in works if work.error is None]
+    for strength in dict.fromkeys(s for work in sound for s in work.cell.strengths):
+        for group in _groups([work for work in sound if _to_draw(work, strength)]):
+            try:
+                for work, images in zip(group, draw(group, strength), strict=True):
+                    work.keep(strength, images)
+            except Exception as error:
+                log.warning("%d cells could not be sampled together (%s); each is sampled alone.", len(group), error)
+
+
+def _to_draw(work: Work, strength: float) -> bool:
+    """Whether images must be drawn; a method that makes them out of the baseline's says so itself."""
+    if strength not in work.cell.strengths or not work.lacks_images(strength):
+        return False
+    return work.attempt(lambda: work.method.from_baseline(work.baseline, work.dataset)) is None and work.error is None
+
+
+def _groups(works: Sequence[Work]) -> Iterator[list[Work]]:
+    """Works with equally many images, no more than the sampler's batch; those alone need no group."""
+    by_count: dict[int, list[Work]] = {}
+    for work in works:
+        by_count.setdefault(len(work.shots), []).append(work)
+    for group in by_count.values():
+        most = max(1, group[0].sampler.batch)
+        parts = [group[i : i + most] for i in range(0, len(group), most)]
+        yield from (part for part in parts if len(part) > 1)
+
+
+class Queue:
+    """Works that wait. One that was looked at and did not fit waits aside, for its own seats."""
+
+    def __init__(self, works: Iterator[Work]):
+        self.works = works
+        self.aside: list[Work] = []
+
+    def take(self, fits: Callable[[Work], bool] = lambda work: True) -> Work | None:
+        """The next one that fits. At most one that does not is taken along: others may claim what is left."""
+        if not self.aside:
+            self.aside += [work for work in [next(self.works, None)] if work is not None]
+        found = next((work for work in self.aside if fits(work)), None)
+        if found is not None:
+            self.aside.remove(found)
+        return found
+
+
+class Seats:
+    """Up to `size` works on one bank, with the adapters that the first of them asks for."""
+
+    def __init__(self, first: Work, size: Size):
+        self.first = first
+        self.specs = dict(first.method.adapters(first.dataset))
+        alone = any(isinstance(spec, FullSpec) for spec in self.specs.values())
+        seats = 1 if alone else size(first) if callable(size) else size
+        self.bank = Bank(first.backbone, self.specs, [], seats)
+        self.training = Training(self.bank)
+        self.works: dict[int, Work] = {}  # seat -> work
+
+    def close(self) -> None:
+        self.bank.close()
+
+    def fits(self, work: Work) -> bool:
+        """Whether the work can share these seats; one with an error can sit anywhere, it leaves at once."""
+        if work.error is not None:
+            return True
+        same = all(getattr(work.cell, part) == getattr(self.first.cell, part) for part in ("backbone", "sampler"))
+        return same and work.attempt(lambda: dict(work.method.adapters(work.dataset)) == self.specs) is not False
+
+    def trained(self, first: Work, queue: Queue, stop: Callable[[], bool]) -> Iterator[list[Work]]:
+        self._take(first)
+        while True:
+            self._fill(queue, stop)
+            self._advance(stop)
+            over = [work for seat, work in self.works.items() if seat in self._over()]
+            if not over:
+                return
+            for work in over:
+                work.attempt(work.save_adapters)
+            yield over
+            self.works = {seat: work for seat, work in self.works.items() if work not in over}
+
+    def _fill(self, queue: Queue, stop: Callable[[], bool]) -> None:
+        while len(self.works) < self.bank.cells and not stop() and (work := queue.take(self.fits)) is not None:
+            self._take(work)
+
+    def _take(self, work: Work) -> None:
+        """Give the work a free seat and begin its training there."""
+        work.seat = min(set(range(self.bank.cells)) - set(self.works))
+        self.works[work.seat] = work
+        work.bank = self.bank
+        work.attempt(lambda: self._begin(work))
+
+    def _begin(self, work: Work) -> None:
+        assert work.seat is not None
+        self.bank.start(work.seat, generator("adapters", work.cell.seed))
+        if work.method.recipe is not None:
+            with work.clock("train_s"):
+                self.training.add(work.job())
+
+    def _over(self) -> set[int]:
+        """Seats whose training is over: at its end, failed, or never begun."""
+        under_way = {run.job.cell for run in self.training.live} | self.training.let_go
+        return set(self.works) - under_way
+
+    def _advance(self, stop: Callable[[], bool]) -> None:
+        """Train until some work is over, or all are let go."""
+        if self._over() or not self.training.live:
+            return
+        jobs = [run.job for run in self.training.live]
+        left = min(run.job.recipe.steps - run.k for run in self.training.live)
+        name, more = self.works[jobs[0].cell].cell.run_id, f" and {len(jobs) - 1} more" * (len(jobs) > 1)
+        for _ in progress(self._ticks(stop), f"train {name}{more}", "step", left):
+            pass
+
+    def _ticks(self, stop: Callable[[], bool]) -> Iterator[None]:
+        while self.training.live and not self._over():
+            self.training.stopping = self.training.stopping or stop()
+            if self._tick():
+                yield
+
+    def _tick(self) -> bool:
+        """One tick, its seconds split evenly among the works that took part. Returns whether a step was finished."""
+        sharing = [self.works[run.job.cell] for run in self.training.live]
+        started, finished = time.perf_counter(), False
+        for step in self.training.tick():
+            self.works[step.cell].log(step)
+            finished = True
+        share = (time.perf_counter() - started) / len(sharing)
+        for work in sharing:
+            for what, amount in (("train_s", share), ("ticks", 1), ("sharing", len(sharing))):
+                work.spend(what, amount)
+        return finished
