@@ -169,7 +169,7 @@ def test_a_worker_ends_when_the_gpu_is_lost(cells):
     chosen = Worker(made)
 
     def lost(stream, size, finished, stop):
-        cell = next(stream)
+        cell = next(iter(stream))
         record = Record(cell.run_id, "failed", "RuntimeError: CUDA error: an illegal memory access", {"scored": []})
         Store(cell.results).publish(record)
         finished(record)
