@@ -233,8 +233,9 @@ def shortened(cell: Cell) -> Cell:
         method["recipe"] = {**method["recipe"], "steps": min(SHORT["steps"], method["recipe"]["steps"])}
     if isinstance(dataset.get("prompts"), (list, tuple)):
         dataset["prompts"] = list(dataset["prompts"])[: SHORT["prompts"]]
-    changes = {"method": method, "dataset": dataset, "strengths": cell.strengths[: SHORT["strengths"]]}
-    return replace(cell, **changes, results=cell.results / PROBES, mode="cached", tracker=SILENT, group=None)
+    strengths = cell.strengths[: SHORT["strengths"]]
+    cell = replace(cell, method=method, dataset=dataset, strengths=strengths)
+    return replace(cell, results=cell.results / PROBES, mode="cached", tracker=SILENT, group=None)
 
 
 SILENT = {"_target_": "bench.track.Silent"}

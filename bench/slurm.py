@@ -69,7 +69,7 @@ class Slurm(Pool):
         return started
 
     def _parameters(self) -> dict[str, Any]:
-        asked = dict(self.sbatch)
+        asked = {key: value for key, value in self.sbatch.items() if value is not None}
         more = {"requeue": True} | dict(asked.pop("additional_parameters", {}))
         return {
             "job_name": self.name,

@@ -55,7 +55,6 @@ class Cluster:
     def __init__(self, folder, port, *settings):
         self.folder = folder
         self.do(str(port), *settings)
-        os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
 
     def do(self, *words):
         subprocess.run([START, self.folder, *words], check=True, stdout=subprocess.DEVNULL)
@@ -71,14 +70,13 @@ def started(port, *settings):
         pytest.skip(obstacle())
     pytest.importorskip("submitit")
     folder = Path(tempfile.mkdtemp(prefix="bench-slurm-"))  # munge wants every folder above it open to all
-    made = Cluster(folder, port, *settings)
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
-    yield made
-    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
-    made.do("stop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        made = Cluster(folder, port, *settings)
+        yield made
+        made.do("stop")
     shutil.rmtree(folder)
-    del os.environ["SLURM_CONF"]
 
 
 def on_slurm(made, **options):
@@ -215,7 +213,13 @@ def command(results, *words):
         "sweep.poll_s=0.3",
     ]
     line += ["tracker=none", "method=zero_shot", "dataset=ink", "+method.recipe.steps=20", "+method.pause_s=0.1"]
-    line += ["hydra/launcher=slurm", "hydra.launcher.sbatch={cpus_per_task:2,mem:100}", "hydra.launcher.time_min=10"]
+    line += [
+        "hydra/launcher=slurm",
+        "hydra.launcher.sbatch.cpus_per_task=2",
+        "hydra.launcher.sbatch.mem=100",
+        "hydra.launcher.sbatch.gpus_per_node=null",
+        "hydra.launcher.time_min=10",
+    ]
     return subprocess.Popen([*line, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
