@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from bench import data
-from bench.cell import Cell
+from bench import data, launch
+from bench.compose import cell, settings
 from bench.contracts import BenchError
 from bench.record import Record
 from bench.run import run
 
 CONF = str(Path(__file__).parents[1] / "conf")
+PLUGINS = str(Path(__file__).parent / "plugins")  # where our part of the package hydra_plugins lies
 records: list[Record] = []
-sweep: list[Cell] = []  # cells of -m, which run when all are composed, in packs
 
 
 def register_datasets() -> None:
@@ -32,45 +31,23 @@ def register_datasets() -> None:
         ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=data.describe(name))
 
 
-def cell(config: DictConfig) -> Cell:
-    """Plain typed settings from Hydra's."""
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    strength = plain.pop("strength")
-    if strength is None:
-        strength = plain["method"].get("strength", 1.0)
-    if strength == "curve":
-        strength = plain["method"]["curve"]
-    strengths = strength if isinstance(strength, list) else [strength]
-    return Cell(**{**plain, "results": Path(plain["results"])}, strengths=tuple(map(float, strengths)))
+def register_launchers() -> None:
+    """Hydra takes launchers from the namespace package hydra_plugins only; ours joins it while this command runs."""
+    if PLUGINS not in sys.path:
+        sys.path.append(PLUGINS)
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
-    asked, hydra_config = cell(config), HydraConfig.get()
-    several = hydra_config.mode == hydra.types.RunMode.MULTIRUN
-    if several and hydra_config.launcher._target_.endswith(".BasicLauncher"):  # others have processes of their own
-        sweep.append(asked)
-        return
+    asked = cell(config)
+    several = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN  # by one of Hydra's own launchers
     try:
+        if config.plan:
+            return launch.show_plan([asked], settings(config), 1)
         records.append(run(asked))
     except BenchError as error:
         sys.exit(f"bench: {error}")
     report(records[-1], asked.results / records[-1].run_id, brief=several)
-
-
-def run_sweep() -> None:
-    from bench.pack import packs, run_pack
-
-    try:
-        for group in packs(sweep):
-            run_pack(group, group[0].pack, told)
-    except BenchError as error:
-        sys.exit(f"bench: {error}")
-
-
-def told(record: Record) -> None:
-    records.append(record)
-    report(record, Path(), brief=True)
 
 
 def report(record: Record, folder: Path, brief: bool) -> None:
@@ -88,6 +65,6 @@ def report(record: Record, folder: Path, brief: bool) -> None:
 
 if __name__ == "__main__":
     register_datasets()
+    register_launchers()
     main()
-    run_sweep()
-    sys.exit(1 if any(record.status == "failed" for record in records) else 0)
+    sys.exit(1 if launch.failed or any(record.status == "failed" for record in records) else 0)

@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,12 @@ class Cell:
     def measure(self, name: str, strength: float) -> str:
         """What names one metric with its settings at one strength, to see whether a record has it."""
         return f"{name} {digest(self.metrics[name])} {strength:g}"
+
+    def with_seed(self, seed: int, mode: str | None = None) -> Cell:
+        """The same cell with another seed; what they share of the identity is not worked out again."""
+        other = replace(self, seed=seed, mode=mode or self.mode)
+        vars(other)["identity"] = {**self.identity, "seed": seed}
+        return other
 
     @cached_property
     def run_id(self) -> str:

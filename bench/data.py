@@ -196,6 +196,12 @@ def _verified(spec: Mapping[str, Any], file: File) -> Path:
     return place
 
 
+def image_count(spec: Mapping[str, Any]) -> int:
+    """Evaluation images at one strength. Raises BenchError when the table of prompts is not here."""
+    prompts, own_seeds = _asked(_known(spec))
+    return sum(map(len, own_seeds)) if own_seeds else len(prompts) * len(spec["seeds"])
+
+
 def missing(spec: Mapping[str, Any]) -> str | None:
     """One sentence when images that the dataset needs are not on this machine, else None."""
     spec = _known(spec)

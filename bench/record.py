@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -29,6 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import claims
 from bench.contracts import BenchError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
-        self._locks: dict[str, int] = {}
+        self._claims: dict[str, claims.Claim] = {}
 
     def folder(self, run_id: str) -> Path:
         """Where the finished cell lies, or will."""
@@ -135,20 +135,30 @@ class Store:
     def work(self, run_id: str) -> Path:
         """Folder of an unfinished cell, held by this process until `publish` or `release`.
 
-        Raises BenchError when another process holds it.
+        Raises BenchError when another process, here or on another machine, holds it.
         """
         folder = self._unfinished(run_id)
-        if run_id not in self._locks:
-            self._locks[run_id] = _lock(_lock_file(folder), run_id)
+        if run_id not in self._claims:
+            self._claims[run_id] = claims.take(self.claim_file(run_id), f"Cell {run_id}")
             (folder / "record.json").unlink(missing_ok=True)
         folder.mkdir(exist_ok=True)
         return folder
 
+    def reserve(self, run_id: str, lease_s: float = claims.LEASE_S) -> claims.Claim:
+        """Hold a cell for a later `work` of this process, by whatever store. Raises BenchError as `work` does."""
+        return claims.reserve(self.claim_file(run_id), f"Cell {run_id}", lease_s)
+
     def release(self, run_id: str) -> None:
         """Let others work on this cell; what was made so far stays."""
-        if (handle := self._locks.pop(run_id, None)) is not None:
-            _lock_file(self._unfinished(run_id)).unlink(missing_ok=True)
-            os.close(handle)
+        if (claim := self._claims.pop(run_id, None)) is not None:
+            claim.release()
+
+    def claim_file(self, run_id: str) -> Path:
+        """What says who works on a cell; its folder is there afterwards."""
+        path = self._unfinished(run_id).with_name(f".{run_id}.claim")
+        with disk_full(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def publish(self, record: Record) -> Path:
         """Turn the work folder into the finished cell, in place of an earlier one, and drop its checkpoints."""
@@ -157,6 +167,8 @@ class Store:
         folder = self.work(record.run_id)
         atomic_write(folder / "config.yaml", yaml.safe_dump(_plain(record.config), sort_keys=False).encode())
         atomic_write(folder / "record.json", dumps(record).encode())
+        if not self._claims[record.run_id].mine():
+            raise claims.Taken(f"Cell {record.run_id} was taken over while this process was paused; nothing is lost.")
         finished = self._move(record.run_id)
         self.release(record.run_id)
         return finished
@@ -174,10 +186,10 @@ class Store:
 
     def _complete(self, run_id: str) -> None:
         """Finish a publication that was killed between record.json and the rename."""
-        if run_id in self._locks or read_record(self._unfinished(run_id) / "record.json") is None:
+        if run_id in self._claims or read_record(self._unfinished(run_id) / "record.json") is None:
             return
         with contextlib.suppress(OSError, BenchError):  # no right to write, or another process is at it
-            self._locks[run_id] = _lock(_lock_file(self._unfinished(run_id)), run_id)
+            self._claims[run_id] = claims.take(self.claim_file(run_id), f"Cell {run_id}")
             try:
                 if read_record(self._unfinished(run_id) / "record.json") is not None:
                     self._move(run_id)
@@ -189,6 +201,7 @@ class Store:
         _replace_folder(source, target)
         for path in [*target.glob("checkpoint*"), *target.glob("**/.*")]:  # the latter from killed writes
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        claims.forget_deaths(self.claim_file(run_id))
         return target
 
 
@@ -201,36 +214,6 @@ def read_record(path: Path) -> Record | None:
     except (OSError, UnicodeDecodeError, BenchError) as error:
         log.warning("%s was left out: %s.", path, error)
         return None
-
-
-def _lock_file(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.lock")
-
-
-def _lock(path: Path, run_id: str) -> int:
-    """An exclusive lock on a cell, dropped by the kernel when the process dies. Returns the open file."""
-    with disk_full(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 200).decode(errors="replace") or "another process"
-            os.close(handle)
-            raise BenchError(f"Cell {run_id} is being worked on by {holder}; wait for it or stop it.") from None
-        if _same_file(handle, path):  # else its last holder removed the file between our open and our lock
-            os.truncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            return handle
-        os.close(handle)
-
-
-def _same_file(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -352,11 +335,11 @@ def provenance(dataset: str, weights: str, started: datetime, ended: datetime | 
     ended = ended or datetime.now(UTC)
     times = {"started": started.isoformat(timespec="seconds"), "ended": ended.isoformat(timespec="seconds")}
     hashes = {"dataset_hash": dataset, "weights_hash": weights}
-    return {**_code(), "versions": dict(_versions()), **_machine(), "gpu": _gpu(), **hashes, **times}
+    return {**provenance_of_code(), "versions": dict(_versions()), **_machine(), "gpu": _gpu(), **hashes, **times}
 
 
 @functools.cache
-def _code() -> dict[str, Any]:
+def provenance_of_code() -> dict[str, Any]:
     """Commit and, when files differ from it, a hash of the difference; all None outside git."""
     top = _git("rev-parse", "--show-toplevel")
     if top is None or Path(top.decode().strip()).resolve() != ROOT.resolve():
@@ -369,6 +352,11 @@ def _code() -> dict[str, Any]:
     dirty = bool(diff or untracked)
     commit = (_git("rev-parse", "HEAD") or b"").decode().strip() or None
     return {"commit": commit, "dirty": dirty, "diff_hash": changes.hexdigest() if dirty else None}
+
+
+def patch() -> bytes:
+    """How the tracked files differ from the commit, as `git apply` reads it; empty outside git."""
+    return (_git("diff", "HEAD", "--binary") or b"") if provenance_of_code()["dirty"] else b""
 
 
 def _git(*arguments: str) -> bytes | None:

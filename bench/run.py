@@ -40,7 +40,7 @@ def settled(cell: Cell) -> Record | None:
     """The record of a finished cell, completed if it lacks something; None for a cell that is still to be trained."""
     store = Store(cell.results)
     record = store.read(cell.run_id)
-    if record is not None and _settled(record, cell):
+    if record is not None and complete(record, cell):
         if _judge(record, cell):
             store.update(record)
         return record
@@ -49,7 +49,7 @@ def settled(cell: Cell) -> Record | None:
     return None
 
 
-def _settled(record: Record, cell: Cell) -> bool:
+def complete(record: Record, cell: Cell) -> bool:
     """Whether the record already holds all that the cell asks for."""
     refused = record.status == "skipped" and str(record.reason).startswith(fairness.PREFIX)
     if refused or cell.mode == "force" or (cell.mode == "retry" and record.status == "failed"):

@@ -89,7 +89,8 @@ class Work:
         missing = data.missing(dict(self.cell.dataset))
         if missing:
             raise BenchError(missing)
-        return data.load(dict(self.cell.dataset), self.cell.backbone["resolution"])
+        content = self.cell.identity["dataset"]["content"]
+        return _dataset(json.dumps(dict(self.cell.dataset)), self.cell.backbone["resolution"], content)
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -128,20 +129,24 @@ class Work:
 
     # --- the steps, in their order
 
-    def check(self) -> None:
-        """Everything that can stop a cell is found before it costs anything."""
+    def possible(self) -> None:
+        """Raises what stops a cell, as far as it can be told without the backbone."""
         contract(self.cell).check(self.cell)
         _ = self.metrics
         absent = self.method.missing()
         if absent:
             raise Impossible(absent)
-        self.notes += self.method.notes
         lacks = self.method.lacks(self.dataset)
         if lacks:
             raise Impossible(
                 f"Method {self.cell.method['name']} needs {lacks}; dataset {self.dataset.name} "
                 f"provides {', '.join(sorted(self.dataset.provides)) or 'nothing'}."
             )
+
+    def check(self) -> None:
+        """Everything that can stop a cell is found before it costs anything."""
+        self.possible()
+        self.notes += self.method.notes
         self.notes += split_notes(self.method.rare_tokens, self.backbone.tokenizers())
         for prompt in self.dataset.prompts:
             lost = max(map(self.backbone.truncated, self.method.prompts(prompt, self.dataset).values()))
@@ -475,3 +480,11 @@ class TrainingLog:
 def _loaded(backbone: str) -> Backbone:
     """The backbone of a json spec; the last one stays loaded, so the cells of a sweep in one process share it."""
     return build(json.loads(backbone))
+
+
+@lru_cache(maxsize=4)
+def _dataset(spec: str, resolution: int, content: str) -> Dataset:
+    """The dataset of a json spec with this content; the cells of a sweep in one process share it."""
+    from bench import data
+
+    return data.load(json.loads(spec), resolution)

@@ -55,6 +55,27 @@ def _local(path: str) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
+def missing(spec: Mapping[str, Any]) -> str | None:
+    """A sentence when weights are neither in a folder nor in the hub's cache here; nothing is downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    variant = spec.get("variant")
+    for path in filter(None, (spec["path"], spec.get("vae"))):
+        if _local(str(path)) is None:
+            repo, _, revision = str(path).partition("@")
+            wanted: dict[str, Any] = {
+                "repo_id": repo,
+                "revision": revision or None,
+                "allow_patterns": _patterns(variant),
+            }
+            try:
+                snapshot_download(**wanted, local_files_only=True)
+            except LocalEntryNotFoundError:
+                return str(_missing(str(path), spec.get("download_gb"), "yet"))
+    return None
+
+
 def _from_hub(path: str, variant: str | None, download_gb: float | None) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

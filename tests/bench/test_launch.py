@@ -1,0 +1,160 @@
+"""From a command line to verdicts: composed once, launched by any launcher, ended with all failures and code 1."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from light import events, light_cell, submitted
+
+from bench import launch, pool
+from bench.__main__ import CONF, cell, register_datasets
+from bench.compose import cells, settings
+from bench.contracts import BenchError
+from bench.sweep import Sweep, sweeps
+
+ROOT = Path(launch.__file__).parents[1]
+LIGHT = ["sweep.runner=light.run_light", "sweep.poll_s=0.05", "tracker=none", "metrics=mini"]
+
+
+def command(results, *words, **options):
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    line = [sys.executable, "-m", "bench", "-m", f"results={results}", *LIGHT, *words]
+    return subprocess.Popen(
+        line, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def said(results, *words):
+    process = command(results, *words)
+    text = process.communicate(timeout=120)[0]
+    return process.returncode, text
+
+
+# --- composing
+
+
+@pytest.fixture
+def composer():
+    register_datasets()
+    calls = []
+
+    def composed(words):
+        calls.append(words)
+        return compose("config", words)
+
+    with initialize_config_dir(CONF, version_base="1.3"):
+        yield composed, calls
+
+
+def test_cells_composed_once_are_those_composed_each(composer):
+    composed, calls = composer
+    words = [[f"method={m}", f"seed={seed}", "strength=2"] for m in ("zero_shot", "oracle") for seed in range(2)]
+    made = cells(words, composed)
+    assert len(calls) == 2
+    alone = [cell(composed(list(one))) for one in words]
+    assert made == alone and [one.run_id for one in made] == [one.run_id for one in alone]
+
+
+def test_settings_that_depend_on_the_seed_are_composed_each(composer):
+    composed, calls = composer
+    words = [["method=zero_shot", f"seed={seed}", "group=s${seed}"] for seed in range(2)]
+    assert [one.group for one in cells(words, composed)] == ["s0", "s1"] and len(calls) == 2
+
+
+def test_no_setting_of_a_sweep_is_in_a_run_id(composer):
+    composed, _ = composer
+    words = ["pack=3", "workers=7", "plan=true", "wait=false", "mix_code=true", "sweep.attempts=9"]
+    plain, set_ = composed(["method=zero_shot"]), composed(["method=zero_shot", *words])
+    assert replace(cell(set_), pack=cell(plain).pack) == cell(plain) and cell(plain).run_id == cell(set_).run_id
+    found = settings(set_)
+    assert (found.pack, found.workers, found.plan, found.wait, found.attempts) == (3, 7, True, False, 9)
+
+
+# --- launching
+
+
+def test_a_sweep_in_this_process_then_by_workers_that_find_nothing_to_do(tmp_path):
+    code, text = said(tmp_path, "method=zero_shot", "dataset=ink", "seed=0,1")
+    assert code == 0 and "2 to run" in text and "2 done" in text, text
+    assert len(events(tmp_path, "ended")) == 2
+    code, text = said(tmp_path, "method=zero_shot", "dataset=ink", "seed=0,1", "hydra/launcher=local")
+    assert code == 0 and "0 to run, 2 finished" in text and len(events(tmp_path, "began")) == 2, text
+
+
+def test_worker_processes_share_a_sweep_and_failures_end_with_code_1(tmp_path):
+    code, text = said(tmp_path, "method=zero_shot", "dataset=ink", "seed=0,1,2,3", "+method.does=exit,''",
+                      "+method.pause_s=0.05", "hydra/launcher=local", "workers=2")  # fmt: skip
+    assert code == 1, text
+    assert text.count("failed: zero_shot") == 4 and "SystemExit: bye" in text and "4 done, 4 failed" in text
+    made = Sweep(next(sweeps(tmp_path)))
+    assert len(made.workers()) >= 2 and not any(one["alive"] for one in made.workers())
+    assert len(set(events(tmp_path, "ended"))) == len(events(tmp_path, "ended")) == 4
+
+
+@pytest.mark.slow
+def test_workers_go_on_when_their_submitter_is_killed_and_the_next_one_starts_no_more(tmp_path):
+    words = ["method=zero_shot", "dataset=ink", "seed=0,1,2,3", "+method.pause_s=0.1", "+method.recipe.steps=15",
+             "hydra/launcher=local", "workers=1"]  # fmt: skip
+    first = command(tmp_path, *words)
+    deadline = time.monotonic() + 60
+    while not events(tmp_path, "began") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.kill()
+    first.communicate()
+    code, text = said(tmp_path, *words)
+    assert code == 0 and "4 done" in text, text
+    assert len(Sweep(next(sweeps(tmp_path))).workers()) == 1 and len(events(tmp_path, "began")) == 4
+
+
+@pytest.mark.slow
+def test_wait_false_leaves_and_tells_how_to_look_and_to_end(tmp_path):
+    code, text = said(tmp_path, "method=zero_shot", "dataset=ink", "seed=0,1", "+method.recipe.steps=3",
+                      "+method.pause_s=0", "hydra/launcher=local", "workers=1", "wait=false")  # fmt: skip
+    assert code == 0 and "1 workers started" in text and "python -m bench.status" in text and "kill " in text
+    deadline = time.monotonic() + 60
+    while len(events(tmp_path, "ended")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_composed_is_said_before_anything_runs(tmp_path):
+    code, text = said(tmp_path, "method=zero_shot,nope", "dataset=ink")
+    assert code == 1 and "nope" in text and not (tmp_path / ".sweeps").exists()
+
+
+def test_workers_that_only_come_and_go_are_no_endless_loop(tmp_path):
+    made = submitted([light_cell(tmp_path)], poll_s=0.0)
+
+    class Dying(pool.Pool):
+        started = 0
+
+        def alive(self):
+            return 0
+
+        def start(self, count):
+            self.started += count
+            (made.folder / "log" / "x.log").write_text("ImportError: no module\n")
+            return count
+
+        def to_cancel(self):
+            return ""
+
+    dying = Dying()
+    with pytest.raises(
+        BenchError, match="come and go|without a verdict on any cell. The last one said, in .*x.log: Import"
+    ):
+        pool.watch(made, dying, 2)
+    assert dying.started == pool.BARREN * 2
+
+
+def test_gpus_are_those_this_process_may_use(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert pool.gpus() == ["3", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert pool.gpus() == []
