@@ -48,10 +48,10 @@ def sample(works: Sequence[Work]) -> None:
 
 
 def _to_draw(work: Work, strength: float) -> bool:
-    """Whether images must be drawn; a method that makes them out of the baseline's says so itself."""
+    """Whether images must be drawn."""
     if strength not in work.cell.strengths or not work.lacks_images(strength):
         return False
-    return work.attempt(lambda: work.method.from_baseline(work.baseline, work.dataset)) is None and work.error is None
+    return work.attempt(lambda: work.undrawn(strength)) is None and work.error is None
 
 
 def _groups(works: Sequence[Work]) -> Iterator[list[Work]]:

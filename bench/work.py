@@ -163,7 +163,7 @@ class Work:
 
     def specs(self) -> dict[str, Spec]:
         """The adapters that the method asks for, at the layers that stand for the named ones on this backbone."""
-        places, specs = self.cell.trainer["where"], dict(self.method.adapters(self.dataset))
+        places, specs = self.cell.trainer.get("where", {}), dict(self.method.adapters(self.dataset))
         for name, spec in specs.items():
             if isinstance(spec, AdapterSpec) and spec.where in places:
                 self.note(f"adapters for {spec.where} go to {places[spec.where]} on this backbone")
@@ -203,9 +203,23 @@ class Work:
     def sample(self, strength: float) -> StoredImages:
         """Images (N, 3, P, P) at one strength, drawn or, when they are stored, read."""
         if self.lacks_images(strength):
-            images = self.method.from_baseline(self.baseline, self.dataset)
+            images = self.undrawn(strength)
             self.keep(strength, draw([self], strength)[0] if images is None else images)
         return stored(self._image_folder(strength), self._names(self.shots))
+
+    def undrawn(self, strength: float) -> np.ndarray | None:
+        """Images that need no drawing: the method makes them out of the baseline's, or, as it trains nothing, a cell of
+        another seed drew the same."""
+        images = self.method.from_baseline(self.baseline, self.dataset)
+        if images is None and self.method.recipe is None and self.seedless(strength).is_dir():
+            self.note("images of a cell with another training seed: this method trains nothing")
+            images = stored(self.seedless(strength), self._names(self.shots))[:]
+        return images
+
+    def seedless(self, strength: float) -> Path:
+        """Where images are kept that no training seed has a part in."""
+        own = {key: value for key, value in self.cell.identity.items() if key != "seed"}
+        return cache_folder() / "untrained" / digest({**own, "strength": strength}, 16)
 
     def keep(self, strength: float, images: np.ndarray) -> None:
         save_images(self._image_folder(strength), images, self._names(self.shots))
@@ -436,7 +450,9 @@ def draw(works: Sequence[Work], strength: float) -> list[np.ndarray]:
     requests = [Request(work.seat or 0, work.method, work.dataset, work.shots, strength) for work in works]
     label = f"sample {first.cell.run_id}{f' and {len(works) - 1} more' * (len(works) > 1)} strength {strength:g}"
     images = _drawn(first.bank, requests, first.sampler, label)
-    for work in works:
+    for work, own in zip(works, images, strict=True):
+        if work.method.recipe is None:
+            save_images(work.seedless(strength), own, work._names(work.shots))
         work.spend("sample_s", (time.perf_counter() - started) / len(works))
         work.spend("images", len(work.shots))
     return images

@@ -68,8 +68,20 @@ def test_their_images_are_stored_like_all_others_and_nothing_is_drawn(method, tm
     assert np.array_equal(np.stack(stored).transpose(0, 3, 1, 2), work.sample(1.0))
 
 
-def test_other_methods_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.work.draw", lambda *args: [255 - BASELINE])
-    work = work_of(ZeroShot(), tmp_path, tiny_dataset())
-    work.bank = None
-    assert np.array_equal(work.sample(1.0), 255 - BASELINE)
+def test_other_methods_are_drawn_and_what_trains_nothing_once_for_all_seeds(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    drawn = []
+
+    def draw(bank, requests, sampler, label):
+        drawn.append(label)
+        return [255 - BASELINE]
+
+    monkeypatch.setattr("bench.work._drawn", draw)
+    works = [work_of(ZeroShot(), tmp_path / str(seed), tiny_dataset()) for seed in range(2)]
+    for seed, work in enumerate(works):
+        work.cell.identity, work.bank, work.sampler = {"seed": seed, "method": "zero_shot"}, None, None
+        assert np.array_equal(work.sample(1.0), 255 - BASELINE)
+    assert len(drawn) == 1 and not works[0].notes and "another training seed" in works[1].notes[0]
+    assert "sample_s" in works[0].cost and "sample_s" not in works[1].cost
+    works[1].sample(2.0)
+    assert len(drawn) == 2
