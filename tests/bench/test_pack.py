@@ -58,7 +58,7 @@ class Mean(Metric):
         return None
 
     def score(self, evaluation):
-        return Score({"mean": float(evaluation.images.mean())})
+        return Score({"mean": float(np.asarray(evaluation.images).mean())})
 
 
 class Diary(Silent):
