@@ -48,25 +48,32 @@ def run_pack(
     """
     records: dict[str, Record] = {}
     refused: list[str] = []
+    under_way: set[str] = set()
+    later: list[Cell] = []
 
     def begun() -> Iterator[Work]:
         for cell in cells:
             try:
-                record = settled(cell)
-                if record is None:
-                    yield begin(cell)
-                else:
+                if cell.run_id in under_way:  # the same images asked for at another strength
+                    later.append(cell)
+                elif (record := settled(cell)) is not None:
                     tell(record)
+                else:
+                    under_way.add(cell.run_id)
+                    yield begin(cell)
             except BenchError as error:  # another process is at it, or it cannot even be named
                 refused.append(str(error))
 
     def tell(record: Record) -> None:
         records[record.run_id] = record
+        under_way.discard(record.run_id)
         if finished is not None:
             finished(record)
 
     for record in whole(begun(), _size(cells, size), stop):
         tell(record)
+    if later and not stop():
+        records |= {record.run_id: record for record in run_pack(later, size, finished, stop)}
     if refused:
         raise BenchError(" ".join(refused))
     return list(records.values())

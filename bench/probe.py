@@ -28,7 +28,7 @@ _known: dict[str, int] = {}
 def best_size(work: Work, most: int = MOST) -> int:
     """How many cells like this one, at most `most`, train in one pack at the highest rate of steps per second."""
     specs, recipe, most = work.method.adapters(work.dataset), work.method.recipe, max(1, min(most, MOST))
-    if recipe is None or any(isinstance(spec, FullSpec) for spec in specs.values()):
+    if recipe is None or most == 1 or any(isinstance(spec, FullSpec) for spec in specs.values()):
         return 1
     if recipe.steps * most < 3 * TICKS * MOST:
         return min(most, UNPROBED)

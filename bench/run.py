@@ -1,6 +1,6 @@
 """One cell of the benchmark, from its settings to its record. Read this file first; each step is a method of `Work`.
 
-    identify -> load -> train -> sample -> score -> record
+    identify -> load -> baseline -> train -> sample -> score -> record
 
 A finished cell is shown, not done again. A finished cell that lacks a metric or a strength gets just that: stored
 images are scored, the stored adapter is sampled. A killed cell goes on where its last checkpoint left it.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,9 @@ def whole(works: Iterable[Work], size: Size = 1, stop: Callable[[], bool] = lamb
         for ended in trained(_checked(works, begun), size, stop):
             sample(ended)
             for work in ended:
-                yield _record(work)
+                record = _record(work)
+                begun.remove(work)
+                yield record
     finally:
         for work in begun:
             work.let_go()
@@ -109,7 +112,7 @@ def _record(work: Work) -> Record:
     """Score what was drawn and publish the record."""
     cell, record = work.cell, Record(work.cell.run_id, "done", notes=work.notes)
     for strength in cell.strengths:
-        record.scores += work.attempt(lambda s=strength: work.score(s, list(cell.metrics))) or []  # type: ignore[misc]
+        record.scores += work.attempt(partial(work.score, strength, list(cell.metrics))) or []
     work.attempt(lambda: work.show(record))
     record.status, record.reason = _verdict(work)
     record.config, record.cost = work.config(), work.costs()

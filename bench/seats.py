@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from bench.adapters import Bank
 from bench.contracts import FullSpec
@@ -23,7 +24,7 @@ def trained(works: Iterator[Work], size: Size, stop: Callable[[], bool]) -> Iter
     """
     queue = Queue(works)
     while not stop() and (first := queue.take()) is not None:
-        seats = first.attempt(lambda work=first: Seats(work, size))  # type: ignore[misc]
+        seats = first.attempt(partial(Seats, first, size))
         if seats is None:
             yield [first]
             continue
@@ -31,6 +32,7 @@ def trained(works: Iterator[Work], size: Size, stop: Callable[[], bool]) -> Iter
             yield from seats.trained(first, queue, stop)
         finally:
             seats.close()
+        size = seats.most or size
 
 
 def sample(works: Sequence[Work]) -> None:
@@ -53,12 +55,15 @@ def _to_draw(work: Work, strength: float) -> bool:
 
 
 def _groups(works: Sequence[Work]) -> Iterator[list[Work]]:
-    """Works with equally many images, no more than the sampler's batch; those alone need no group."""
+    """Works with equally many images, so few that together they fill one batch of the sampler.
+
+    One whose own images fill it is drawn alone: rows of one cell are quicker than as many rows of several.
+    """
     by_count: dict[int, list[Work]] = {}
     for work in works:
         by_count.setdefault(len(work.shots), []).append(work)
     for group in by_count.values():
-        most = max(1, group[0].sampler.batch)
+        most = max(1, group[0].sampler.batch // max(1, len(group[0].shots)))
         parts = [group[i : i + most] for i in range(0, len(group), most)]
         yield from (part for part in parts if len(part) > 1)
 
@@ -91,6 +96,7 @@ class Seats:
         self.bank = Bank(first.backbone, self.specs, [], seats)
         self.training = Training(self.bank)
         self.works: dict[int, Work] = {}  # seat -> work
+        self.most: int | None = None  # works that may share seats from now on, when too many could not
 
     def close(self) -> None:
         self.bank.close()
@@ -106,7 +112,10 @@ class Seats:
         self._take(first)
         while True:
             self._fill(queue, stop)
-            self._advance(stop)
+            try:
+                self._advance(stop)
+            except Exception as error:  # of all together: out of memory, or a fault that shows in the backward pass
+                self._part(error, queue)
             over = [work for seat, work in self.works.items() if seat in self._over()]
             if not over:
                 return
@@ -147,6 +156,18 @@ class Seats:
         name, more = self.works[jobs[0].cell].cell.run_id, f" and {len(jobs) - 1} more" * (len(jobs) > 1)
         for _ in progress(self._ticks(stop), f"train {name}{more}", "step", left):
             pass
+
+    def _part(self, error: Exception, queue: Queue) -> None:
+        """One work alone has failed. Of several, half as many at a time go on from their checkpoints in other seats."""
+        works, self.training.live = list(self.works.values()), []
+        if len(works) == 1:
+            works[0].error = error
+            return
+        self.most, self.works = len(works) // 2, {}
+        log.warning("%d cells could not go on together (%s); from here %d at a time.", len(works), error, self.most)
+        for work in works:
+            work.leave_bank()
+        queue.aside[:0] = works
 
     def _ticks(self, stop: Callable[[], bool]) -> Iterator[None]:
         while self.training.live and not self._over():

@@ -35,7 +35,7 @@ T = TypeVar("T")
 LABELS = ("name", "version", "curve", "deviations")  # keys of a method's yaml that are not arguments of its class
 
 
-@dataclass
+@dataclass(eq=False)
 class Work:
     """The parts of a cell, each loaded when it is first needed."""
 
@@ -358,6 +358,12 @@ class Work:
         tags = (self.cell.method["name"], self.cell.dataset["name"], self.cell.backbone["name"])
         tracker.start(self.cell.run_id, self.cell.identity, self.cell.group or "", tags)
         return tracker
+
+    def leave_bank(self) -> None:
+        """Be as before training, but for what is in the folder."""
+        self.seat = None
+        for part in ("bank", "_log"):
+            vars(self).pop(part, None)
 
     # --- the end
 
