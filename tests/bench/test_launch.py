@@ -78,10 +78,15 @@ def test_no_setting_of_a_sweep_is_in_a_run_id(composer):
 # --- launching
 
 
-def test_a_sweep_in_this_process_then_by_workers_that_find_nothing_to_do(tmp_path):
+def test_a_sweep_in_this_process(tmp_path):
     code, text = said(tmp_path, "method=zero_shot", "dataset=ink", "seed=0,1")
     assert code == 0 and "2 to run" in text and "2 done" in text, text
     assert len(events(tmp_path, "ended")) == 2
+
+
+@pytest.mark.slow
+def test_what_one_launcher_has_done_another_does_not_do_again(tmp_path):
+    said(tmp_path, "method=zero_shot", "dataset=ink", "seed=0,1")
     code, text = said(tmp_path, "method=zero_shot", "dataset=ink", "seed=0,1", "hydra/launcher=local")
     assert code == 0 and "0 to run, 2 finished" in text and len(events(tmp_path, "began")) == 2, text
 
