@@ -434,7 +434,7 @@ def _conv(x: Tensor, down: Tensor, up: Tensor, module: Any, block: Block) -> Ten
     return torch.bmm(ups, hidden.flatten(2)).unflatten(2, hidden.shape[2:])
 
 
-def _dense(x: Tensor, down: Tensor, shape: tuple, size: int) -> Tensor:
+def _dense(x: Tensor, down: Tensor, shape: tuple[Any, Any, Any], size: int) -> Tensor:
     """(k * b, in, H, W) -> (k * b, r, H', W'): every row through all adapters, then its own is picked.
 
     For few narrow adapters this is quicker than a grouped convolution (twice, at 4 to 8 cells of rank 4 on CPU).
@@ -445,7 +445,7 @@ def _dense(x: Tensor, down: Tensor, shape: tuple, size: int) -> Tensor:
     return hidden.unflatten(1, (k, rank)).unflatten(0, (k, size))[own, :, own].flatten(0, 1)
 
 
-def _grouped(x: Tensor, down: Tensor, shape: tuple, size: int) -> Tensor:
+def _grouped(x: Tensor, down: Tensor, shape: tuple[Any, Any, Any], size: int) -> Tensor:
     """(k * b, in, H, W) -> (k * b, r, H', W'): one grouped convolution for all cells."""
     k = len(down)
     x = x.unflatten(0, (k, size)).transpose(0, 1).flatten(1, 2)  # (b, k * in, H, W)
