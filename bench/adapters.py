@@ -219,7 +219,7 @@ class Bank:
             return self.crossed[name].load(cell, state)
         with torch.no_grad():
             for site, layer in self.layers[name].items():
-                if layer.down.stride(0) == 0:  # a frozen half, shared by all cells and banks until a file fills it
+                if not layer.down.requires_grad:  # a frozen half, shared by all cells and banks until a file fills it
                     layer.down = layer.down.clone()
                 for key, target in (("lora_A", layer.down[cell]), ("lora_B", layer.up[cell])):
                     found = state.get(f"unet.{site}.{key}.weight")

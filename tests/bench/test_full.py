@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tiny import TinyBackbone, tiny_dataset
 from torch.nn.functional import mse_loss
 
+from bench import embedding
 from bench.adapters import Bank
 from bench.contracts import AdapterSpec, Ask, BenchError, FullSpec, Impossible, Loss, Method, Recipe, Text
 from bench.latents import Latents
@@ -181,9 +182,10 @@ def test_texts_embedded_between_answer_and_backward_are_the_frozen_encoder_s():
     backbone = TinyBackbone()
     job = job_of(backbone)
     trained(backbone, job)
-    for prompt, text in job.data._texts.items():
+    known = embedding._read[backbone]
+    for prompt, text in known.items():
         assert torch.equal(text.states, backbone.words([prompt])) and not text.states.requires_grad
-    assert "a photo of the 5th cat" in job.data._texts
+    assert "a photo of the 5th cat" in known
 
 
 # --- training
