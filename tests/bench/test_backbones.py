@@ -660,7 +660,7 @@ def assert_linear_and_all(network, attention):
 
 
 def test_unknown_places_are_told(ours):
-    with pytest.raises(BenchError, match="asked for at 'everywhere'; known places are attention, attention_conv, linear"):
+    with pytest.raises(BenchError, match="asked for at 'everywhere'; known places are attention, attention_conv"):
         ours("sd").sites("everywhere")
 
 
