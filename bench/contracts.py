@@ -473,7 +473,7 @@ class Evaluation:
     seeds: Sequence[int]  # evaluation seeds, N
     dataset: Dataset
     cache: Path  # features may be kept here
-    class_images: Callable[[], np.ndarray] | None = (
+    class_images: Callable[[], Images] | None = (
         None  # the customised model on "a photo of a <noun>", drawn if asked
     )
 
