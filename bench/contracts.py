@@ -473,9 +473,7 @@ class Evaluation:
     seeds: Sequence[int]  # evaluation seeds, N
     dataset: Dataset
     cache: Path  # features may be kept here
-    class_images: Callable[[], Images] | None = (
-        None  # the customised model on "a photo of a <noun>", drawn if asked
-    )
+    class_images: Callable[[], Images] | None = None  # the customised model on "a photo of a <noun>", drawn if asked
 
 
 @dataclass(frozen=True)
