@@ -306,13 +306,6 @@ def save_images(folder: Path | str, images: np.ndarray, names: Sequence[str]) ->
             raise
 
 
-def load_images(folder: Path | str, names: Sequence[str]) -> np.ndarray:
-    """The images uint8 (N, 3, P, P) called <name>.png. Raises BenchError naming the first missing or broken one."""
-    import numpy as np
-
-    return np.stack([load_image(Path(folder) / f"{name}.png") for name in names])
-
-
 def load_image(path: Path) -> np.ndarray:
     """One image of a record as uint8 (3, P, P). Raises BenchError."""
     import numpy as np

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 from test_run import composed, values
 
-from bench.record import Store, load_images
+from bench.images import stored
+from bench.record import Store
 from bench.run import run
 from bench.work import CLASS_IMAGES
 from metrics.networks import OpenClip, unit
@@ -33,7 +34,7 @@ def test_pres_is_measured_on_stored_images_of_the_class(tmp_path, photographs):
     record = run(cell)
     assert record.status == "done", record.reason
     names = [f"002-s{seed}" for seed in range(CLASS_IMAGES)]  # behind the two prompts' places
-    members = load_images(Store(tmp_path).folder(record.run_id) / "class_images" / "strength=1", names)
+    members = stored(Store(tmp_path).folder(record.run_id) / "class_images" / "strength=1", names)[:]
     shown = np.stack([np.asarray(Image.open(path)).transpose(2, 0, 1) for path in sorted(photographs.iterdir())])
     clip = OpenClip(name="mini-clip", model="bench/mini/weights/clip")
     expected = (unit(clip(members)) @ unit(clip(shown)).T).mean()

@@ -18,8 +18,9 @@ from bench import data, probe, work
 from bench.adapters import Bank
 from bench.cell import Cell
 from bench.contracts import BenchError, Metric, Score
+from bench.images import stored
 from bench.pack import packs, run_pack
-from bench.record import Store, load_images
+from bench.record import Store
 from bench.run import run
 from bench.track import Silent
 from bench.trainer import generator
@@ -99,7 +100,7 @@ def adapters(cell, root=None):
 
 
 def images(cell):
-    return load_images(cell.results / cell.run_id / "images" / "strength=1", ["000-s0", "000-s1"]).astype(int)
+    return stored(cell.results / cell.run_id / "images" / "strength=1", ["000-s0", "000-s1"])[:].astype(int)
 
 
 def in_float32(cell):

@@ -17,7 +17,8 @@ import pytest
 
 from bench import record as records
 from bench.contracts import BenchError
-from bench.record import Record, Store, atomic_write, dumps, load_images, loads, provenance, save_images
+from bench.images import stored
+from bench.record import Record, Store, atomic_write, dumps, loads, provenance, save_images
 
 ROOT = Path(records.__file__).parents[1]
 
@@ -255,10 +256,10 @@ def test_images_come_back_without_loss_and_sets_are_whole(tmp_path):
     folder = tmp_path / records.strength_folder(3.0)
     save_images(folder, images, names)
     assert folder.name == "strength=3" and (folder / "002-s1000000.png").is_file()
-    assert (load_images(folder, names[::-1]) == images[::-1]).all()
+    assert (stored(folder, names[::-1])[:] == images[::-1]).all()
     with pytest.raises(ValueError):
         save_images(folder, images, names[:2])
-    assert (load_images(folder, names) == images).all() and len(list(tmp_path.iterdir())) == 1
+    assert (stored(folder, names)[:] == images).all() and len(list(tmp_path.iterdir())) == 1
     save_images(folder, images[:1], names[:1])
     assert [path.name for path in folder.iterdir()] == ["000-s1000000.png"]
 
@@ -270,7 +271,7 @@ def test_a_truncated_or_missing_image_is_named(tmp_path, keep):
     (tmp_path / "s" / "a.png").write_bytes(data[:keep])
     for name in ("a", "b"):
         with pytest.raises(BenchError, match=f"The image .*{name}.png cannot be read"):
-            load_images(tmp_path / "s", [name])
+            stored(tmp_path / "s", [name])[:]
 
 
 # --- provenance

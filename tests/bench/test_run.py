@@ -15,7 +15,8 @@ from safetensors import safe_open
 from bench import table
 from bench.__main__ import CONF, cell, register_datasets
 from bench.contracts import BenchError
-from bench.record import Store, dumps, load_images
+from bench.images import stored
+from bench.record import Store, dumps
 from bench.run import run
 from bench.work import Work
 
@@ -64,7 +65,7 @@ def test_a_cell_leaves_all_that_it_should(done, results):
         path.name for path in folder.iterdir()
     }
     names = ["000-s0", "000-s1", "001-s0", "001-s1"]
-    assert load_images(folder / "images" / "strength=3", names).shape == (4, 3, 64, 64)
+    assert stored(folder / "images" / "strength=3", names).shape == (4, 3, 64, 64)
     log = (folder / "log.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in log] == ["step", "1", "2", "3", "4", "5", "6"]
     assert [len(line.split(",")[2].split()) for line in log[1:]] == [1, 1, 2, 2, 2, 2]
@@ -97,7 +98,7 @@ def test_another_strength_is_sampled_from_the_stored_adapter(done, results, monk
     folder, names = results / done.run_id / "images", ["000-s0", "000-s1", "001-s0", "001-s1"]
     assert str(values(more)) == str(values(done)) and set(values(more, 0.0)) == set(values(done))
     assert values(more, 0.0)["lpips_content"] == 0  # style guidance 0 is the backbone
-    assert not np.array_equal(load_images(folder / "strength=3", names), load_images(folder / "strength=0", names))
+    assert not np.array_equal(stored(folder / "strength=3", names), stored(folder / "strength=0", names))
     rows = table.wide(table.frame([more]))
     assert sorted(rows.strength) == [0.0, 3.0]
 

@@ -54,6 +54,27 @@ def alex_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def inception_file(tmp_path_factory):
+    """Random weights with calibrated batch norm: without it activations vanish and every image looks the same."""
+    import torch
+
+    from metrics.networks import inception_layers
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        layers = inception_layers()
+        for layer in layers.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = None
+        with torch.no_grad():
+            layers.train()(torch.from_numpy(scenes(4, 9, 299)).float() / 128 - 1)
+        state = layers.state_dict() | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+    path = tmp_path_factory.mktemp("inception") / "inception.pth"
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def alex(alex_file):
     return LpipsNet(weights=str(alex_file), name="random-alex-64", size=64, device="cpu")
 

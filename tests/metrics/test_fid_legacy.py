@@ -9,7 +9,7 @@ from bench.contracts import BenchError
 from metrics.fd_dinov2 import FdDinov2
 from metrics.fid import Fid
 from metrics.fid_legacy import RECIPES, FidLegacyTf, FidLegacyTorch, LegacyInception, legacy_tf, legacy_torch
-from metrics.networks import Inception, inception_layers
+from metrics.networks import Inception
 
 SIZES = [(64, 64), (512, 512), (350, 230)]
 
@@ -60,11 +60,11 @@ def test_at_299_pixels_nothing_is_resized_and_only_the_normalisation_differs():
     torch.testing.assert_close(legacy_torch(image), 2 * image.float() / 255 - 1, atol=1e-6, rtol=0)
 
 
-def test_each_recipe_feeds_the_network_in_its_own_way(tmp_path, parity):
+def test_each_recipe_feeds_the_network_in_its_own_way(inception_file, parity):
     """On random weights; torch-fidelity resizes as TensorFlow does."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    weights, image = random_inception(tmp_path / "inception.pth"), scenes(1, 4)
+    weights, image = str(inception_file), scenes(1, 4)
     tf, torch_ = (LegacyInception(name=x, preprocessing=x, weights=weights, device="cpu") for x in RECIPES)
     clean = Inception(weights=weights, device="cpu")
     assert len({clean.id, tf.id, torch_.id}) == 3 and tf.weights_sha256 == clean.weights_sha256
@@ -73,21 +73,6 @@ def test_each_recipe_feeds_the_network_in_its_own_way(tmp_path, parity):
     parity("torch-fidelity", "Inception pool3 of a resized image", tf(image), expected, atol=1e-4)
     for other in (torch_, clean):
         assert np.abs(other(image) - expected).max() > 1e-3
-
-
-def random_inception(path):
-    """Random weights, batch norm calibrated: else activations vanish and every image looks the same."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        layers = inception_layers()
-        for layer in layers.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):
-                layer.momentum = None
-        with torch.no_grad():
-            layers.train()(torch.from_numpy(scenes(2, 9, 299)).float() / 128 - 1)
-        state = layers.state_dict() | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
-    torch.save(state, path)
-    return str(path)
 
 
 @pytest.mark.parametrize("metric", [FidLegacyTf, FidLegacyTorch, FdDinov2])

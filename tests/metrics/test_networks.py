@@ -13,7 +13,7 @@ from metrics import networks
 from metrics.csd import Csd
 from metrics.dino import Vit
 from metrics.features import FeatureStore
-from metrics.networks import Inception, LpipsNet, MiniPerceptual, OpenClip, inception_layers, resize_clean
+from metrics.networks import Inception, LpipsNet, MiniPerceptual, OpenClip, resize_clean
 from metrics.perceptual import DistancesTo, distances, gram, phi, standardise
 
 
@@ -99,23 +99,6 @@ def test_loading_leaves_the_global_random_state_alone(clip_folder, alex_file):
 
 
 # --- Inception ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def inception_file(tmp_path_factory):
-    """Random weights with calibrated batch norm: without it activations vanish and every image looks the same."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        layers = inception_layers()
-        for layer in layers.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):
-                layer.momentum = None
-        with torch.no_grad():
-            layers.train()(torch.from_numpy(scenes(4, 9, 299)).float() / 128 - 1)
-        state = layers.state_dict() | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
-    path = tmp_path_factory.mktemp("inception") / "inception.pth"
-    torch.save(state, path)
-    return path
 
 
 def test_inception_agrees_with_torch_fidelity_where_nothing_is_resized(inception_file, record_property):
