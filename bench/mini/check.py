@@ -165,7 +165,7 @@ class Bundle:
     def pipe(self):
         from diffusers import StableDiffusionPipeline
 
-        pipe = StableDiffusionPipeline.from_pretrained(self.folder / "diffusion", dtype=torch.float32)
+        pipe = StableDiffusionPipeline.from_pretrained(self.folder / "diffusion")
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

@@ -66,6 +66,11 @@ def check_size(folder: Path) -> int:
     return size
 
 
+def _open_in_float32(config: Path) -> None:
+    """Stored in half precision, opened in float32: transformers opens in the type that the config names, diffusers does not."""
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+
+
 def export(work: Path, out: Path) -> None:
     """Assemble the bundle from the stage folders; refuses one over 32 MB."""
     staging = work / "bundle"
@@ -81,6 +86,7 @@ def export(work: Path, out: Path) -> None:
     index.write_text(
         json.dumps({k: v for k, v in json.loads(index.read_text()).items() if k != "_name_or_path"}, indent=2)
     )
+    _open_in_float32(staging / "diffusion" / "text_encoder" / "config.json")
     size = check_size(staging)
     _replace_files(staging, out)
     print(f"export: {size / 2**20:.1f} MB in {out}", flush=True)
