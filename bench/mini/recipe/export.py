@@ -67,7 +67,7 @@ def check_size(folder: Path) -> int:
 
 
 def _open_in_float32(config: Path) -> None:
-    """Stored in half precision, opened in float32: transformers opens in the type that the config names, diffusers does not."""
+    """Stored in half precision, opened in float32: transformers goes by the type that the config names."""
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
