@@ -100,6 +100,10 @@ def misbehave(cell, folder):
         raise BenchError("This cell was refused.")
     if does == "exit":
         sys.exit("bye")
+    if does == "eat":
+        eaten = b"x" * (400 << 20)
+        time.sleep(30)
+        raise AssertionError(f"Nobody minds {len(eaten)} bytes.")
     first = not (folder / "begun").exists()
     (folder / "begun").write_text("")
     if does == "kill" or (does == "kill once" and first):

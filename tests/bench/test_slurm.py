@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -198,8 +199,18 @@ def test_before_the_time_limit_the_job_queues_itself_again(cluster, tmp_path):
 
 @pytest.fixture(scope="module")
 def polite():
-    """A second cluster, on which a preempted job gets its user signal first."""
-    yield from started(18200, "SlurmctldParameters=preempt_send_user_signal", "nodes=2")
+    """A second cluster: a preempted job gets its user signal first, one over its memory is killed."""
+    memory = ("JobAcctGatherParams=OverMemoryKill", "JobAcctGatherFrequency=task=1")
+    yield from started(18200, "SlurmctldParameters=preempt_send_user_signal", *memory, "nodes=2")
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_a_cell_over_the_memory_of_its_job_is_given_up_and_the_others_go_on(polite, tmp_path):
+    cells = [light_cell(tmp_path, i, name=f"m{i}", does=what) for i, what in enumerate(["eat", "", ""])]
+    made = submitted(cells, attempts=2, pack=1, poll_s=0.3)
+    assert list(run_sweep(made, sbatch={"cpus_per_task": 2, "mem": "200"}).values()) == ["failed", "done", "done"]
+    assert made.states()[cells[0].run_id].reason.startswith("It was given up: 2 workers died over it")
 
 
 def command(results, *words):
@@ -220,7 +231,9 @@ def command(results, *words):
         "hydra.launcher.sbatch.gpus_per_node=null",
         "hydra.launcher.time_min=10",
     ]
-    return subprocess.Popen([*line, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background shell's children ignore Ctrl-C
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*line, *words], cwd=ROOT, preexec_fn=heard, **pipes)
 
 
 @pytest.mark.slow
