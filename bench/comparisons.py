@@ -71,8 +71,13 @@ class Asked:
     def closeness(self) -> Numbers:
         return closeness(self.source, str(self.matched))
 
-    def sheet(self) -> Sheet:
-        return sheet(self.frame(), self.column, self.numbers.up, self.matched)
+    @property
+    def title(self) -> str:
+        return self.column + (f" at matched {self.matched}" if self.matched else "")
+
+    def sheet(self, made: pd.DataFrame | None = None) -> Sheet:
+        """The table of a frame that was made before, or of a new one."""
+        return sheet(self.frame() if made is None else made, self.column, self.numbers.up, self.matched)
 
     def frame(self) -> pd.DataFrame:
         """A line per pair with the columns FRAME.
@@ -153,6 +158,19 @@ def asked(source: Source, own: Mapping[str, float], metric: str, by: str | None 
     """A comparison in one metric, matched by another. Raises BenchError where a name means no column, or several."""
     names = [_column(source, name) for name in (metric, *([by] if by else []))]
     return Asked(source, names[0], own, names[1] if by else None)
+
+
+def wanted(source: Source, own: Mapping[str, float], pairs: Sequence[Sequence[str | None]]) -> list[Asked]:
+    """Comparisons in each (metric, what it is matched by or None) that the records have, on every network."""
+    columns = source.columns(["all"])
+
+    def called(name: str | None) -> list[str]:
+        return [column for column in columns if column.partition(" [")[0] == name]
+
+    made = [
+        Asked(source, x, own, y) for metric, by in pairs for x in called(metric) for y in (called(by) if by else [None])
+    ]
+    return [one for one in made if one.numbers.frame.method.nunique() > 1]
 
 
 def _column(source: Source, name: str) -> str:

@@ -362,11 +362,9 @@ class Work:
         atomic_write(path, new.combine_first(old).to_csv().encode())
 
     def _per_image(self) -> pd.DataFrame:
-        """per_image.csv as it was written, to the bit."""
         import pandas as pd
 
-        index = ["strength", "prompt", "seed"]
-        return pd.read_csv(self.folder / "per_image.csv", index_col=index, float_precision="round_trip")
+        return pd.read_csv(self.folder / "per_image.csv", index_col=["strength", "prompt", "seed"])
 
     def forget(self, strength: float, columns: Sequence[str]) -> None:
         """Remove per-image values of one strength that are about to be measured anew."""

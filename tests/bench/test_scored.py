@@ -1,4 +1,4 @@
-"""A metric of another version, settings or weights is scored again by itself, from stored images; nothing else moves."""
+"""A metric of another version, settings or weights is scored again by itself, on stored images; all else stays."""
 
 import json
 import math
@@ -71,9 +71,8 @@ def asked(root, file, **changes):
     network = {"_target_": "test_scored.Weights", "file": str(file)}
     own = {"bright": {"_target_": "test_scored.Bright"},
            "weighed": {"_target_": "test_scored.Weighed", "network": network}}  # fmt: skip
-    return a_cell(
-        root, **{"metrics": own, "strengths": (1.0, 0.3), "tracker": {"_target_": "bench.track.Silent"}} | changes
-    )
+    usual = {"metrics": own, "strengths": (1.0, 0.3), "tracker": {"_target_": "bench.track.Silent"}}
+    return a_cell(root, steps=1, **usual | changes)
 
 
 @pytest.fixture(scope="module")
