@@ -133,7 +133,7 @@ def _complete(cell: Cell, store: Store, record: Record) -> Record:
     with held(store, cell.run_id) as empty:
         work = Work(cell, store.folder(cell.run_id))
         try:
-            work.check()
+            work.possible()  # the backbone is loaded only when there is something to draw
             for strength, names in scored.lacks(record, cell):
                 for name in [name for name in names if name in work.metrics]:
                     work.forget(strength, scored.drop(record, name, strength))

@@ -2,19 +2,21 @@
 
 import json
 import math
-import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from test_pack import a_cell
+from light import light_cell
 
 from bench import scored, table
 from bench.cell import identity
 from bench.contracts import BenchError, Metric, Score
+from bench.data import describe
 from bench.layouts import Source, metrics
-from bench.record import Store, dumps
+from bench.record import Record, Store, dumps
 from bench.run import complete, run
+from bench.work import Work
 
 
 class Bright(Metric):
@@ -45,7 +47,7 @@ class Weights:
 
     @property
     def id(self):
-        return f"weights {open(self.file).read()}"
+        return f"weights {Path(self.file).read_text()}"
 
 
 class Weighed(Metric):
@@ -71,35 +73,45 @@ def asked(root, file, **changes):
     network = {"_target_": "test_scored.Weights", "file": str(file)}
     own = {"bright": {"_target_": "test_scored.Bright"},
            "weighed": {"_target_": "test_scored.Weighed", "network": network}}  # fmt: skip
+    method = {"_target_": "methods.zero_shot.ZeroShot", "name": "one", "version": 1}
+    dataset = describe("blueprint") | {"prompts": ["a photo of a cat"], "seeds": [0, 1]}
     usual = {"metrics": own, "strengths": (1.0, 0.3), "tracker": {"_target_": "bench.track.Silent"}}
-    return a_cell(root, steps=1, **usual | changes)
+    return light_cell(root, **{"method": method, "dataset": dataset} | usual | changes)
 
 
-@pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    """A finished cell at two strengths, and the file with its weights."""
-    root, file = tmp_path_factory.mktemp("scored") / "results", tmp_path_factory.mktemp("weights") / "w"
-    file.write_text("3")
-    identity.cache_clear()
-    record = run(asked(root, file))
-    assert record.status == "done", record.reason
-    return root, file
+def pictures(seed):
+    return np.random.default_rng(seed).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
 
 
-@pytest.fixture
-def place(first, tmp_path, monkeypatch):
-    """A copy of it, in a process that may neither train nor draw."""
-    shutil.copytree(first[0], tmp_path / "results")
-    first[1].write_text("3")
-    identity.cache_clear()
-    for step in ("bench.work._drawn", "bench.work.draw", "bench.work.Work.job", "bench.run.whole"):
-        monkeypatch.setattr(step, forbidden)
-    yield tmp_path / "results", first[1]
-    identity.cache_clear()
+def finished(cell):
+    """A cell as `bench.run` leaves it, its images drawn by dice."""
+    store = Store(cell.results)
+    work = Work(cell, store.work(cell.run_id), store=store)
+    record = Record(cell.run_id, "done", cost={"train_s": 1.0}, notes=work.notes)
+    for k, strength in enumerate(cell.strengths):
+        work.keep(strength, pictures(k))
+        record.scores += work.score(strength, list(cell.metrics))
+    record.config = work.config()
+    store.publish(record)
 
 
 def forbidden(*args, **kwargs):
     raise AssertionError("this was done already")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A finished cell at two strengths, in a process that may neither train nor draw nor load the backbone."""
+    file = tmp_path / "weights"
+    file.write_text("3")
+    identity.cache_clear()
+    monkeypatch.setattr(Work, "_own_images", lambda self, method, chosen, label: pictures(9))
+    for step in ("bench.work._drawn", "bench.work.draw", "bench.work.Work.job", "bench.work._loaded"):
+        monkeypatch.setattr(step, forbidden)
+    finished(asked(tmp_path / "results", file))
+    monkeypatch.setattr("bench.run.whole", forbidden)
+    yield tmp_path / "results", file
+    identity.cache_clear()
 
 
 def raised(monkeypatch, version=2):
@@ -159,7 +171,7 @@ def test_old_and_new_stand_in_no_table_together_unless_asked(place, monkeypatch)
     one = Store(root).read(asked(root, file).run_id)
     raised(monkeypatch)
     other = run(asked(root, file))
-    other.run_id = "other"
+    other.run_id, other.config["seed"] = "other", 1
     both = Source(table.frame([one, other]), pd.DataFrame(columns=["run_id", "strength", "prompt", "image_seed"]))
     with pytest.raises(
         BenchError, match="metric is bright 1 in .* and bright 2 in other.* commands of the older records"
@@ -231,8 +243,8 @@ def test_a_metric_that_gave_nothing_is_tried_again_with_its_next_version(place, 
     assert len(of(after, "bright")) == 2 and not [note for note in after.notes if "left out" in note]
 
 
-def test_a_raised_version_is_part_of_what_names_a_measurement(first, monkeypatch):
-    cell = asked(*first)
+def test_a_raised_version_is_part_of_what_names_a_measurement(place, monkeypatch):
+    cell = asked(*place)
     names = {cell.measure("bright", 1.0)}
     raised(monkeypatch)
     names.add(cell.measure("bright", 1.0))

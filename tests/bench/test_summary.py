@@ -53,9 +53,11 @@ def test_a_finished_sweep_is_one_run_with_its_tables_and_figures(tmp_path):
     (about,) = found(records, "run")[:1]
     assert (about["run_group"], about["job_type"], about["tags"]) == ("a group", "summary", ["summary"])
     assert about["display_name"].startswith("summary-a-group-")
-    shown = {key for record in found(records, "history") for key in record["item"]}
-    tables = {"summary", "long", *(f"compare {name}" for name in (
-        "oracle_closed_lpips [net]", "lpips_leak [net]", "lpips_leak [net] at matched oracle_closed_lpips [net]"))}  # fmt: skip
+    items = [key for record in found(records, "history") for key in record["item"]]
+    shown = {key.removesuffix("._type") for key in items if key.endswith("._type")}
+    closed = "oracle_closed_lpips [net]"
+    titles = [closed, "lpips_leak [net]", f"lpips_leak [net] at matched {closed}"]
+    tables = {"summary", "long", *(f"compare {title}" for title in titles)}
     assert tables | {"curve-oracle_closed_lpips", "front-style-against-leakage"} <= shown
     kept = [json.loads(path.read_text()) for path in file.parent.glob("files/media/table/**/*.json")]
     matched = [table for table in kept if "at" in table["columns"] and any(row[4] is not None for row in table["data"])]
