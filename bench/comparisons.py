@@ -28,6 +28,7 @@ KEY = ["method", "settings"]
 FRAME = "dataset backbone a b at difference low high effect p p_holm verdict more n reason".split()
 UNITS = {True: "styles", False: "training seeds"}
 MISSING = "absent"
+NOTHING = "A and B have no training seed in common"
 HOW = (
     "A - B on the same prompts, evaluation and training seeds, at each method's own strength; brackets: 95 % "
     "intervals, not corrected. Effect: the difference over the standard deviation of the paired differences. p: Holm "
@@ -108,7 +109,7 @@ class Asked:
                 more = statistics.more_seeds(whole, "value", *sides, abs(pair["difference"]))
                 reason = ""
             except BenchError:
-                more, reason = None, ONE
+                more, reason = None, ONE if pair["n"] else NOTHING
             yield {**pair, "reason": reason, "more": _more(more, pair["verdict"])}
 
     def _own(self, key: Any, lines: pd.DataFrame) -> float:
@@ -257,7 +258,7 @@ def _pair(
     """Both methods' numbers on one dataset, of the training seeds, prompts and strengths that are whole."""
     seeds = sorted(set(a.seed) & set(b.seed))
     if not seeds:
-        raise Impossible("A and B have no training seed in common")
+        raise Impossible(NOTHING)
     close = [x.frame[x.frame.run_id.isin(lines.run_id)] for lines in (a, b)]
     known = _prompts(a, b, *close) if prompts is None else prompts
     strengths = sorted(s for s, part in a.groupby("strength") if set(seeds) <= set(part.seed))

@@ -45,6 +45,10 @@ def runs(results):
     return sorted(results.glob("wandb/offline-run-*/*.wandb"))
 
 
+def lines(table):
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+
 def test_a_finished_sweep_is_one_run_with_its_tables_and_figures(tmp_path):
     states = launch.launch(cells(tmp_path), SETTINGS, "packed", {})
     assert {state.status for state in states.values()} == {"done"} and len(states) == 4
@@ -60,9 +64,8 @@ def test_a_finished_sweep_is_one_run_with_its_tables_and_figures(tmp_path):
     tables = {"summary", "long", *(f"compare {title}" for title in titles)}
     assert tables | {"curve-oracle_closed_lpips", "front-style-against-leakage"} <= shown
     kept = [json.loads(path.read_text()) for path in file.parent.glob("files/media/table/**/*.json")]
-    matched = [table for table in kept if "at" in table["columns"] and any(row[4] is not None for row in table["data"])]
-    gaps = {row[4] for table in matched for row in table["data"]}
-    assert len(kept) == 5 and sorted(gaps) == pytest.approx([-0.1, 0.1], abs=1e-3)
+    gaps = [line["difference"] for table in kept for line in lines(table) if line.get("at") is not None]
+    assert len(kept) == 5 and sorted(gaps) == pytest.approx([-0.1, 0.1])
     assert found(records, "exit")[0]["exit_code"] == 0
 
 
