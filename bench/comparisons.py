@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import matched, resampling, statistics, table
+from bench import resampling, statistics, table
 from bench.contracts import BenchError, Impossible
 from bench.layouts import ARROWS, ONE, Source
+from bench.matched import Curve, Matched, Pair, of_datasets, of_pair
 from bench.sheet import Column, Numbers, Row, Sheet, Value, numbers
 
 if TYPE_CHECKING:
@@ -105,8 +106,8 @@ class Asked:
         whole = pd.concat([lines[lines.strength == self._own(key, lines)] for key, lines in block.rows.items()])
         for pair in statistics.compare_all(whole, "value", KEY, self.numbers.levels).to_dict("records"):
             try:
-                sides = [dict(zip(KEY, pair[side], strict=True)) for side in "ab"]
-                more = statistics.more_seeds(whole, "value", *sides, abs(pair["difference"]))
+                a, b = (dict(zip(KEY, pair[side], strict=True)) for side in "ab")
+                more = statistics.more_seeds(whole, "value", a, b, abs(pair["difference"]))
                 reason = ""
             except BenchError:
                 more, reason = None, ONE if pair["n"] else NOTHING
@@ -116,7 +117,7 @@ class Asked:
         """The strength at which a method is compared."""
         known = sorted(lines.strength.unique())
         named = self.own.get(key[1])
-        return named if named in known else known[(len(known) - 1) // 2]
+        return named if named is not None and named in known else float(known[(len(known) - 1) // 2])
 
     def _matched(self, block: Block) -> Iterator[dict[str, Any]]:
         keys = list(permutations(block.rows, 2))
@@ -139,20 +140,20 @@ class Asked:
         line |= {"effect": made.effect, "p": math.nan if single else made.p, "n": len(made.linear.prompts)}
         return line | ({"reason": ONE} if single else {"more": made.linear.more_units(abs(made.difference), power=0.8)})
 
-    def _compared(self, block: Block, a: Any, b: Any) -> matched.Matched:
+    def _compared(self, block: Block, a: Any, b: Any) -> Matched:
         parts = [(statistics.split(block.rows[key], ["dataset"]), self._own(key, block.rows[key])) for key in (a, b)]
         (of_a, _), (of_b, own) = parts
         if not block.pooled:
-            return matched.of_pair(_pair(next(iter(of_a.values())), next(iter(of_b.values())), own, self.closeness))
+            return of_pair(_pair(next(iter(of_a.values())), next(iter(of_b.values())), own, self.closeness))
         prompts = _prompts(*block.rows.values(), self.closeness.frame)
         pairs = []
-        for dataset in of_a:
+        for dataset, lines in of_a.items():
             try:
-                pairs.append(_pair(of_a[dataset], of_b[dataset], own, self.closeness, prompts))
+                pairs.append(_pair(lines, of_b[dataset], own, self.closeness, prompts))
                 pairs[-1].refuse()
             except Impossible as reason:
-                raise Impossible(f"on {dataset[0]}: {reason}") from None
-        return matched.of_datasets(pairs)
+                raise Impossible(f"on {lines.dataset.iloc[0]}: {reason}") from None
+        return of_datasets(pairs)
 
 
 def asked(source: Source, own: Mapping[str, float], metric: str, by: str | None = None) -> Asked:
@@ -189,8 +190,8 @@ def own_strengths(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 def _blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """Of each backbone, each dataset and, of the methods that have them all, all datasets."""
-    for (backbone,), part in statistics.split(frame.sort_values(["dataset", *KEY]), ["backbone"]).items():  # type: ignore[misc]
-        kinds = part.dataset.unique()
+    for part in statistics.split(frame.sort_values(["dataset", *KEY]), ["backbone"]).values():
+        backbone, kinds = part.backbone.iloc[0], part.dataset.unique()
         for kind in kinds:
             yield Block(kind, backbone, statistics.split(part[part.dataset == kind], KEY))
         everywhere = part[part.groupby(KEY, dropna=False).dataset.transform("nunique") == len(kinds)]
@@ -252,9 +253,7 @@ def _lined(found: Numbers, other: Numbers) -> pd.DataFrame | None:
     return pd.concat(parts) if parts else None
 
 
-def _pair(
-    a: pd.DataFrame, b: pd.DataFrame, own: float, x: Numbers, prompts: Sequence[int] | None = None
-) -> matched.Pair:
+def _pair(a: pd.DataFrame, b: pd.DataFrame, own: float, x: Numbers, prompts: Sequence[int] | None = None) -> Pair:
     """Both methods' numbers on one dataset, of the training seeds, prompts and strengths that are whole."""
     seeds = sorted(set(a.seed) & set(b.seed))
     if not seeds:
@@ -269,7 +268,7 @@ def _pair(
     for values in (ax, ay):
         if not np.isfinite(values).all(axis=(0, 2)).any():
             raise Impossible("A and B have no prompt in common for which both numbers are known")
-    return matched.Pair(matched.Curve(ax, ay), matched.Curve(bx, by))
+    return Pair(Curve(ax, ay), Curve(bx, by))
 
 
 def _prompts(*frames: pd.DataFrame) -> list[int]:

@@ -135,9 +135,9 @@ def _complete(cell: Cell, store: Store, record: Record) -> Record:
         try:
             work.possible()  # the backbone is loaded only when there is something to draw
             for strength, names in scored.lacks(record, cell):
-                for name in [name for name in names if name in work.metrics]:
-                    work.forget(strength, scored.drop(record, name, strength))
-                    record.scores += work.score(strength, [name])
+                known = [name for name in names if name in work.metrics]
+                work.forget(strength, [old for name in known for old in scored.drop(record, name, strength)])
+                record.scores += work.score(strength, known)
         finally:
             work.close()
         record.config["scored"] += work.scored
