@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,12 @@ class Cell:
         }
 
     def measure(self, name: str, strength: float) -> str:
-        """What names one metric with its settings at one strength, to see whether a record has it."""
-        return f"{name} {digest(self.metrics[name])} {strength:g}"
+        """What names one metric with its settings, version and weights at one strength, to see whether a record has it.
+
+        "?" stands for version and weights where the weights are not on this machine.
+        """
+        known = identity(json.dumps(self.metrics[name], sort_keys=True, default=str))
+        return f"{name} {digest(self.metrics[name])} {digest(known) if known else '?'} {strength:g}"
 
     def with_seed(self, seed: int, mode: str | None = None) -> Cell:
         """The same cell with another seed; what they share of the identity is not worked out again."""
@@ -69,6 +73,13 @@ class Cell:
     def run_id(self) -> str:
         words = [self.method["name"], self.dataset["name"].replace("/", "."), self.backbone["name"], f"s{self.seed}"]
         return "-".join([*words, digest(self.identity)])
+
+
+@lru_cache(maxsize=256)
+def identity(metric: str) -> tuple[str, ...]:
+    """What the numbers of a metric (the JSON of its settings) depend on; nothing where its weights are missing."""
+    made = build(json.loads(metric))
+    return () if made.missing() else tuple(made.identity())
 
 
 def contents(settings: Any) -> dict[str, str]:

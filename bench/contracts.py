@@ -489,7 +489,13 @@ class Score:
 class Metric(ABC):
     """A measurement of a set of images. Missing is absent, with the reason; no number is ever invented."""
 
+    version: ClassVar[int] = 1  # raise it when numbers change: finished cells are then scored again
     higher_is_better: ClassVar[Mapping[str, bool]]  # id of each value -> direction
+
+    def identity(self) -> list[str]:
+        """What its numbers depend on besides the images and its settings: the version, and the `id` of each part that
+        has one, which a network changes with its weights. Raises BenchError where weights are missing."""
+        return [f"version {self.version}", *(part.id for part in vars(self).values() if hasattr(part, "id"))]
 
     @abstractmethod
     def missing(self) -> str | None:

@@ -30,8 +30,9 @@ def check(scored: pd.DataFrame, observed: frozenset[str] = frozenset(), mix: boo
         name, text = next(iter(found.items()))
         more = f" The same holds for {', '.join(list(found)[1:])}." if len(found) > 1 else ""
         raise BenchError(
-            f"Numbers of unlike fingerprints would share the column {name}: {text}.{more} Choose some of the records "
-            "with --where, or put them together all the same, with a footnote: --mix."
+            f"Numbers of unlike fingerprints would share the column {name}: {text}.{more} Give the commands of the "
+            "older records again, which measures them anew; or choose some with --where, or put them together all the "
+            "same, with a footnote: --mix."
         )
     return found
 

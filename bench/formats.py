@@ -238,22 +238,18 @@ STYLE = (
 
 def html(sheet: Sheet) -> str:
     """A whole page: one table, its footnotes, legend and reasons."""
+    head = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Records as a table</title>'
+    return f"{head}\n<style>{STYLE}</style></head><body>{html_table(sheet)}\n</body></html>"
+
+
+def html_table(sheet: Sheet) -> str:
+    """The part of a page: the table, its footnotes, legend and reasons."""
     head = [f'<th class="key">{_html(key)}</th>' for key in sheet.keys] + [_html_head(c) for c in sheet.columns]
     body = [f"<tr>{''.join(_html_row(row))}</tr>" for row in sheet.rows]
     notes = [f"<p><sup>{i}</sup> {_html(note)}</p>" for i, note in enumerate(sheet.notes, 1)]
     below = [f"<p>{_html(line)}</p>" for line in (*sheet.legend, *sheet.reasons)]
-    return "\n".join(
-        ['<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Records as a table</title>']
-        + [f"<style>{STYLE}</style></head><body><table><caption>{_html(sheet.shared)}</caption>"]
-        + [
-            f"<thead><tr>{''.join(head)}</tr></thead><tbody>",
-            *body,
-            "</tbody></table>",
-            *notes,
-            *below,
-            "</body></html>",
-        ]
-    )
+    start = f"<table><caption>{_html(sheet.shared)}</caption>\n<thead><tr>{''.join(head)}</tr></thead><tbody>"
+    return "\n".join([start, *body, "</tbody></table>", *notes, *below])
 
 
 def _html(line: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench import plan, pool
-from bench.cell import Cell
+from bench.cell import Cell, build
 from bench.sweep import Settings, State, Sweep, judge, merged, submit
 from bench.worker import Leave, Worker
 
@@ -32,7 +32,10 @@ def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mappin
     print(f"Sweep {sweep.folder.name}: {plan.counts(verdicts)}", flush=True)
     if sweep.open():
         _work(sweep, kind, options, workers)
-    return _report(sweep)
+    states = _report(sweep)
+    if not sweep.open() and any(states[cell.run_id].status == "done" for cell in verdicts.todo):
+        _summarise(sweep, cells[0])
+    return states
 
 
 def show_plan(cells: Sequence[Cell], settings: Settings, workers: int) -> None:
@@ -87,6 +90,19 @@ def _signals(*numbers: int) -> Iterator[Leave]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _summarise(sweep: Sweep, cell: Cell) -> None:
+    """A finished sweep's tables and figures for its tracker. What goes wrong is said, and the sweep is done anyway."""
+    try:
+        tracker = build({"folder": str(sweep.results), **cell.tracker})
+        if not tracker.silent:
+            from bench.report.publish import of_sweep
+
+            runs = [entry.run_id for entry in sweep.entries]
+            of_sweep(sweep.folder.name, sweep.results, runs, tracker, cell.group or "")
+    except Exception as error:
+        print(f"The tracker got no summary ({type(error).__name__}: {' '.join(str(error).split())}).")
 
 
 class _Line:

@@ -59,10 +59,7 @@ class Mean:
 
     def limits(self) -> tuple[float, float]:
         """The 95 % interval; NaN where nothing is known."""
-        if not len(self.errors):
-            return math.nan, math.nan
-        low, high = np.quantile(self.errors, [ALPHA / 2, 1 - ALPHA / 2], method="hazen")
-        return self.value - float(high), self.value - float(low)
+        return limits(self.value, self.errors)
 
     def p_value(self) -> float:
         """Two-sided, of a true mean of 0; at least 2 / (DRAWS + 1); NaN where nothing is known.
@@ -70,11 +67,7 @@ class Mean:
         The test takes all of B: after Holm's correction it lives far out in the tails, where a B that came out small by
         chance, less an I, would find differences that are not there. So it is stricter than the interval.
         """
-        errors = self._errors(self.between)
-        if not len(errors):
-            return math.nan
-        beyond = min((errors >= self.value).sum(), (errors <= self.value).sum())
-        return float(min(1.0, 2 * (beyond + 1) / (DRAWS + 1)))
+        return p_value(self.value, self._errors(self.between))
 
     def more_units(self, gap: float, power: float) -> int | None:
         """How many more outer units make a true mean of `gap` significant with this power; None: prompts are too few.
@@ -90,6 +83,25 @@ class Mean:
             if half + _quantile(power) * math.sqrt(prompts + outer) <= gap:
                 return units - self.outer
         return None
+
+
+def limits(value: float, errors: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval from draws of the error; one that is NaN, undefined, counts as beyond both ends."""
+    lost = float(np.isnan(errors).mean()) if len(errors) else 1.0
+    if lost >= ALPHA / 2:
+        return math.nan, math.nan
+    tail = (ALPHA / 2 - lost) / (1 - lost)
+    low, high = np.quantile(errors[~np.isnan(errors)], [tail, 1 - tail], method="hazen")
+    return value - float(high), value - float(low)
+
+
+def p_value(value: float, errors: np.ndarray) -> float:
+    """Two-sided, of a true value of 0, from draws of the error; one that is NaN counts on both sides."""
+    if not len(errors):
+        return math.nan
+    lost = np.isnan(errors).sum()
+    beyond = lost + min((errors >= value).sum(), (errors <= value).sum())
+    return float(min(1.0, 2 * (beyond + 1) / (DRAWS + 1)))
 
 
 def mean(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, se: float = 0.0) -> Mean:
@@ -124,12 +136,51 @@ def _prompt_errors(x: np.ndarray) -> np.ndarray:
     if se == 0:
         return np.zeros(DRAWS)
     if n >= FEW_PROMPTS:
-        weights = _resamples(n)
-        means = weights @ x
-        spread = np.sqrt(np.maximum(weights @ np.square(x) - np.square(means), 0.0) / (n - 1))
+        spread = _spreads(x)
         if (spread > 1e-3 * se).mean() > 0.999:  # else a few values stand out from many equal ones
-            return se * means / np.maximum(spread, 1e-3 * se)
+            return se * (_resamples(n) @ x) / np.maximum(spread, 1e-3 * se)
     return se * _student(n - 1, 0)
+
+
+def _spreads(x: np.ndarray) -> np.ndarray:
+    """(DRAWS,) the standard error of the mean of x (n,) as each resample has it."""
+    weights = _resamples(len(x))
+    return np.sqrt(np.maximum(weights @ np.square(x) - np.square(weights @ x), 0.0) / (len(x) - 1))
+
+
+# --- of a number that is no mean: it is worked out again with the weights of each resample
+
+
+def prompt_weights(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of prompts (DRAWS, n), and what an error made with them is to be multiplied by (DRAWS,).
+
+    x (n,) are the prompts' influences on the number, as in `Mean`. For a mean of them the product is what
+    `Mean` takes: the studentised bootstrap, or below 8 prompts Student's t.
+    """
+    n = len(x)
+    se = math.sqrt(np.square(x).sum() / (n * (n - 1))) if n > 1 else 0.0
+    if n >= FEW_PROMPTS and se > 0:
+        spread = _spreads(x)
+        if (spread > 1e-3 * se).mean() > 0.999:
+            return _resamples(n), se / np.maximum(spread, 1e-3 * se)
+    return unit_weights(n, 1.0, 0), np.ones(DRAWS)
+
+
+def unit_weights(units: int, share: float = 1.0, stream: int = 1) -> np.ndarray:
+    """Weights of outer units (DRAWS, G) that sum to 1: with them the mean of any G values errs by `share` times
+    Student's t with G - 1 degrees times its standard error.
+
+    An exchangeably weighted bootstrap (Praestgaard & Wellner 1993): to draw three of three would under-cover.
+    """
+    return 1 / units + share * _directions(units, stream) if units > 1 else np.ones((DRAWS, units))
+
+
+@lru_cache(maxsize=64)
+def _directions(units: int, stream: int) -> np.ndarray:
+    draw = np.random.default_rng([stream, units, 7])
+    z = draw.standard_normal((DRAWS, units))
+    z -= z.mean(axis=1, keepdims=True)
+    return z / np.sqrt(units * draw.chisquare(units - 1, (DRAWS, 1)))
 
 
 @lru_cache(maxsize=64)

@@ -2,8 +2,9 @@
 
     identify -> load -> baseline -> train -> sample -> score -> record
 
-A finished cell is shown, not done again. A finished cell that lacks a metric or a strength gets just that: stored
-images are scored, the stored adapter is sampled. A killed cell goes on where its last checkpoint left it.
+A finished cell is shown, not done again. A finished cell that lacks a metric or a strength, or has a metric in an older
+version, gets just that: stored images are scored, the stored adapter is sampled. A killed cell goes on where its last
+checkpoint left it.
 
 Cells that share a backbone and adapter shapes can go through these steps together (`bench.pack`): a cell alone is a
 pack of one. What goes wrong in a cell ends that cell, and its record says why.
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import fairness
+from bench import fairness, scored
 from bench.cell import Cell
 from bench.contracts import BenchError, Impossible
 from bench.record import Record, Store, atomic_write, provenance
@@ -54,14 +55,7 @@ def complete(record: Record, cell: Cell) -> bool:
     refused = record.status == "skipped" and str(record.reason).startswith(fairness.PREFIX)
     if refused or cell.mode == "force" or (cell.mode == "retry" and record.status == "failed"):
         return False
-    return record.status != "done" or not _todo(record, cell)
-
-
-def _todo(record: Record, cell: Cell) -> list[tuple[float, list[str]]]:
-    """Strengths with the metrics that the record lacks for them."""
-    done = record.config["scored"]
-    wanted = [(s, [name for name in cell.metrics if cell.measure(name, s) not in done]) for s in cell.strengths]
-    return [(strength, names) for strength, names in wanted if names]
+    return record.status != "done" or not scored.lacks(record, cell)
 
 
 def _judge(record: Record, cell: Cell) -> bool:
@@ -139,11 +133,11 @@ def _complete(cell: Cell, store: Store, record: Record) -> Record:
     with held(store, cell.run_id) as empty:
         work = Work(cell, store.folder(cell.run_id))
         try:
-            work.check()
-            for strength, names in _todo(record, cell):
-                old = [(strength, name) for name in names]
-                record.scores = [entry for entry in record.scores if (entry["strength"], entry["group"]) not in old]
-                record.scores += work.score(strength, names)
+            work.possible()  # the backbone is loaded only when there is something to draw
+            for strength, names in scored.lacks(record, cell):
+                known = [name for name in names if name in work.metrics]
+                work.forget(strength, [old for name in known for old in scored.drop(record, name, strength)])
+                record.scores += work.score(strength, known)
         finally:
             work.close()
         record.config["scored"] += work.scored

@@ -110,12 +110,13 @@ def _per_image(rows: pd.DataFrame, images: pd.DataFrame, name: str) -> pd.DataFr
     keys = ["run_id", "strength"]
     if name not in images:
         return None
-    each = images[[*keys, "prompt", "image_seed", name]].dropna(subset=[name]).rename(columns={name: "value"})
+    each = images[[*keys, "image_seed", name]].rename(columns={name: "value"})
+    each = each.assign(prompt=pd.factorize(images.prompt)[0])  # numbers compare faster; the same ones in every column
+    each = each.dropna(subset=["value"])
     means = rows[keys].merge(each.groupby(keys).value.mean().reset_index(), "left", keys).value
     if not np.isclose(means, rows.value, rtol=1e-6, atol=1e-12, equal_nan=True).all():
         return None
-    each = each.merge(rows.drop(columns="value"), "inner", keys)
-    return each.assign(prompt=pd.factorize(each.prompt)[0])  # numbers compare faster than sentences
+    return each.merge(rows.drop(columns="value"), "inner", keys)
 
 
 def cells(found: Numbers, by: Sequence[str], blocks: Sequence[str], bold: bool = True) -> dict[Hashable, Value]:

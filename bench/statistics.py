@@ -295,6 +295,9 @@ def _general(covers: Sequence[str]) -> bool:
 
 
 def _verdict(difference: float, p: float, covers: Sequence[str]) -> str:
-    if not _general(covers) or not p < ALPHA:
-        return "inconclusive"
-    return "higher" if difference > 0 else "lower"
+    return verdict(difference, p) if _general(covers) else "inconclusive"
+
+
+def verdict(difference: float, p: float) -> str:
+    """higher, lower or inconclusive, at 5 %."""
+    return "inconclusive" if not p < ALPHA else "higher" if difference > 0 else "lower"

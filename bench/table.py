@@ -29,6 +29,8 @@ from bench.record import Record, atomic_write, read_record
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.comparisons import Asked
+    from bench.layouts import Source
     from bench.sheet import Sheet
 
 CELL = ["method", "dataset", "backbone", "settings", "seed"]
@@ -195,7 +197,7 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 
 @cache
-def _settings_of_tables() -> dict[str, list[str]]:
+def _settings_of_tables() -> dict[str, Any]:
     import yaml
 
     return yaml.safe_load(CONF.read_text())
@@ -209,6 +211,11 @@ def headline() -> list[str]:
 def observed() -> frozenset[str]:
     """Parts of a fingerprint in which numbers of one column may differ, from conf/table.yaml."""
     return frozenset(_settings_of_tables()["observed"])
+
+
+def per_image() -> dict[str, str]:
+    """Number of a set -> per-image column of whose mean it may be a straight line, from conf/table.yaml."""
+    return _settings_of_tables()["per_image"]
 
 
 def choose(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[str]:
@@ -332,6 +339,10 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--where", nargs="+", action="extend", default=[], metavar="COLUMN=A,B", help="* and ? match")
     parse.add_argument("--by", choices=("seeds", "runs"), default="seeds", help="mean over seeds, or each run")
     parse.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="what stands in rows and columns")
+    parse.add_argument("--compare", metavar="METRIC", help="every pair of methods: difference, effect, p, verdict")
+    parse.add_argument(
+        "--matched", metavar="METRIC", help="compare where one's strength curve meets the other's METRIC"
+    )
     parse.add_argument("--pool", action="store_true", help="one row for all datasets, with intervals over them")
     parse.add_argument("--metrics", help="names, comma-separated, or all; default: conf/table.yaml")
     parse.add_argument("--mix", action="store_true", help="unlike fingerprints may share a column, with a footnote")
@@ -343,6 +354,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
+    if options.matched and not options.compare:
+        raise BenchError("--matched METRIC says where methods are compared; say in what with --compare METRIC.")
     table = where(load(options.results), options.where)
     if table.empty:
         print("No record.")
@@ -362,6 +375,8 @@ def _as_frame(options: argparse.Namespace, table: pd.DataFrame, shown: Sheet) ->
     """All columns of what is shown; of runs, the lines of their records themselves."""
     from bench import formats
 
+    if options.compare:
+        return compared(options, table).frame()
     long = options.shape == "long"
     if options.layout == "metrics" and options.by == "runs":
         return table if long else wide(table)
@@ -373,8 +388,9 @@ def lay_out(options: argparse.Namespace, table: pd.DataFrame, names: Sequence[st
     """The sheet that the command line asks for, of some metrics."""
     from bench import layouts
 
-    per_image = images(options.results)
-    source = layouts.Source(table, per_image[per_image.run_id.isin(table.run_id)], options.mix)
+    if options.compare:
+        return compared(options, table).sheet()
+    source = _source(options, table)
     if options.layout == "styles":
         return layouts.styles(source, names)
     if options.layout == "ablation":
@@ -382,6 +398,21 @@ def lay_out(options: argparse.Namespace, table: pd.DataFrame, names: Sequence[st
     if options.layout == "curve":
         return layouts.curve(source, names)
     return layouts.metrics(source, names, options.pool, options.by == "runs")
+
+
+def _source(options: argparse.Namespace, table: pd.DataFrame) -> Source:
+    from bench import layouts
+
+    per_image = images(options.results)
+    return layouts.Source(table, per_image[per_image.run_id.isin(table.run_id)], options.mix)
+
+
+def compared(options: argparse.Namespace, table: pd.DataFrame) -> Asked:
+    """The comparison that the command line asks for."""
+    from bench import comparisons
+
+    own = comparisons.own_strengths(configs(options.results, table))
+    return comparisons.asked(_source(options, table), own, options.compare, options.matched)
 
 
 def configs(root: Path, table: pd.DataFrame) -> dict[str, Mapping[str, Any]]:

@@ -8,7 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,10 +18,14 @@ log = logging.getLogger(__name__)
 
 
 class Tracker(ABC):
-    """One run per cell. `group` is the sweep's name; `tags` are short words to filter by."""
+    """One run per cell. `group` is the sweep's name; `tags` are short words to filter by; `job` is the run's kind."""
+
+    silent: ClassVar[bool] = False  # nobody will see what it is given
 
     @abstractmethod
-    def start(self, run_id: str, config: Mapping[str, Any], group: str = "", tags: Sequence[str] = ()) -> None: ...
+    def start(
+        self, run_id: str, config: Mapping[str, Any], group: str = "", tags: Sequence[str] = (), job: str = ""
+    ) -> None: ...
 
     @abstractmethod
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -46,8 +50,12 @@ class Tracker(ABC):
 class Silent(Tracker):
     """Tracks nothing."""
 
+    silent = True
+
     def __init__(self, folder: str = "") -> None: ...
-    def start(self, run_id: str, config: Mapping[str, Any], group: str = "", tags: Sequence[str] = ()) -> None: ...
+    def start(
+        self, run_id: str, config: Mapping[str, Any], group: str = "", tags: Sequence[str] = (), job: str = ""
+    ) -> None: ...
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
     def images(self, name: str, image: Path | str | np.ndarray) -> None: ...
     def table(self, name: str, frame: pd.DataFrame) -> None: ...
@@ -65,8 +73,10 @@ class Wandb(Tracker):
         self.broken = False
         self.run: Any = None
 
-    def start(self, run_id: str, config: Mapping[str, Any], group: str = "", tags: Sequence[str] = ()) -> None:
-        self._try("start", lambda: self._start(run_id, dict(config), group, list(tags)))
+    def start(
+        self, run_id: str, config: Mapping[str, Any], group: str = "", tags: Sequence[str] = (), job: str = ""
+    ) -> None:
+        self._try("start", lambda: self._start(run_id, dict(config), group, list(tags), job))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._try("log numbers", lambda: self.run and self.run.log({"step": step, **values}))
@@ -87,7 +97,7 @@ class Wandb(Tracker):
                 self.run.finish(exit_code=1)
         self.run = None
 
-    def _start(self, run_id: str, config: dict[str, Any], group: str, tags: list[str]) -> None:
+    def _start(self, run_id: str, config: dict[str, Any], group: str, tags: list[str], job: str) -> None:
         mode: Any = os.environ.get("WANDB_MODE", self.mode)
         if mode != "online":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing leaves the machine unasked
@@ -100,6 +110,7 @@ class Wandb(Tracker):
             entity=self.entity,
             name=run_id,
             group=group or None,
+            job_type=job or None,
             tags=[tag[:64] for tag in tags],  # the server refuses longer ones
             config=config,
             mode=mode,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 import time
@@ -36,6 +37,7 @@ from bench.tokens import split_notes
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
     from bench.adapters import Bank
     from bench.sampling import Request, Sampler, Shot
@@ -356,8 +358,23 @@ class Work:
         new = pd.DataFrame(
             {"strength": strength, "prompt": evaluation.prompts, "seed": evaluation.seeds, **values}
         ).set_index(index)
-        old = pd.read_csv(path, index_col=index) if path.is_file() else new
+        old = self._per_image() if path.is_file() else new
         atomic_write(path, new.combine_first(old).to_csv().encode())
+
+    def _per_image(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.read_csv(self.folder / "per_image.csv", index_col=["strength", "prompt", "seed"])
+
+    def forget(self, strength: float, columns: Sequence[str]) -> None:
+        """Remove per-image values of one strength that are about to be measured anew."""
+        if not columns or not (self.folder / "per_image.csv").is_file():
+            return
+        table = self._per_image()
+        known = [name for name in columns if name in table]
+        table.loc[table.index.get_level_values("strength") == strength, known] = math.nan
+        empty = [name for name in known if table[name].isna().all()]
+        atomic_write(self.folder / "per_image.csv", table.drop(columns=empty).to_csv().encode())
 
     def config(self) -> dict[str, Any]:
         """All that the images depend on, what was measured on them, and what is needed to open the cell again."""

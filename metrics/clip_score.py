@@ -56,6 +56,6 @@ class ClipScore(Metric):
         return Score(
             {name: float(values.mean()) for name, values in per_image.items()},
             per_image,
-            fingerprint("clip_score 1", len(images), self.network, truncated_captions=truncated),
+            fingerprint(f"clip_score {self.version}", len(images), self.network, truncated_captions=truncated),
             [cut] if truncated else [],
         )

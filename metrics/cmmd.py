@@ -53,6 +53,11 @@ class Cmmd(Metric):
         return Score(
             {"cmmd": 1000 * biased(x, y), "cmmd_u": 1000 * value, "cmmd_u_se": 1000 * error},
             fingerprint=fingerprint(
-                "cmmd 1", len(x), self.network, reference, points="unit length", kernel=f"Gaussian, sigma {SIGMA:g}"
+                f"cmmd {self.version}",
+                len(x),
+                self.network,
+                reference,
+                points="unit length",
+                kernel=f"Gaussian, sigma {SIGMA:g}",
             ),
         )

@@ -42,5 +42,5 @@ class Diversity(Metric):
         y, y0 = (float(mean_distances(store, self.network, x, [range(n)])[0]) for x in sets)
         return Score(
             {"lpips_diversity": y, "lpips_diversity_rel": y / y0 if y0 > 0 else float("nan")},
-            fingerprint=fingerprint("diversity 1", n, self.network),
+            fingerprint=fingerprint(f"diversity {self.version}", n, self.network),
         )

@@ -52,7 +52,7 @@ class FeatureLeak(Metric):
         values, per_image = leak_scores(*gaps, same_class, name)
         kept, notes = defined({key: value for key, value in values.items() if key in self.higher_is_better})
         n, more = len(per_image[name]), {"style_confounded": known.confounded, "controls_hash": images_hash(others)}
-        made = fingerprint(f"{name} 1", n, self.network, known.plain, **more)
+        made = fingerprint(f"{name} {self.version}", n, self.network, known.plain, **more)
         return Score(kept, {name: per_image[name]}, made, notes)
 
 
@@ -98,7 +98,9 @@ class ClipTextLeak(Metric):
         if same_class.any():
             values["clip_text_leak_related"] = mean(over_training_images(leak, same_class))
         kept, notes = defined(values)
-        made = fingerprint("clip_text_leak 1", len(leak), self.network, captions=[*known.captions], controls=unrelated)
+        made = fingerprint(
+            f"clip_text_leak {self.version}", len(leak), self.network, captions=[*known.captions], controls=unrelated
+        )
         return Score(kept, {"clip_text_leak": per_image}, made, notes)
 
 

@@ -90,6 +90,7 @@ class Frechet(Metric):
     """
 
     label: ClassVar[str]
+    version: ClassVar[int] = 2
 
     def __init__(self, network: ImageNetwork):
         self.network = network
@@ -105,7 +106,7 @@ class Frechet(Metric):
         more = {"points": self.network.points, "null_n": null_n, "publishable": min(len(x), len(y)) >= PUBLISHABLE}
         return Score(
             {self.label: frechet_distance(x, y), f"{self.label}_null": null},
-            fingerprint=fingerprint(f"{self.label} 2", len(x), self.network, reference, **more),
+            fingerprint=fingerprint(f"{self.label} {self.version}", len(x), self.network, reference, **more),
         )
 
 

@@ -76,6 +76,11 @@ class Kid(Metric):
         return Score(
             {"kid": 1000 * value, "kid_se": 1000 * error},
             fingerprint=fingerprint(
-                "kid 1", len(x), self.network, reference, points=self.network.points, kernel="(x.y/D+1)^3, unbiased"
+                f"kid {self.version}",
+                len(x),
+                self.network,
+                reference,
+                points=self.network.points,
+                kernel="(x.y/D+1)^3, unbiased",
             ),
         )

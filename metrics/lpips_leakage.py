@@ -48,6 +48,7 @@ def standardised_distances(
 class LpipsLeakage(Metric):
     """Content kept (`lpips_content`), the raw gap to the training picture, and the controlled leak (`lpips_leak`)."""
 
+    version: ClassVar[int] = 2
     higher_is_better: ClassVar = {
         "lpips_content": False,
         "lpips_content_rel": False,
@@ -86,7 +87,7 @@ class LpipsLeakage(Metric):
             notes.append(f"lpips_leak left out: {reason}")
         values, undefined = defined(values)
         more = about(dataset, known.confounded, float(same_class.mean()))
-        made = fingerprint("lpips_leakage 2", len(raw), self.network, known.plain, **more)
+        made = fingerprint(f"lpips_leakage {self.version}", len(raw), self.network, known.plain, **more)
         return Score(values, per_image, made, [*notes, *undefined])
 
     def _content(self, store: FeatureStore, evaluation: Evaluation) -> tuple[dict[str, float], dict[str, np.ndarray]]:

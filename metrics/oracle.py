@@ -68,7 +68,7 @@ class Oracle(Metric):
                 "oracle_closed_lpips": closed(lpips, distances(store, self.network, y0, target)),
             },
             {"oracle_rgb": rgb, "oracle_lpips": lpips},
-            fingerprint("oracle 1", len(y), self.network, target),
+            fingerprint(f"oracle {self.version}", len(y), self.network, target),
         )
 
 
@@ -91,5 +91,5 @@ class OracleClip(Metric):
         return Score(
             {"oracle_clip": float(distance.mean()), "oracle_closed_clip": closed(distance, 1 - cosine(y0, s))},
             {"oracle_clip": distance},
-            fingerprint("oracle_clip 1", len(y), self.network, target),
+            fingerprint(f"oracle_clip {self.version}", len(y), self.network, target),
         )

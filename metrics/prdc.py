@@ -71,5 +71,5 @@ class Prdc(Metric):
         more["publishable"] = min(len(x), len(y)) >= PUBLISHABLE
         return Score(
             {"precision": precision, "recall": recall, "density": density, "coverage": coverage},
-            fingerprint=fingerprint("prdc 1", len(x), self.network, reference, **more),
+            fingerprint=fingerprint(f"prdc {self.version}", len(x), self.network, reference, **more),
         )

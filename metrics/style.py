@@ -43,7 +43,7 @@ class StyleMetric(Metric):
         gain = (self.nearness(store, evaluation.images, targets) - before).mean(axis=1)
         gain = gain if self.higher_is_better[name] else -gain
         gap = self._gap(store, evaluation.dataset, targets, float(before.mean()))
-        made = fingerprint(f"{name} 1", len(gain), self.network, targets)
+        made = fingerprint(f"{name} {self.version}", len(gain), self.network, targets)
         if gap is None:
             note = f"{name} was not checked for discrimination: the dataset has one image in the style."
             return Score({name: float(gain.mean())}, {name: gain}, made, [note])

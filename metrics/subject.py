@@ -33,7 +33,7 @@ class ImageSimilarity(Metric):
         subject, of_a_style = self.higher_is_better
         name = subject if evaluation.dataset.style_words is None else of_a_style
         cosines = (y @ t.T).mean(axis=1)
-        made = fingerprint(f"{subject} 1", len(cosines), self.network, targets)
+        made = fingerprint(f"{subject} {self.version}", len(cosines), self.network, targets)
         return Score({name: float(cosines.mean())}, {name: cosines}, made)
 
 
@@ -78,7 +78,9 @@ class Pres(Metric):
             raise Impossible("PRES needs images of the bare class, and none can be drawn here.")
         targets, members, store = style(dataset), evaluation.class_images(), feature_store(evaluation.cache)
         x, t = (unit(store.features(images, self.network)) for images in (members, targets))
-        return Score({"pres": float((x @ t.T).mean())}, {}, fingerprint("pres 1", len(x), self.network, targets))
+        return Score(
+            {"pres": float((x @ t.T).mean())}, {}, fingerprint(f"pres {self.version}", len(x), self.network, targets)
+        )
 
 
 class Div(Metric):
@@ -102,4 +104,4 @@ class Div(Metric):
         if np.isnan(found).all():
             raise Impossible("DIV needs at least two images of a prompt.")
         value = float(np.nanmean(found))
-        return Score({"div": value}, {"div": found}, fingerprint("div 1", len(found), self.network))
+        return Score({"div": value}, {"div": found}, fingerprint(f"div {self.version}", len(found), self.network))

@@ -40,5 +40,5 @@ class Vendi(Metric):
         y, y0 = (vendi(store.features(x, self.network)) for x in (evaluation.images, evaluation.baseline))
         return Score(
             {"vendi": y, "vendi_rel": y / y0},
-            fingerprint=fingerprint("vendi 1", len(evaluation.images), self.network, kernel="cosine"),
+            fingerprint=fingerprint(f"vendi {self.version}", len(evaluation.images), self.network, kernel="cosine"),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,13 @@ OWN = ("started", "ended", "dataset_hash", "weights_hash")  # of a provenance, w
 LOG_LINES = 12  # of a traceback or a training log
 
 
-def chosen(root: Path, conditions: Sequence[str]) -> tuple[list[Record], pd.DataFrame]:
-    """The records that meet the conditions, and their long table."""
-    records = list(Store(root).records())
+def chosen(
+    root: Path, conditions: Sequence[str], runs: Collection[str] | None = None
+) -> tuple[list[Record], pd.DataFrame]:
+    """The records (of some cells, else of all) that meet the conditions, and their long table."""
+    store = Store(root)
+    some = (store.read(run_id) for run_id in sorted(runs or ()))
+    records = list(store.records()) if runs is None else [record for record in some if record is not None]
     lines = table.where(table.frame(records), conditions)
     wanted = set(lines.run_id)
     return [record for record in records if record.run_id in wanted], lines

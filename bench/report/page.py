@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import layouts, table
+from bench import comparisons, formats, layouts, table
 from bench.contracts import BenchError
 from bench.record import Record, _plain
 from bench.report import gather
@@ -28,6 +28,7 @@ TITLE = "Results of t2i-bench"
 PIXELS = 128  # images below this are shown with hard pixels
 SECTIONS = [
     ("results", "Results"),
+    ("comparisons", "Comparisons"),
     ("curves", "Strength curves"),
     ("fronts", "Pareto fronts"),
     ("galleries", "Galleries"),
@@ -52,6 +53,7 @@ class Wishes:
     metric: str | None = None  # per-image metric of the gallery's rule; default: conf/report.yaml
     title: str = TITLE
     mix: bool = False  # unlike fingerprints may share a column, with a footnote
+    runs: frozenset[str] | None = None  # only these cells
 
 
 @dataclass
@@ -90,6 +92,19 @@ class Gathered:
         return layouts.metrics(self.source, ["all"])
 
     @cached_property
+    def comparisons(self) -> list[tuple[str, pd.DataFrame, Sheet]]:
+        """Title, frame and sheet of each comparison of conf/report.yaml that has an answer."""
+        own = comparisons.own_strengths({record.run_id: record.config for record in self.records})
+        asked = comparisons.wanted(self.source, own, settings()["compare"])
+        made = [(one.title, one.frame(), one) for one in asked]
+        return [(title, frame, one.sheet(frame)) for title, frame, one in made if (frame.verdict != "absent").any()]
+
+    @cached_property
+    def drawn(self) -> dict[str, Any]:
+        """What the figures show."""
+        return {"columns": gather.columns(self.sheet), "rows": gather.rows(self.sheet, _main(self.galleries))}
+
+    @cached_property
     def content(self) -> dict[str, Any]:
         """What the page says apart from its thumbnails."""
         return _content(self)
@@ -97,7 +112,7 @@ class Gathered:
 
 def gathered(wishes: Wishes) -> Gathered:
     """All records that meet the conditions. Raises BenchError when there are none."""
-    records, lines = gather.chosen(wishes.root, wishes.conditions)
+    records, lines = gather.chosen(wishes.root, wishes.conditions, wishes.runs)
     if not records:
         raise BenchError(
             f"No record below {wishes.root} meets --where {' '.join(wishes.conditions)}; see python -m bench.table."
@@ -131,8 +146,8 @@ def _content(found: Gathered) -> dict[str, Any]:
     records, wishes, shown = found.records, found.wishes, found.galleries
     cells, provenances = gather.cells(records, wishes.root)
     return {
-        "columns": gather.columns(found.sheet),
-        "rows": gather.rows(found.sheet, _main(shown)),
+        **found.drawn,
+        "comparisons": [(title, _markup(formats.html_table(sheet))) for title, _, sheet in found.comparisons],
         "cells": cells,
         "provenances": provenances,
         "galleries": [_gallery(gallery, wishes) for gallery in shown],
@@ -244,15 +259,20 @@ def _render(content: dict[str, Any], chunks: Sequence[dict[str, str]], left_out:
         reading=READING,
         counts=_counts(content),
         about=_about(wishes),
-        **{key: content[key] for key in ("legend", "footnotes", "failures", "fingerprints", "rule")},
+        **{key: content[key] for key in ("legend", "footnotes", "comparisons", "failures", "fingerprints", "rule")},
     )
+
+
+def _markup(text: str) -> Any:
+    """HTML that is safe as it is: our own, or escaped by `bench.formats`."""
+    from markupsafe import Markup
+
+    return Markup(text)
 
 
 def asset(name: str, package: str = "bench.report") -> Any:
     """One of our own files, to stand in a page as it is."""
-    from markupsafe import Markup
-
-    return Markup(files(package).joinpath(name).read_text(encoding="utf-8"))
+    return _markup(files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
 def render(name: str, package: str = "bench.report", **values: Any) -> str:

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import formats
-from bench.report.page import Gathered
+from bench.report.figures import figures, write
+from bench.report.page import Gathered, Wishes, gathered, settings
 from bench.track import Tracker, Wandb
 
 
-def publish(gathered: Gathered, page: Path, figures: Sequence[Path], tracker: Tracker | None = None) -> None:
-    """One run of its own, called report-<time>: tables `summary` and `long`, each figure's PNG, the page as a file."""
-    tracker = tracker or Wandb(folder=str(gathered.wishes.root))
+def publish(found: Gathered, page: Path, drawn: Sequence[Path], tracker: Tracker | None = None) -> None:
+    """One run of its own, called report-<time>: tables, each figure's PNG, the page as a file."""
+    tracker = tracker or Wandb(folder=str(found.wishes.root))
     name = f"report-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    tracker.start(name, {"where": list(gathered.wishes.conditions)}, tags=["report"])
-    tracker.table("summary", formats.wide(gathered.sheet))
-    tracker.table("long", formats.long(gathered.sheet))
-    for path in figures:
-        if path.suffix == ".png":
-            tracker.images(path.stem, path)
+    tracker.start(name, {"where": list(found.wishes.conditions)}, tags=["report"])
+    _show(found, drawn, tracker)
     tracker.artifact(name, page, "report")
     tracker.finish("done")
+
+
+def of_sweep(name: str, root: Path, runs: Collection[str], tracker: Tracker, group: str = "") -> None:
+    """One run called summary-<name>, of the job type `summary`: tables and figures of some cells, without the page."""
+    found = gathered(Wishes(root, runs=frozenset(runs)))
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = write(figures(found.drawn, settings()), Path(folder))
+        tracker.start(f"summary-{name}", {"cells": sorted(runs)}, group, ["summary"], job="summary")
+        _show(found, drawn, tracker)
+        tracker.finish("done")
+
+
+def _show(found: Gathered, drawn: Sequence[Path], tracker: Tracker) -> None:
+    """Tables `summary` and `long`, one for each comparison, and the figures."""
+    tracker.table("summary", formats.wide(found.sheet))
+    tracker.table("long", formats.long(found.sheet))
+    for title, frame, _ in found.comparisons:
+        tracker.table(f"compare {title}", frame)
+    for path in drawn:
+        if path.suffix == ".png":
+            tracker.images(path.stem, path)

@@ -67,7 +67,7 @@ class Diary(Silent):
 
     told: dict = {}
 
-    def start(self, run_id, config, group="", tags=()):
+    def start(self, run_id, config, group="", tags=(), job=""):
         self.lines = Diary.told.setdefault(run_id, [])
 
     def log(self, step, values):

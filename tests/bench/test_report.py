@@ -10,12 +10,13 @@ import re
 import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
-from report_records import METHODS, NASTY, PROMPTS, STRENGTHS, STYLES, study_of
+from report_records import METHODS, NASTY, PROMPTS, STRENGTHS, STYLES, TRUTH, study_of
 
 from bench.__main__ import CONF, cell, register_datasets
 from bench.contracts import BenchError
@@ -24,7 +25,7 @@ from bench.report.__main__ import main
 from bench.report.command import command, value
 from bench.report.figures import Point, cliques, figures, front, panels, ranked, write
 from bench.report.gallery import galleries
-from bench.report.page import Wishes, build, gathered
+from bench.report.page import Wishes, build, gathered, settings
 from bench.report.publish import publish
 from bench.report.thumbnails import wanted
 from bench.track import Tracker
@@ -111,6 +112,26 @@ def test_the_numbers_are_those_of_the_table(page, found):
         ]  # fmt: skip
         assert row["n"] == len(values) == 2
         assert row["v"]["quality [net]"][0] == pytest.approx(np.mean(values), rel=1e-4)
+
+
+def test_the_page_compares_methods_as_the_table_does(results, monkeypatch):
+    """Closed form: quality falls by 0.5 from alpha to beta to gamma<i> at each strength; leak is `quality` and knob."""
+    own = {**settings(), "compare": [["quality", None], ["quality", "leak"], ["no such metric", None]]}
+    monkeypatch.setattr("bench.report.page.settings", lambda: own)
+    found = gathered(Wishes(results, metric="quality"))
+    (plain, frame, _), (matched, at, _) = found.comparisons
+    assert (plain, matched) == ("quality [net]", "quality [net] at matched leak [net]")
+    pairs = {(r.dataset, r.a, r.b): r for r in frame.itertuples()}
+    assert set(pairs) == {(d, a, b) for d in (*STYLES, "all 2") for a, b in combinations(METHODS, 2)}
+    for (_, a, b), row in pairs.items():
+        assert row.difference == pytest.approx(TRUTH[a] - TRUTH[b], abs=0.06) and row.verdict != "worse"
+    answered = at[at.verdict != "absent"]
+    assert len(at) == 6 * len(STYLES) + 6 and len(answered)
+    for row in answered.itertuples():  # leak is 0.1 strength + 0.2 truth: at the other's leak one is at 1 or at 3
+        assert row.difference == pytest.approx(0.3 if TRUTH[row.a] > TRUTH[row.b] else -0.7, abs=0.06)
+    parsed = Scripts(build(found).html)
+    assert "i" not in {tag for tag, _ in parsed.tags} and "gamma<i>" in parsed.text
+    assert parsed.text.count("Effect: ") == 2 and "inconclusive" in parsed.text
 
 
 def test_failures_carry_their_log_and_a_choice_leaves_others_out(results, found):
@@ -386,7 +407,7 @@ class Kept(Tracker):
     def __init__(self):
         self.seen = []
 
-    def start(self, run_id, config, group="", tags=()):
+    def start(self, run_id, config, group="", tags=(), job=""):
         self.seen.append(("start", run_id))
 
     def log(self, step, values): ...
