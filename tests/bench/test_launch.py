@@ -1,9 +1,13 @@
 """From a command line to verdicts: composed once, launched by any launcher, ended with all failures and code 1."""
 
+import json
 import os
+import random
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +25,9 @@ ROOT = Path(launch.__file__).parents[1]
 LIGHT = ["sweep.runner=light.run_light", "sweep.poll_s=0.05", "tracker=none", "metrics=mini"]
 
 
-def command(results, *words, **options):
+def command(results, *words, common=LIGHT, **options):
     env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    line = [sys.executable, "-m", "bench", "-m", f"results={results}", *LIGHT, *words]
+    line = [sys.executable, "-m", "bench", "-m", f"results={results}", *common, *words]
     return subprocess.Popen(
         line, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
     )
@@ -114,6 +118,34 @@ def test_workers_go_on_when_their_submitter_is_killed_and_the_next_one_starts_no
     code, text = said(tmp_path, *words)
     assert code == 0 and "4 done" in text, text
     assert len(Sweep(next(sweeps(tmp_path))).workers()) == 1 and len(events(tmp_path, "began")) == 4
+
+
+TRAINED = ["method=dreambooth", "method.prior_weight=0", "method.recipe.steps=30", "dataset=ink", "seed=0,1,2,3"]
+TRAINED += ["dataset.prompts=[a photo of a red tree on a beach]", "sampler.steps=4", "pack=1", "tracker=none"]
+TRAINED += ["metrics=mini_truth", "hydra/launcher=local", "workers=1", "sweep.attempts=9", "sweep.poll_s=0.1"]
+
+
+@pytest.mark.slow
+def test_trained_cells_whose_workers_are_killed_are_those_of_a_calm_sweep(tmp_path):
+    """Real training of `mini` in worker processes: adapters, images and scores agree bit for bit."""
+    rng, killed = random.Random(0), set()
+    calm, wild = (command(tmp_path / name, common=TRAINED) for name in ("calm", "wild"))
+    while wild.poll() is None:
+        time.sleep(0.1)
+        for one in (w for made in sweeps(tmp_path / "wild") for w in Sweep(made).workers() if w["alive"]):
+            begun = [cell for cell in one["cells"] if any((tmp_path / "wild" / ".work" / cell).glob("*"))]
+            if begun and len(killed) < 2 and not killed.issuperset(begun):
+                time.sleep(rng.uniform(0, 8))
+                with suppress(ProcessLookupError):  # it may be through
+                    os.kill(one["pid"], signal.SIGKILL)
+                killed |= set(begun)
+    assert (calm.wait(300), wild.returncode, len(killed)) == (0, 0, 2), wild.stdout.read()
+    for folder in sorted((tmp_path / "calm").glob("dreambooth-*")):
+        other = tmp_path / "wild" / folder.name
+        for name in ("adapters/style.safetensors", *(f.relative_to(folder) for f in folder.rglob("*.png"))):
+            assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+        one, two = (json.loads((f / "record.json").read_text())["scores"] for f in (folder, other))
+        assert one == two and len(one) > 0
 
 
 @pytest.mark.slow
