@@ -62,7 +62,9 @@ def _checkpointed(network: Any) -> bool:
 
 def ways_of(backbone: Backbone) -> Ways:
     """Of this backbone, kept with it: what is compiled once stays for all packs that it trains."""
-    return vars(backbone).setdefault("_ways", Ways(backbone.network))
+    if "_ways" not in vars(backbone):
+        vars(backbone)["_ways"] = Ways(backbone.network)
+    return vars(backbone)["_ways"]
 
 
 class Ways:

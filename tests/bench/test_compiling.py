@@ -105,10 +105,10 @@ def test_a_setting_that_means_nothing_here_is_told(asked):
 # --- the same weights -------------------------------------------------------------------------------------------------
 
 
-def ended(backbone, count, on, where="attention", steps=4):
-    """Adapters of cells that end one after the other, each tick run in the ways `on`."""
-    jobs = list(jobs_of(backbone, count, lambda recipe: TwoPhase(recipe, where=where)))
-    jobs = [replace(job, recipe=replace(job.recipe, steps=steps + job.cell)) for job in jobs]
+def ended(backbone, on, where="attention", turn=99, longer=0):
+    """Two cells of 3 steps, the second `longer`, each tick in the ways `on`; a single adapter learns up to `turn`."""
+    jobs = list(jobs_of(backbone, 2, lambda recipe: TwoPhase(recipe, turn, where)))
+    jobs = [replace(job, recipe=replace(job.recipe, steps=3 + longer * job.cell)) for job in jobs]
     bank = Bank(backbone, jobs[0].method.adapters(None), [generator("adapters", job.seed) for job in jobs])
     training = Training(bank)
     for job in jobs:
@@ -120,56 +120,47 @@ def ended(backbone, count, on, where="attention", steps=4):
     return {name: theta.clone() for name, theta in bank.theta.items()}
 
 
-def with_backend(monkeypatch, **options):
-    """torch.compile with these options; returns a list that grows with each graph that is compiled."""
-    compiled, graphs = torch.compile, []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(torch, "compile", lambda f, **_: compiled(f, **(options or {"backend": backend})))
-    return graphs
-
-
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_compiled_code_sees_adapters_come_and_go(monkeypatch):
     """Traced and guarded as always, but its graphs are run as they are, so all numbers are the plain ones.
 
-    Cells leave, adapters move to other layers and, with others' weights, back again.
+    A cell leaves, adapters move to other layers and, with others' weights, back again: then nothing is compiled anew.
     """
+    compiled, graphs, sizes = torch.compile, [], []
+    backend = lambda graph, inputs: graphs.append(graph) or graph.forward  # noqa: E731
+    monkeypatch.setattr(torch, "compile", lambda f, **_: compiled(f, backend=backend))
     backbone = TinyBackbone(torch.float64)
-    graphs = with_backend(monkeypatch)
-    kinds = [(2, "attention"), (3, "attention"), (2, "xattn"), (2, "attention")]
-    sizes = []
-    for count, where in kinds:
-        plain, compiled = (ended(backbone, count, on, where) for on in ((), ("compile",)))
+    for where, longer in (("attention", 2), ("xattn", 0), ("attention", 2)):
+        plain, made = (ended(backbone, on, where, longer=longer) for on in ((), ("compile",)))
         sizes.append(len(graphs))
         for name in plain:
-            torch.testing.assert_close(compiled[name], plain[name], rtol=0, atol=1e-12)
-    assert ways_of(backbone).failure is None and 0 < sizes[0] < sizes[2] == sizes[3]
+            torch.testing.assert_close(made[name], plain[name], rtol=0, atol=1e-12)
+    assert ways_of(backbone).failure is None
+    assert 0 < sizes[0] < sizes[1] == sizes[2]
     assert not any("forward" in vars(module) or module._forward_hooks for module in backbone.network.modules())
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_by_the_real_compiler_two_cells_end_at_the_same_weights(monkeypatch):
+    """In float32, to 2e-5: rounding is all that may differ."""
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
     backbone = TinyBackbone()
-    plain, compiled = (ended(backbone, 2, on, steps=6) for on in ((), ("compile",)))
+    plain, made = (ended(backbone, on) for on in ((), ("compile",)))
     assert ways_of(backbone).failure is None and ways_of(backbone)._forwards
+    assert plain["content"].abs().max() > 0.003
     for name in plain:
-        assert plain[name].abs().max() > 0.005
-        torch.testing.assert_close(compiled[name], plain[name], rtol=0, atol=2e-5)
+        torch.testing.assert_close(made[name], plain[name], rtol=0, atol=2e-5)
 
 
 def test_another_layout_gives_the_same_weights_and_leaves_no_trace():
     backbone = TinyBackbone(torch.float64)
-    plain, kernel = ended(backbone, 2, (), "all"), backbone.network.conv_in.weight
+    plain, kernel = ended(backbone, (), "all", turn=1), backbone.network.conv_in.weight
     strides = kernel.stride()
     with ways_of(backbone).running(["channels_last"]):
         assert kernel.is_contiguous(memory_format=torch.channels_last) and kernel.stride() != strides
-    last = ended(backbone, 2, ("channels_last",), "all")
+    last = ended(backbone, ("channels_last",), "all", turn=1)
     for name in plain:
         torch.testing.assert_close(last[name], plain[name], rtol=0, atol=1e-9)
     ways_of(backbone).lay(channels_last=False)
