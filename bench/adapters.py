@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -27,15 +27,20 @@ from bench.full import FullWeights
 SMALL_RANK, SMALL = 8, 64  # of convolutional adapters: rank, and rank times cells
 
 
-@dataclass(frozen=True)
+@dataclass
 class Block:
-    """Rows of the current forward pass that use one adapter: `size` consecutive rows for each of `cells`."""
+    """Rows of the current forward pass that use one adapter: `size` consecutive rows for each of `cells`.
+
+    What compiled blocks read of it (`bench.compiling`) is tensors and few constants: `picks`, not `cells`.
+    """
 
     rows: Tensor | None  # (len(cells) * size,), or None for all rows in order
     cells: tuple[int, ...]
+    picks: Tensor | None  # cells as an index (len(cells),), or None for all cells in order
     size: int
     scale: Tensor  # (len(cells) * size,)
     ones: bool = False  # the scale is 1 everywhere
+    trained: bool = True
 
 
 @dataclass
@@ -92,9 +97,9 @@ class Bank:
 
         Gradients are recorded when any of the asks trains an adapter, unless the caller has turned them off.
         """
-        self.active = self._route(asks)
         trained = (name for _, ask in asks for name in ask.trains)
         self.trained = frozenset(trained) if torch.is_grad_enabled() else frozenset()
+        self.active = self._route(asks)
         with torch.set_grad_enabled(bool(self.trained)):
             out = self._forward([ask for _, ask in asks]).to(asks[0][1].z.dtype)
         if not self.trained:
@@ -148,26 +153,29 @@ class Bank:
             if used:
                 by_size.setdefault(len(used), []).append((cell, list(used), list(used.values())))
             start += size
-        return [self._block(size, users, total, asks[0][1].z.dtype) for size, users in by_size.items()]
+        parts = [self._block(size, users, total, asks[0][1].z.dtype) for size, users in by_size.items()]
+        return [replace(part, trained=name in self.trained) for part in parts]
 
     def _block(self, size: int, users: list, total: int, dtype: torch.dtype) -> Block:
         rows = [row for _, used, _ in users for row in used]
         scales = [value for *_, values in users for value in values]
+        cells, device = [cell for cell, *_ in users], self.backbone.device
         return Block(
-            rows=None if len(rows) == total else torch.tensor(rows, device=self.backbone.device),
-            cells=tuple(cell for cell, *_ in users),
+            rows=None if len(rows) == total else torch.tensor(rows, device=device),
+            cells=tuple(cells),
+            picks=None if cells == list(range(self.cells)) else torch.tensor(cells, device=device),
             size=size,
-            scale=torch.tensor(scales, dtype=dtype, device=self.backbone.device),
+            scale=torch.tensor(scales, dtype=dtype, device=device),
             ones=all(value == 1 for value in scales),
         )
 
     def _hook(self, site: str):
+        own = {name: layers[site] for name, layers in self.layers.items() if site in layers}
+
         def add_deltas(module: nn.Module, args: tuple, out: Tensor) -> Tensor | None:
-            for name, blocks in self.active.items():
-                layer = self.layers[name].get(site)
-                if layer is not None:
-                    for block in blocks:
-                        out = _add(out, args[0], layer, block, name in self.trained)
+            for name, layer in own.items():
+                for block in self.active.get(name, ()):
+                    out = _add(out, args[0], module, layer, block)
             return out
 
         return add_deltas
@@ -397,19 +405,21 @@ def _dtype(backbone: Backbone) -> torch.dtype:
     return torch.float64 if backbone.dtype == torch.float64 else torch.float32
 
 
-def _add(out: Tensor, x: Tensor, layer: Layer, block: Block, trained: bool) -> Tensor:
+def _add(out: Tensor, x: Tensor, module: Any, layer: Layer, block: Block) -> Tensor:
     """`out` plus scale * up(down(x)) on the rows of the block."""
     if block.rows is not None:
         x = x.index_select(0, block.rows)
-    down, up = (_pick(part if trained else part.detach(), block.cells) for part in (layer.down, layer.up))
-    delta = (_conv(x, down, up, layer.module, block) if down.dim() == 5 else _linear(x, down, up)).to(out.dtype)
+    down, up = _pick(layer.down, block), _pick(layer.up, block)
+    delta = (_conv(x, down, up, module, block) if down.dim() == 5 else _linear(x, down, up)).to(out.dtype)
     if not (block.ones and layer.scale == 1):
         delta = delta * (block.scale * layer.scale).to(out.dtype).view(-1, *[1] * (delta.dim() - 1))
     return out + delta if block.rows is None else out.index_add(0, block.rows, delta)
 
 
-def _pick(stacked: Tensor, cells: tuple[int, ...]) -> Tensor:
-    return stacked if cells == tuple(range(len(stacked))) else stacked[list(cells)]
+def _pick(stacked: Tensor, block: Block) -> Tensor:
+    """(K, ...) -> (len(cells), ...)"""
+    kept = stacked if block.trained else stacked.detach()
+    return kept if block.picks is None else kept.index_select(0, block.picks)
 
 
 def _linear(x: Tensor, down: Tensor, up: Tensor) -> Tensor:

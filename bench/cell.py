@@ -15,6 +15,7 @@ from typing import Any
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
 
 PARTS = ("method", "dataset", "backbone", "trainer", "sampler")  # of a cell's settings, those on which images depend
+SPEED = ("compile",)  # keys of a trainer's yaml on which images do not depend
 NOT_IDENTITY = ("strength", "curve", "deviations")  # keys of a method's yaml on which no image of a strength depends
 
 
@@ -50,7 +51,7 @@ class Cell:
             "method": method | ({"files": files} if files else {}),
             "dataset": {"name": self.dataset["name"], "content": data.identity(dict(self.dataset))},
             "backbone": {key: self.backbone.get(key) for key in BACKBONE} | {"weights": weights},
-            "trainer": dict(self.trainer),
+            "trainer": {key: value for key, value in self.trainer.items() if key not in SPEED},
             "sampler": dict(self.sampler),
             "seed": self.seed,
         }

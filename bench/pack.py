@@ -70,7 +70,8 @@ def run_pack(
         if finished is not None:
             finished(record)
 
-    for record in whole(begun(), _size(cells, size), stop):
+    count = len(cells) if isinstance(cells, Sized) else 1
+    for record in whole(begun(), _size(cells, size), stop, count):
         tell(record)
     if later and not stop():
         records |= {record.run_id: record for record in run_pack(later, size, finished, stop)}

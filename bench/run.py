@@ -74,17 +74,19 @@ def begin(cell: Cell) -> Work:
     return Work(cell, store.work(cell.run_id), store=store)
 
 
-def whole(works: Iterable[Work], size: Size = 1, stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
+def whole(
+    works: Iterable[Work], size: Size = 1, stop: Callable[[], bool] = lambda: False, count: int = 1
+) -> Iterator[Record]:
     """Cells from their beginning, or from where a killed process left them; each leaves a record in any case.
 
-    Up to `size` of them train together; who ends makes room for one that waits. When `stop` says so, those that are
-    still training write a checkpoint and are let go without a record.
+    Up to `size` of about `count` train together; who ends makes room for one that waits. When `stop` says so, those
+    that are still training write a checkpoint and are let go without a record.
     """
     from bench.seats import sample, trained
 
     begun: list[Work] = []
     try:
-        for ended in trained(_checked(works, begun), size, stop):
+        for ended in trained(_checked(works, begun), size, stop, count):
             sample(ended)
             for work in ended:
                 record = _record(work)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from bench.adapters import Bank
+from bench.compiling import Pace, offered, ways_of
 from bench.contracts import FullSpec
 from bench.progress import progress
 from bench.trainer import Training, generator
@@ -17,12 +18,12 @@ log = logging.getLogger(__name__)
 Size = int | Callable[[Work], int]  # of a pack, or what tells it from the first cell
 
 
-def trained(works: Iterator[Work], size: Size, stop: Callable[[], bool]) -> Iterator[list[Work]]:
+def trained(works: Iterator[Work], size: Size, stop: Callable[[], bool], count: int = 1) -> Iterator[list[Work]]:
     """Works whose training is over, well or not, in lists of those that ended together and can be sampled together.
 
     They keep their seats until the next list is asked for. Works that fit none of the seats wait for other ones.
     """
-    queue = Queue(works)
+    queue = Queue(works, count)
     while not stop() and (first := queue.take()) is not None:
         seats = first.attempt(partial(Seats, first, size))
         if seats is None:
@@ -69,16 +70,17 @@ def _groups(works: Sequence[Work]) -> Iterator[list[Work]]:
 
 
 class Queue:
-    """Works that wait. One that was looked at and did not fit waits aside, for its own seats."""
+    """Works that wait, about `count`. One that was looked at and did not fit waits aside, for its own seats."""
 
-    def __init__(self, works: Iterator[Work]):
-        self.works = works
+    def __init__(self, works: Iterator[Work], count: int):
+        self.works, self.count = works, count
         self.aside: list[Work] = []
 
     def take(self, fits: Callable[[Work], bool] = lambda work: True) -> Work | None:
         """The next one that fits. At most one that does not is taken along: others may claim what is left."""
         if not self.aside:
             self.aside += [work for work in [next(self.works, None)] if work is not None]
+            self.count = max(0, self.count - 1)
         found = next((work for work in self.aside if fits(work)), None)
         if found is not None:
             self.aside.remove(found)
@@ -95,6 +97,9 @@ class Seats:
         seats = 1 if alone else size(first) if callable(size) else size
         self.bank = Bank(first.backbone, self.specs, [], seats)
         self.training = Training(self.bank)
+        self.ways, self.paces = ways_of(first.backbone), dict[int, Pace]()  # cells in a tick -> how it runs
+        self.asked = first.cell.trainer.get("compile", "auto")
+        self.offered = offered(self.asked, first.backbone, self.specs)
         self.works: dict[int, Work] = {}  # seat -> work
         self.most: int | None = None  # works that may share seats from now on, when too many could not
 
@@ -109,6 +114,7 @@ class Seats:
         return same and work.attempt(lambda: work.specs() == self.specs) is not False
 
     def trained(self, first: Work, queue: Queue, stop: Callable[[], bool]) -> Iterator[list[Work]]:
+        self.queue = queue
         self._take(first)
         while True:
             self._fill(queue, stop)
@@ -139,6 +145,8 @@ class Seats:
         assert work.seat is not None
         self.bank.start(work.seat, generator("adapters", work.cell.seed))
         if work.method.recipe is not None:
+            if self.asked in (True, "graphs") and not self.offered:
+                work.note("trainer.compile left out: only low-rank adapters train in compiled blocks")
             with work.clock("train_s"):
                 self.training.add(work.job())
 
@@ -154,8 +162,11 @@ class Seats:
         jobs = [run.job for run in self.training.live]
         left = min(run.job.recipe.steps - run.k for run in self.training.live)
         name, more = self.works[jobs[0].cell].cell.run_id, f" and {len(jobs) - 1} more" * (len(jobs) > 1)
-        for _ in progress(self._ticks(stop), f"train {name}{more}", "step", left):
-            pass
+        try:
+            for _ in progress(self._ticks(stop), f"train {name}{more}", "step", left):
+                pass
+        finally:
+            self.ways.lay(channels_last=False)
 
     def _part(self, error: Exception, queue: Queue) -> None:
         """One work alone has failed. Of several, half as many at a time go on from their checkpoints in other seats."""
@@ -178,12 +189,33 @@ class Seats:
     def _tick(self) -> bool:
         """One tick, its seconds split evenly among the works that took part. Returns whether a step was finished."""
         sharing = [self.works[run.job.cell] for run in self.training.live]
-        started, finished = time.perf_counter(), False
-        for step in self.training.tick():
-            self.works[step.cell].log(step)
-            finished = True
-        share = (time.perf_counter() - started) / len(sharing)
+        pace, started, finished = self._pace(len(sharing)), time.perf_counter(), False
+        with pace.running():
+            for step in self.training.tick():
+                self.works[step.cell].log(step)
+                finished = True
+        seconds = time.perf_counter() - started
+        spent = [("train_s", seconds / len(sharing)), ("ticks", 1), ("sharing", len(sharing))]
         for work in sharing:
-            for what, amount in (("train_s", share), ("ticks", 1), ("sharing", len(sharing))):
+            for what, amount in spent + [(way, 1) for way in pace.ran()]:
                 work.spend(what, amount)
+            if pace.ran() != pace.on:
+                work.note(str(self.ways.failure))
+        pace.passed(seconds, self._left())
         return finished
+
+    def _pace(self, cells: int) -> Pace:
+        """How ticks of so many cells run: others would be compiled anew."""
+        if cells not in self.paces:
+            method = self.first.method
+            kind = (type(method), repr(self.specs), getattr(method.recipe, "batch_size", 0), self.bank.cells, cells)
+            tried = self.ways.tried.setdefault(kind, {}) if self.asked == "auto" else {"compile": True}
+            self.paces[cells] = Pace(self.ways, self.offered, tried, self.asked == "graphs")
+        return self.paces[cells]
+
+    def _left(self) -> int:
+        """Ticks to come, at least, with as many cells as now."""
+        runs = self.training.live
+        waiting = self.queue.count // self.bank.cells if len(runs) == self.bank.cells else 0
+        steps = [run.job.recipe.steps for run in runs]
+        return min((run.job.recipe.steps - run.k for run in runs), default=0) + waiting * max(steps, default=0)

@@ -385,12 +385,14 @@ class Work:
         """Seconds of each phase, rates, memory, and the size of what was trained.
 
         Seconds that cells of a pack share are split evenly among those that took part: `train_s` and `sample_s` add up
-        to the time that passed, and `pack` says how many took part on average. Whoever needs the backbone, a baseline
-        or class images first pays for them.
+        to the time that passed, and `pack` says how many took part on average; `compile` and `channels_last` are the
+        share of ticks that ran so. Whoever needs the backbone, a baseline or class images first pays for them.
         """
         costs = {"peak_gb": peak_gb(), **self.cost}
         if "ticks" in costs:
-            costs["pack"] = costs.pop("sharing") / costs.pop("ticks")
+            ticks = costs.pop("ticks")
+            costs["pack"] = costs.pop("sharing") / ticks
+            costs |= {way: costs[way] / ticks for way in ("compile", "channels_last") if way in costs}
         if "sample_s" in costs and "images" in costs:
             costs["images_per_s"] = costs.pop("images") / costs["sample_s"]
         if "train_s" in costs and "steps" in costs:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from bench.cell import PARTS
+from bench.cell import PARTS, SPEED
 from bench.record import Record
 
 SAFE = re.compile(r"[A-Za-z_][\w./-]*")
@@ -84,7 +84,7 @@ def _overrides(path: str, default: Any, asked: Any) -> Iterator[str]:
             yield from _overrides(f"{path}.{key}", default[key], wanted)
         else:
             yield f"+{path}.{key}={value(wanted)}"
-    yield from (f"~{path}.{key}" for key in default if key not in asked)
+    yield from (f"~{path}.{key}" for key in default if key not in asked and key not in SPEED)
 
 
 def _same(a: Any, b: Any) -> bool:
