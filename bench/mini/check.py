@@ -1,7 +1,7 @@
 """Measure the shipped weights against the bars: `python -m bench.mini.check [--quick] [--weights DIR] [--json FILE]`.
 
 About 12 minutes on two cores, 3 with --quick (fewer samples). Whether styles can be learnt is read from the records of
-`experiment=learnable` and `experiment=learnable_pair`: `python -m bench.mini.check --styles results`.
+`experiment=learnable` and `experiment=learnable_pair`: `python -m bench.mini.check --styles results/learnable`.
 Shapes: N pictures, uint8 (N, 3, 64, 64) unless noted.
 """
 
