@@ -130,16 +130,17 @@ def test_trained_cells_whose_workers_are_killed_are_those_of_a_calm_sweep(tmp_pa
     """Real training of `mini` in worker processes: adapters, images and scores agree bit for bit."""
     rng, killed = random.Random(0), set()
     calm, wild = (command(tmp_path / name, common=TRAINED) for name in ("calm", "wild"))
-    while wild.poll() is None:
-        time.sleep(0.1)
-        for one in (w for made in sweeps(tmp_path / "wild") for w in Sweep(made).workers() if w["alive"]):
-            begun = [cell for cell in one["cells"] if any((tmp_path / "wild" / ".work" / cell).glob("*"))]
-            if begun and len(killed) < 2 and not killed.issuperset(begun):
-                time.sleep(rng.uniform(0, 8))
-                with suppress(ProcessLookupError):  # it may be through
-                    os.kill(one["pid"], signal.SIGKILL)
-                killed |= set(begun)
-    assert (calm.wait(300), wild.returncode, len(killed)) == (0, 0, 2), wild.stdout.read()
+    with calm, wild:
+        while wild.poll() is None:
+            time.sleep(0.1)
+            for one in (w for made in sweeps(tmp_path / "wild") for w in Sweep(made).workers() if w["alive"]):
+                begun = [cell for cell in one["cells"] if any((tmp_path / "wild" / ".work" / cell).glob("*"))]
+                if begun and len(killed) < 2 and not killed.issuperset(begun):
+                    time.sleep(rng.uniform(0, 8))
+                    with suppress(ProcessLookupError):  # it may be through
+                        os.kill(one["pid"], signal.SIGKILL)
+                    killed |= set(begun)
+        assert (calm.wait(300), wild.returncode, len(killed)) == (0, 0, 2), wild.stdout.read()
     for folder in sorted((tmp_path / "calm").glob("dreambooth-*")):
         other = tmp_path / "wild" / folder.name
         for name in ("adapters/style.safetensors", *(f.relative_to(folder) for f in folder.rglob("*.png"))):
