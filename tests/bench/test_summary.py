@@ -49,6 +49,7 @@ def lines(table):
     return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_is_one_run_with_its_tables_and_figures(tmp_path):
     states = launch.launch(cells(tmp_path), SETTINGS, "packed", {})
     assert {state.status for state in states.values()} == {"done"} and len(states) == 4

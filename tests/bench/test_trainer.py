@@ -49,10 +49,10 @@ class TwoPhase(Method):
 RECIPE = Recipe(steps=50, lr=2e-3, batch_size=2, flip=True, clip_norm=0.05, schedule="cosine", warmup_steps=3)
 
 
-def jobs_of(backbone, count, method=TwoPhase, **changes):
+def jobs_of(backbone, count, method=TwoPhase, steps=RECIPE.steps, **changes):
     """Cells with their own seed, dataset, learning rate and length."""
     for i in range(count):
-        recipe = replace(RECIPE, lr=RECIPE.lr * (1 + i), steps=RECIPE.steps + i, **changes)
+        recipe = replace(RECIPE, lr=RECIPE.lr * (1 + i), steps=steps + i, **changes)
         yield Job(i, method(recipe), Latents(tiny_dataset(i), backbone, recipe), recipe, seed=10 + i)
 
 
@@ -65,18 +65,21 @@ def trained(backbone, jobs, cells):
     return bank, steps
 
 
-@pytest.mark.parametrize(
-    "count,where", [(2, "all"), *(pytest.param(k, "attention", marks=pytest.mark.slow) for k in (2, 5))]
-)
-def test_packed_and_alone_give_the_same_weights(count, where):
+SLOW = [
+    pytest.param(*case, marks=pytest.mark.slow) for case in [(2, "all", 50), (2, "attention", 50), (5, "attention", 50)]
+]
+
+
+@pytest.mark.parametrize("count,where,steps", [(2, "all", 16), *SLOW])
+def test_packed_and_alone_give_the_same_weights(count, where, steps):
     backbone = TinyBackbone(torch.float64)
 
     def method(recipe):
         return TwoPhase(recipe, where=where)
 
-    jobs = list(jobs_of(backbone, count, method))
+    jobs = list(jobs_of(backbone, count, method, steps))
     packed, _ = trained(backbone, jobs, jobs)
-    for job in jobs_of(backbone, count, method):
+    for job in jobs_of(backbone, count, method, steps):
         alone, _ = trained(backbone, [replace(job, cell=0)], [job])
         for name in ("content", "style"):
             mine, theirs = alone.row(name, 0), packed.row(name, job.cell)
@@ -138,10 +141,10 @@ def test_a_loss_moves_only_what_its_ask_trained():
     assert not torch.equal(content[0], content[1])
 
 
-@pytest.mark.parametrize("killed_after", [7, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 49))])
+@pytest.mark.parametrize("killed_after", [7, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 11))])
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, killed_after):
     backbone = TinyBackbone()
-    (job,) = jobs_of(backbone, 1)
+    (job,) = jobs_of(backbone, 1, steps=12)
     calm, calm_steps = trained(backbone, [job], [job])
 
     monkeypatch.setattr("bench.trainer.CHECKPOINT_SHARE", 1e9)  # a checkpoint after every step
@@ -172,12 +175,12 @@ def test_a_loss_that_is_not_finite_ends_its_cell_and_leaves_the_others_unharmed(
                     return
 
     backbone = TinyBackbone(torch.float64)
-    good, other = jobs_of(backbone, 2)
+    good, other = jobs_of(backbone, 2, steps=8)
     bad = replace(other, method=Poisoned(other.recipe))
     packed, steps = trained(backbone, [good, bad], [good, bad])
     failures = [step for step in steps if step.error]
     assert [step.cell for step in failures] == [1]
-    assert "The loss became nan in step 6 of 51; lower the learning rate" in str(failures[0].error)
+    assert "The loss became nan in step 6 of 9; lower the learning rate" in str(failures[0].error)
     alone, _ = trained(backbone, [good], [good])
     torch.testing.assert_close(packed.row("style", 0), alone.row("style", 0), rtol=0, atol=1e-9)
 
