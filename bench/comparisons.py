@@ -41,8 +41,8 @@ HOW_MATCHED = (
     "Holm over the pairs of the dataset; *: significant at 5 %."
 )
 MORE = (
-    "More: further training seeds (over all styles: styles) that would show a gap of this size with a power of 80 %, a "
-    "rough answer; none: no number would, prompts are too few."
+    "More: further training seeds (over all styles: styles) that would show a gap of this size after Holm's correction "
+    "with a power of 80 %, a rough answer; none: no number would, prompts are too few."
 )
 
 
@@ -104,10 +104,11 @@ class Asked:
         import pandas as pd
 
         whole = pd.concat([lines[lines.strength == self._own(key, lines)] for key, lines in block.rows.items()])
-        for pair in statistics.compare_all(whole, "value", KEY, self.numbers.levels).to_dict("records"):
+        pairs = statistics.compare_all(whole, "value", KEY, self.numbers.levels).to_dict("records")
+        for pair in pairs:
             try:
                 a, b = (dict(zip(KEY, pair[side], strict=True)) for side in "ab")
-                more = statistics.more_seeds(whole, "value", a, b, abs(pair["difference"]))
+                more = statistics.more_seeds(whole, "value", a, b, abs(pair["difference"]), len(pairs))
                 reason = ""
             except BenchError:
                 more, reason = None, ONE if pair["n"] else NOTHING
@@ -121,13 +122,13 @@ class Asked:
 
     def _matched(self, block: Block) -> Iterator[dict[str, Any]]:
         keys = list(permutations(block.rows, 2))
-        lines = [self._answer(block, a, b) for a, b in keys]
+        lines = [self._answer(block, a, b, len(keys)) for a, b in keys]
         adjusted = resampling.holm(np.array([line["p"] for line in lines], dtype=np.float64), max(1, len(keys)))
         for line, p in zip(lines, adjusted, strict=True):
             verdict = statistics.verdict(line["difference"], float(p)) if line["verdict"] != MISSING else MISSING
             yield {**line, "p_holm": float(p), "verdict": verdict, "more": _more(line["more"], verdict)}
 
-    def _answer(self, block: Block, a: Any, b: Any) -> dict[str, Any]:
+    def _answer(self, block: Block, a: Any, b: Any, family: int) -> dict[str, Any]:
         line: dict[str, Any] = {"a": a, "b": b, "verdict": "", "reason": "", "more": None}
         try:
             made = self._compared(block, a, b)
@@ -138,7 +139,9 @@ class Asked:
         single = made.linear.outer < 2
         line |= {"at": made.level, "difference": made.difference, "low": made.low, "high": made.high}
         line |= {"effect": made.effect, "p": math.nan if single else made.p, "n": len(made.linear.prompts)}
-        return line | ({"reason": ONE} if single else {"more": made.linear.more_units(abs(made.difference), power=0.8)})
+        if single:
+            return line | {"reason": ONE}
+        return line | {"more": made.linear.more_units(abs(made.difference), 0.8, family)}
 
     def _compared(self, block: Block, a: Any, b: Any) -> Matched:
         parts = [(statistics.split(block.rows[key], ["dataset"]), self._own(key, block.rows[key])) for key in (a, b)]
@@ -212,7 +215,8 @@ def _worded(verdict: str, up: bool | None) -> str:
 
 
 def _more(more: int | None, verdict: str) -> float:
-    return 0.0 if verdict in ("higher", "lower") else math.nan if more is None else float(more)
+    """A formula that calls for none where the draws leave it undecided is answered by one."""
+    return 0.0 if verdict in ("higher", "lower") else math.nan if more is None else float(max(1, more))
 
 
 # --- curves ------------------------------------------------------------------------------------------------------

@@ -69,17 +69,19 @@ class Mean:
         """
         return p_value(self.value, self._errors(self.between))
 
-    def more_units(self, gap: float, power: float) -> int | None:
+    def more_units(self, gap: float, power: float, family: int = 1) -> int | None:
         """How many more outer units make a true mean of `gap` significant with this power; None: prompts are too few.
 
-        The variances are taken as they are estimated here: from three units that is a rough answer.
+        Significant at 5 % over the size of the `family` of comparisons, the most that Holm's correction asks. The
+        variances are taken as they are estimated here: from three units that is a rough answer.
         """
         own = self.counted * self.outer  # of one unit
         shared = max(self.prompt_variance - self.counted, 0.0) + self.se**2
+        level = 1 - ALPHA / family / 2
         for units in range(self.outer, MOST_UNITS + 1):
             prompts, outer = shared + own / units, self.outer_variance * self.outer / units
-            test = _quantile(1 - ALPHA / 2, units - 1) * math.sqrt(outer + own / units)  # with all of B, as p_value
-            half = math.hypot(_quantile(1 - ALPHA / 2) * math.sqrt(prompts), test)
+            test = _quantile(level, units - 1) * math.sqrt(outer + own / units)  # with all of B, as p_value
+            half = math.hypot(_quantile(level) * math.sqrt(prompts), test)
             if half + _quantile(power) * math.sqrt(prompts + outer) <= gap:
                 return units - self.outer
         return None

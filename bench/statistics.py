@@ -138,17 +138,23 @@ def leaders(rows: Mapping[Hashable, pd.DataFrame], value: str, levels: Sequence[
 
 
 def more_seeds(
-    frame: pd.DataFrame, value: str, a: str | Mapping[str, object], b: str | Mapping[str, object], gap: float
+    frame: pd.DataFrame,
+    value: str,
+    a: str | Mapping[str, object],
+    b: str | Mapping[str, object],
+    gap: float,
+    family: int = 1,
 ) -> int | None:
     """How many more training seeds would show a true difference of `gap` between a and b with a power of 80 %.
 
-    None: no number of seeds would, prompts are too few. Raises BenchError with fewer than two common seeds, as nothing
-    is known then about how much trainings differ. For rows that pool styles it is the number of more styles.
+    `family` is the number of comparisons that Holm's correction is over; the strictest of its steps is taken. None: no
+    number of seeds would, prompts are too few. Raises BenchError with fewer than two common seeds, as nothing is known
+    then about how much trainings differ. For rows that pool styles it is the number of more styles.
     """
     made, _, covers = _mean(_paired(_select(frame, a), _select(frame, b), value, LEVELS), value, LEVELS)
     if not _general(covers):
         raise BenchError("How many more seeds are needed was asked of one seed; run at least two of both rows first.")
-    return made.more_units(gap, power=0.8)
+    return made.more_units(gap, 0.8, family)
 
 
 def ranks(scores: pd.DataFrame, higher_is_better: bool) -> Ranks:
