@@ -8,15 +8,16 @@ other is (`bench.matched`). A backbone's methods are compared with each other al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import permutations
+from itertools import groupby, permutations
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import resampling, statistics, table
+from bench import layouts, resampling, statistics, table
 from bench.contracts import BenchError, Impossible
 from bench.layouts import ARROWS, ONE, Source
 from bench.matched import Curve, Matched, Pair, of_datasets, of_pair
@@ -25,10 +26,13 @@ from bench.sheet import Column, Numbers, Row, Sheet, Value, numbers
 if TYPE_CHECKING:
     import pandas as pd
 
+Configs = Mapping[str, Mapping[str, Any]]
+
 KEY = ["method", "settings"]
 FRAME = "dataset backbone a b at difference low high effect p p_holm verdict more n reason".split()
 UNITS = {True: "styles", False: "training seeds"}
 MISSING = "absent"
+LONGEST = 40  # letters of the settings that tell two rows of one method apart; above, their hash stands instead
 NOTHING = "A and B have no training seed in common"
 HOW = (
     "A - B on the same prompts, evaluation and training seeds, at each method's own strength; brackets: 95 % "
@@ -62,7 +66,7 @@ class Asked:
 
     source: Source
     column: str
-    own: Mapping[str, float]  # settings -> the strength that the configuration names
+    configs: Configs  # by the column `settings`: they name the strength that is a method's own
     matched: str | None = None
 
     @cached_property
@@ -94,7 +98,7 @@ class Asked:
         return pd.DataFrame(lines, columns=FRAME)
 
     def _block(self, block: Block) -> Iterator[dict[str, Any]]:
-        names, head = labels(block.rows), {"dataset": block.dataset, "backbone": block.backbone}
+        names, head = labels(block.rows, self.configs), {"dataset": block.dataset, "backbone": block.backbone}
         made = self._matched(block) if self.matched else self._plain(block)
         for line in made:
             verdict = _worded(line["verdict"], self.numbers.up)
@@ -117,8 +121,8 @@ class Asked:
     def _own(self, key: Any, lines: pd.DataFrame) -> float:
         """The strength at which a method is compared."""
         known = sorted(lines.strength.unique())
-        named = self.own.get(key[1])
-        return named if named is not None and named in known else float(known[(len(known) - 1) // 2])
+        named = self.configs.get(key[1], {}).get("asked", {}).get("method", {}).get("strength")
+        return float(named if named in known else known[(len(known) - 1) // 2])
 
     def _matched(self, block: Block) -> Iterator[dict[str, Any]]:
         keys = list(permutations(block.rows, 2))
@@ -159,15 +163,18 @@ class Asked:
         return of_datasets(pairs)
 
 
-def asked(source: Source, own: Mapping[str, float], metric: str, by: str | None = None) -> Asked:
-    """A comparison in one metric, matched by another. Raises BenchError where a name means no column, or several."""
+def asked(source: Source, configs: Configs, metric: str, by: str | None = None) -> Asked:
+    """A comparison in one metric, matched by another; `configs` are those of records, by any name.
+
+    Raises BenchError where a name means no column, or several.
+    """
     names = [_column(source, name) for name in (metric, *([by] if by else []))]
-    return Asked(source, names[0], own, names[1] if by else None)
+    return Asked(source, names[0], by_settings(configs), names[1] if by else None)
 
 
-def wanted(source: Source, own: Mapping[str, float], pairs: Sequence[Sequence[str | None]]) -> list[Asked]:
+def wanted(source: Source, configs: Configs, pairs: Sequence[Sequence[str | None]]) -> list[Asked]:
     """Comparisons in each (metric, what it is matched by or None) that the records have, on every network."""
-    columns = source.columns(["all"])
+    columns, own = source.columns(["all"]), by_settings(configs)
 
     def called(name: str | None) -> list[str]:
         return [column for column in columns if column.partition(" [")[0] == name]
@@ -185,10 +192,9 @@ def _column(source: Source, name: str) -> str:
     return found[0]
 
 
-def own_strengths(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Settings -> the strength that a method's configuration names, from configurations of records."""
-    named = {table._settings(c): c.get("asked", {}).get("method", {}).get("strength") for c in configs.values()}
-    return {settings: float(strength) for settings, strength in named.items() if strength is not None}
+def by_settings(configs: Configs) -> Configs:
+    """The configurations of records under the hashes that stand in the column `settings`."""
+    return {table._settings(config): config for config in configs.values()}
 
 
 def _blocks(frame: pd.DataFrame) -> Iterator[Block]:
@@ -202,10 +208,16 @@ def _blocks(frame: pd.DataFrame) -> Iterator[Block]:
             yield Block(f"all {len(kinds)}", backbone, statistics.split(everywhere, KEY), pooled=True)
 
 
-def labels(keys: Mapping[Any, Any] | Sequence[Any]) -> dict[Any, str]:
-    """Names of methods, with the hash of their settings where one name has several."""
-    methods = [key[0] for key in keys]
-    return {key: key[0] if methods.count(key[0]) == 1 else f"{key[0]} {key[1]}" for key in keys}
+def labels(keys: Iterable[tuple[str, str]], configs: Configs) -> dict[Any, str]:
+    """Names of methods; where one has several settings, with what tells them apart, or their hash if that is long."""
+    found = {}
+    for method, group in groupby(sorted(keys), key=itemgetter(0)):
+        hashes = [settings for _, settings in group]
+        told = layouts.differences([configs.get(name, {}) for name in hashes])
+        short = len(set(told)) == len(told) and max(map(len, told)) <= LONGEST
+        for name, words in zip(hashes, told if short else hashes, strict=True):
+            found[method, name] = method if len(hashes) == 1 else f"{method} {words}"
+    return found
 
 
 def _worded(verdict: str, up: bool | None) -> str:

@@ -7,7 +7,7 @@ Numbers are of one column when they carry the same name and network; `bench.fing
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -76,8 +76,7 @@ def ablation(source: Source, names: Sequence[str] | None, configs: Mapping[str, 
     """What differs in the settings becomes columns of its own. `configs` are those of records, by run id."""
     first = source.scores.drop_duplicates("settings").set_index("settings").run_id
     settings = {name: dict(_flat(configs[run])) for name, run in first.items()}
-    paths = dict.fromkeys(path for values in settings.values() for path in values)
-    varied = [path for path in paths if len({values.get(path, "") for values in settings.values()}) > 1]
+    varied = _varied(settings.values())
     if not varied:
         raise BenchError("All these records have the same settings: no ablation. Choose others with --where.")
     sheet = _sheet(source, names, ROW)
@@ -88,6 +87,23 @@ def ablation(source: Source, names: Sequence[str] | None, configs: Mapping[str, 
         sheet.rows[i] = replace(row, labels=tuple(labels))
     sheet.keys = [sheet.keys[j] for j in kept] + _short(varied)
     return sheet
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each of several settings what tells it from the others, as "prior_weight=0, rank=8"."""
+    settings = [dict(_flat(config)) for config in configs]
+    varied = _varied(settings)
+    names = _short(varied)
+    return [
+        ", ".join(f"{name}={own.get(path, '')}" for name, path in zip(names, varied, strict=True)) for own in settings
+    ]
+
+
+def _varied(settings: Iterable[Mapping[str, str]]) -> list[str]:
+    """The paths at which not all have the same value."""
+    known = list(settings)
+    paths = dict.fromkeys(path for values in known for path in values)
+    return [path for path in paths if len({values.get(path, "") for values in known}) > 1]
 
 
 def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

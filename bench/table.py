@@ -411,8 +411,8 @@ def compared(options: argparse.Namespace, table: pd.DataFrame) -> Asked:
     """The comparison that the command line asks for."""
     from bench import comparisons
 
-    own = comparisons.own_strengths(configs(options.results, table))
-    return comparisons.asked(_source(options, table), own, options.compare, options.matched)
+    known = configs(options.results, table)
+    return comparisons.asked(_source(options, table), known, options.compare, options.matched)
 
 
 def configs(root: Path, table: pd.DataFrame) -> dict[str, Mapping[str, Any]]:

@@ -94,8 +94,8 @@ class Gathered:
     @cached_property
     def comparisons(self) -> list[tuple[str, pd.DataFrame, Sheet]]:
         """Title, frame and sheet of each comparison of conf/report.yaml that has an answer."""
-        own = comparisons.own_strengths({record.run_id: record.config for record in self.records})
-        asked = comparisons.wanted(self.source, own, settings()["compare"])
+        configs = {record.run_id: record.config for record in self.records}
+        asked = comparisons.wanted(self.source, configs, settings()["compare"])
         made = [(one.title, one.frame(), one) for one in asked]
         return [(title, frame, one.sheet(frame)) for title, frame, one in made if (frame.verdict != "absent").any()]
 

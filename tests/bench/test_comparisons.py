@@ -55,8 +55,8 @@ def lines_of_closed(monkeypatch):
 
 def asked(made, metric="leak", by=None):
     records, images = made
-    own = comparisons.own_strengths({record.run_id: record.config for record in records})
-    return comparisons.asked(layouts.Source(table.frame(records), images), own, metric, by)
+    configs = {record.run_id: record.config for record in records}
+    return comparisons.asked(layouts.Source(table.frame(records), images), configs, metric, by)
 
 
 def by_pair(frame):
@@ -100,7 +100,11 @@ def test_what_is_inconclusive_says_how_many_more_and_one_training_says_nothing()
 
 def test_settings_tell_apart_methods_of_one_name_and_several_networks_are_asked_about():
     keys = [("pair", "aa"), ("pair", "bb"), ("lora", "cc")]
-    assert list(comparisons.labels(keys).values()) == ["pair aa", "pair bb", "lora"]
+    told = {"aa": {"method": {"name": "pair", "rank": 4}}, "bb": {"method": {"name": "pair", "rank": 8}}, "cc": {}}
+    assert comparisons.labels(keys, told) == dict(zip(keys, ["pair rank=4", "pair rank=8", "lora"], strict=True))
+    long = {name: {"method": {"recipe": name * 50}} for name in ("aa", "bb")}
+    for unclear in ({}, long):
+        assert list(comparisons.labels(keys, unclear).values()) == ["lora", "pair aa", "pair bb"]
     records, images = world(seeds=1)
     records[0].scores.append(records[0].scores[1] | {"network": "other"})
     with pytest.raises(BenchError, match=r"several networks; name one of leak \[net\], leak \[other\]"):
