@@ -341,7 +341,9 @@ def _needed(line: Mapping[str, Any]) -> Value:
     """How many more would decide it, where it is not decided."""
     if line["verdict"] != "inconclusive" or not line["difference"] or line["reason"]:
         return Value()
-    return Value(text="none" if math.isnan(line["more"]) else f"{line['more']:.0f} {UNITS[_pooled(line)]}")
+    if math.isnan(line["more"]):
+        return Value(text="none")
+    return Value(text=f"{line['more']:.0f} {UNITS[_pooled(line)]}".removesuffix("s" if line["more"] == 1 else ""))
 
 
 def _pooled(line: Mapping[str, Any]) -> bool:

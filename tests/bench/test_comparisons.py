@@ -93,6 +93,8 @@ def test_what_is_inconclusive_says_how_many_more_and_one_training_says_nothing()
     assert line["verdict"] == "inconclusive" and (line["more"] == more or (math.isnan(line["more"]) and more is None))
     shown = formats.text(asked(made).sheet())
     assert ("none" if more is None else f"{more} training seeds") in shown
+    undecided = {"verdict": "inconclusive", "difference": 0.1, "reason": "", "more": 1.0}
+    assert comparisons._needed({**undecided, "dataset": "all 4"}).text == "1 style"
     assert comparisons._more(0, "inconclusive") == 1 and comparisons._more(0, "higher") == 0
     (single,) = asked(world(seeds=1)).frame().to_dict("records")
     assert single["verdict"] == "inconclusive" and single["reason"] == layouts.ONE and math.isnan(single["more"])
