@@ -76,6 +76,11 @@ class Cell:
         return "-".join([*words, digest(self.identity)])
 
 
+def own_strength(method: Mapping[str, Any]) -> float:
+    """The strength that a method's yaml names; 1 where it has no knob."""
+    return float(method.get("strength", 1.0))
+
+
 @lru_cache(maxsize=256)
 def identity(metric: str) -> tuple[str, ...]:
     """What the numbers of a metric (the JSON of its settings) depend on; nothing where its weights are missing."""

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.cell import Cell
+from bench.cell import Cell, own_strength
 from bench.sweep import Settings
 
 OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
@@ -24,7 +24,7 @@ def cell(config: DictConfig) -> Cell:
         plain.pop(key, None)
     strength = plain.pop("strength")
     if strength is None:
-        strength = plain["method"].get("strength", 1.0)
+        strength = own_strength(plain["method"])
     if strength == "curve":
         strength = plain["method"]["curve"]
     strengths = strength if isinstance(strength, list) else [strength]

@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.cell import own_strength
 from bench.contracts import BenchError
 from bench.fairness import PREFIX
 from bench.record import Record, atomic_write, read_record
@@ -41,8 +42,8 @@ COST = (
     "trainable_parameters"
 ).split()
 GROUP = ["method", "dataset", "backbone", "settings", "strength"]
-ALL = [*CELL, *SCORE, *STATE, *COST, "fingerprint"]
-VERSION = f"1 {' '.join(ALL)}"  # of the rows in the index; raise the number when they are read otherwise
+ALL = [*CELL, *SCORE, "own", *STATE, *COST, "fingerprint"]  # own: at the strength that the method's settings name
+VERSION = f"2 {' '.join(ALL)}"  # of the rows in the index; raise the number when they are read otherwise
 SETTINGS = ("method", "backbone", "trainer", "sampler")  # parts of a cell's config on which `settings` depends
 LAYOUTS = ("metrics", "styles", "ablation", "curve")
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -105,8 +106,9 @@ def _lines(record: Record) -> list[dict[str, Any]]:
     head = {**cell, "settings": _settings(record.config), "status": record.status, "reason": record.reason}
     head |= {"deviations": "; ".join(_deviations(record)), "run_id": record.run_id}
     head |= {key: record.cost.get(key) for key in COST}
+    own = own_strength(record.config.get("asked", {}).get("method", {}))
     scores = [score for score in record.scores if score.get("metric") is not None]
-    return [head | _score(score) for score in scores] or [head]
+    return [head | {"own": score.get("strength") == own} | _score(score) for score in scores] or [head]
 
 
 def _score(score: Mapping[str, Any]) -> dict[str, Any]:

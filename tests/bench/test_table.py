@@ -118,6 +118,10 @@ def test_where_takes_lists_and_patterns(records):
     frame = table.frame(records[1])
     assert set(table.where(frame, ["method=one,two", "dataset=d*"]).run_id.str[:4]) == {"one-", "two-"}
     assert set(table.where(frame, ["strength=0.5"]).strength) == {0.5}
+    half = records[1][0]
+    half.config["asked"] = {"method": {"strength": 0.5}}
+    assert set(table.where(table.frame([half]), ["own=True"]).strength) == {0.5}
+    assert set(table.where(frame, ["own=True"]).strength) == {1.0}  # one that names none
     with pytest.raises(BenchError, match="--where takes column=value"):
         table.where(frame, ["mehtod=one"])
 
