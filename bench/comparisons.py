@@ -8,31 +8,27 @@ other is (`bench.matched`). A backbone's methods are compared with each other al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby, permutations
-from operator import itemgetter
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import layouts, resampling, statistics, table
+from bench import resampling, statistics, table
 from bench.contracts import BenchError, Impossible
-from bench.layouts import ARROWS, ONE, Source
+from bench.layouts import ARROWS, ONE, Configs, Source, by_settings, labels
 from bench.matched import Curve, Matched, Pair, of_datasets, of_pair
 from bench.sheet import Column, Numbers, Row, Sheet, Value, numbers
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Configs = Mapping[str, Mapping[str, Any]]
-
 KEY = ["method", "settings"]
 FRAME = "dataset backbone a b at difference low high effect p p_holm verdict more n reason".split()
 UNITS = {True: "styles", False: "training seeds"}
 MISSING = "absent"
-LONGEST = 40  # letters of the settings that tell two rows of one method apart; above, their hash stands instead
 NOTHING = "A and B have no training seed in common"
 HOW = (
     "A - B on the same prompts, evaluation and training seeds, at each method's own strength; brackets: 95 % "
@@ -192,11 +188,6 @@ def _column(source: Source, name: str) -> str:
     return found[0]
 
 
-def by_settings(configs: Configs) -> Configs:
-    """The configurations of records under the hashes that stand in the column `settings`."""
-    return {table._settings(config): config for config in configs.values()}
-
-
 def _blocks(frame: pd.DataFrame) -> Iterator[Block]:
     """Of each backbone, each dataset and, of the methods that have them all, all datasets."""
     for part in statistics.split(frame.sort_values(["dataset", *KEY]), ["backbone"]).values():
@@ -206,18 +197,6 @@ def _blocks(frame: pd.DataFrame) -> Iterator[Block]:
         everywhere = part[part.groupby(KEY, dropna=False).dataset.transform("nunique") == len(kinds)]
         if len(kinds) > 1 and len(everywhere):
             yield Block(f"all {len(kinds)}", backbone, statistics.split(everywhere, KEY), pooled=True)
-
-
-def labels(keys: Iterable[tuple[str, str]], configs: Configs) -> dict[Any, str]:
-    """Names of methods; where one has several settings, with what tells them apart, or their hash if that is long."""
-    found = {}
-    for method, group in groupby(sorted(keys), key=itemgetter(0)):
-        hashes = [settings for _, settings in group]
-        told = layouts.differences([configs.get(name, {}) for name in hashes])
-        short = len(set(told)) == len(told) and max(map(len, told)) <= LONGEST
-        for name, words in zip(hashes, told if short else hashes, strict=True):
-            found[method, name] = method if len(hashes) == 1 else f"{method} {words}"
-    return found
 
 
 def _worded(verdict: str, up: bool | None) -> str:

@@ -9,7 +9,7 @@ import argparse
 import io
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,7 @@ def collect(root: Path, conditions: Sequence[str], columns: int) -> tuple[list[t
     """
     import numpy as np
 
+    from bench import table
     from bench.finished import reopen
 
     lines = drawn(root, conditions)
@@ -111,7 +112,7 @@ def collect(root: Path, conditions: Sequence[str], columns: int) -> tuple[list[t
     some = next(iter(cells.values()))
     first = [i for i, shot in enumerate(some.shots) if shot.seed == some.shots[0].seed][:columns]
     rows = [("backbone", some.baseline[first])]
-    label = _label(lines)
+    label = _label(lines, table.configs(root, lines))
     rows += [(label(row), cells[row.run_id].sample(row.strength)[first]) for row in lines.itertuples()]
     if some.dataset.oracle is not None:
         rows.append(("style itself", np.stack([some.dataset.oracle(image) for image in some.baseline[first]])))
@@ -128,10 +129,16 @@ def _alike(cells: Sequence[Work]) -> None:
             )
 
 
-def _label(lines: pd.DataFrame) -> Any:
-    """What names a row: method and strength, and the training seed where there are several."""
+def _label(lines: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -> Any:
+    """What names a row: method and strength, and what tells its settings and its training seed from those of others."""
+    from bench import layouts
+
+    rows = set(zip(lines.method, lines.settings, strict=True))
+    names = layouts.labels(rows, layouts.by_settings(configs))
     several = lines.seed.nunique() > 1
-    return lambda row: f"{row.method} {row.strength:g}" + (f" seed {row.seed:g}" if several else "")
+    return lambda row: (
+        f"{names[row.method, row.settings]} {row.strength:g}" + (f" seed {row.seed:g}" if several else "")
+    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from bench import fingerprints, statistics, table
@@ -29,7 +31,10 @@ ONE = "one training: the intervals are over prompts alone, and it is compared wi
 LEVELS = {"dataset": "styles", "seed": "training seeds", "prompt": "prompts"}
 ARROWS = {None: "", True: " ↑", False: " ↓"}
 RANK = "mean rank"
+LONGEST = 40  # letters of the settings that tell two rows of one method apart; above, their hash stands instead
 LABELS = ("name", "_target_", "files")  # of a part of the settings: not what an ablation varies
+
+Configs = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def curve(source: Source, names: Sequence[str] | None) -> Sheet:
     return _sheet(replace(source, scores=source.scores[several]), names, ROW, bold=False)
 
 
-def ablation(source: Source, names: Sequence[str] | None, configs: Mapping[str, Mapping[str, Any]]) -> Sheet:
+def ablation(source: Source, names: Sequence[str] | None, configs: Configs) -> Sheet:
     """What differs in the settings becomes columns of its own. `configs` are those of records, by run id."""
     first = source.scores.drop_duplicates("settings").set_index("settings").run_id
     settings = {name: dict(_flat(configs[run])) for name, run in first.items()}
@@ -89,7 +94,7 @@ def ablation(source: Source, names: Sequence[str] | None, configs: Mapping[str, 
     return sheet
 
 
-def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Of each of several settings what tells it from the others, as "prior_weight=0, rank=8"."""
     settings = [dict(_flat(config)) for config in configs]
     varied = _varied(settings)
@@ -104,6 +109,23 @@ def _varied(settings: Iterable[Mapping[str, str]]) -> list[str]:
     known = list(settings)
     paths = dict.fromkeys(path for values in known for path in values)
     return [path for path in paths if len({values.get(path, "") for values in known}) > 1]
+
+
+def by_settings(configs: Configs) -> Configs:
+    """The configurations of records under the hashes that stand in the column `settings`."""
+    return {table._settings(config): config for config in configs.values()}
+
+
+def labels(keys: Iterable[tuple[str, str]], configs: Configs) -> dict[Any, str]:
+    """Names of methods; where one has several settings, with what tells them apart, or their hash if that is long."""
+    found = {}
+    for method, group in groupby(sorted(keys), key=itemgetter(0)):
+        hashes = [settings for _, settings in group]
+        told = _differences([configs.get(name, {}) for name in hashes])
+        short = len(set(told)) == len(told) and max(map(len, told)) <= LONGEST
+        for name, words in zip(hashes, told if short else hashes, strict=True):
+            found[method, name] = method if len(hashes) == 1 else f"{method} {words}"
+    return found
 
 
 def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
