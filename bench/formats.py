@@ -18,6 +18,7 @@ from bench.table import RAISED, short_lines
 if TYPE_CHECKING:
     import pandas as pd
 
+ROUNDING = 1e-9  # an interval narrower than this share of its mean is noise of the arithmetic
 Escape = Callable[[str], str]
 
 
@@ -26,7 +27,7 @@ def figures(value: Value) -> tuple[str, str]:
     if math.isnan(value.mean):
         return value.text, ""
     spread = (value.high - value.low) / 2
-    if math.isnan(spread) or spread == 0:
+    if math.isnan(spread) or spread <= ROUNDING * abs(value.mean):
         return f"{value.mean:.4g}", ""
     places = max(0, 1 - math.floor(math.log10(spread)))
     return f"{value.mean:.{places}f}", f"[{value.low:.{places}f}, {value.high:.{places}f}]"

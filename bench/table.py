@@ -307,7 +307,7 @@ def _number(row: Mapping[str, Any], column: str) -> str:
     value, spread = row[column], row.get(f"{column} sd", math.nan)
     if math.isnan(value):
         return ""
-    if math.isnan(spread) or spread == 0:
+    if math.isnan(spread) or spread <= 1e-9 * abs(value):  # the same number, but for the last bits
         return f"{value:.4g}"
     places = max(0, 1 - math.floor(math.log10(spread)))
     return f"{value:.{places}f}±{spread:.{places}f}"

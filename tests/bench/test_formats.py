@@ -85,6 +85,7 @@ def test_figures_are_those_that_the_interval_warrants():
     assert shown(92.84, 81.2, 104.0) == ("93", "[81, 104]")
     assert shown(0.00978, 0.0084, 0.0112) == ("0.0098", "[0.0084, 0.0112]")
     assert shown(1234.5, math.nan, math.nan) == ("1234", "") and shown(0.0, 0.0, 0.0) == ("0", "")
+    assert shown(14.458986913698092, 14.458986913698087, 14.458986913698098) == ("14.46", "")
     assert formats.figures(Value(text="failed")) == ("failed", "")
 
 
