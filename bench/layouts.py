@@ -117,14 +117,20 @@ def by_settings(configs: Configs) -> Configs:
 
 
 def labels(keys: Iterable[tuple[str, str]], configs: Configs) -> dict[Any, str]:
-    """Names of methods; where one has several settings, with what tells them apart, or their hash if that is long."""
-    found = {}
+    """Names of (method, settings): the method, and where it has several settings what tells them apart."""
+    words = told(keys, configs)
+    methods = [method for method, _ in words]
+    return {key: key[0] if methods.count(key[0]) == 1 else f"{key[0]} {said}" for key, said in words.items()}
+
+
+def told(keys: Iterable[tuple[str, str]], configs: Configs) -> dict[tuple[str, str], str]:
+    """What tells the settings of a method from its other ones; their hash where that is long or there are no others."""
+    found: dict[tuple[str, str], str] = {}
     for method, group in groupby(sorted(keys), key=itemgetter(0)):
         hashes = [settings for _, settings in group]
-        told = _differences([configs.get(name, {}) for name in hashes])
-        short = len(set(told)) == len(told) and max(map(len, told)) <= LONGEST
-        for name, words in zip(hashes, told if short else hashes, strict=True):
-            found[method, name] = method if len(hashes) == 1 else f"{method} {words}"
+        words = _differences([configs.get(name, {}) for name in hashes])
+        short = len(hashes) > 1 and len(set(words)) == len(words) and max(map(len, words)) <= LONGEST
+        found |= {(method, name): said for name, said in zip(hashes, words if short else hashes, strict=True)}
     return found
 
 

@@ -87,6 +87,10 @@ class Gathered:
         return layouts.Source(self.lines, images[images.run_id.isin(self.lines.run_id)], self.wishes.mix)
 
     @cached_property
+    def configs(self) -> layouts.Configs:
+        return {record.run_id: record.config for record in self.records}
+
+    @cached_property
     def sheet(self) -> Sheet:
         """The table of methods and metrics, with intervals."""
         return layouts.metrics(self.source, ["all"])
@@ -94,15 +98,21 @@ class Gathered:
     @cached_property
     def comparisons(self) -> list[tuple[str, pd.DataFrame, Sheet]]:
         """Title, frame and sheet of each comparison of conf/report.yaml that has an answer."""
-        configs = {record.run_id: record.config for record in self.records}
-        asked = comparisons.wanted(self.source, configs, settings()["compare"])
+        asked = comparisons.wanted(self.source, self.configs, settings()["compare"])
         made = [(one.title, one.frame(), one) for one in asked]
         return [(title, frame, one.sheet(frame)) for title, frame, one in made if (frame.verdict != "absent").any()]
 
     @cached_property
     def drawn(self) -> dict[str, Any]:
         """What the figures show."""
-        return {"columns": gather.columns(self.sheet), "rows": gather.rows(self.sheet, _main(self.galleries))}
+        rows = gather.rows(self.sheet, _main(self.galleries))
+        return {"columns": gather.columns(self.sheet), "rows": self.worded(rows)}
+
+    def worded(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows with words in place of the hash of their settings, where words tell those of a method apart."""
+        keys = set(zip(self.lines.method, self.lines.settings, strict=True))
+        told = layouts.told(keys, layouts.by_settings(self.configs))
+        return [row | {"settings": told.get((row["method"], row["settings"]), row["settings"])} for row in rows]
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -148,9 +158,9 @@ def _content(found: Gathered) -> dict[str, Any]:
     return {
         **found.drawn,
         "comparisons": [(title, _markup(formats.html_table(sheet))) for title, _, sheet in found.comparisons],
-        "cells": cells,
+        "cells": found.worded(cells),
         "provenances": provenances,
-        "galleries": [_gallery(gallery, wishes) for gallery in shown],
+        "galleries": [made | {"rows": found.worded(made["rows"])} for made in (_gallery(g, wishes) for g in shown)],
         "footnotes": found.sheet.notes,
         "legend": found.sheet.legend,
         "failures": gather.failures(records, wishes.root, not wishes.conditions),

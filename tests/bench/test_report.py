@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from report_records import METHODS, NASTY, PROMPTS, STRENGTHS, STYLES, TRUTH, study_of
 
+from bench import table
 from bench.__main__ import CONF, cell, register_datasets
 from bench.contracts import BenchError
 from bench.record import Record, Store
@@ -112,6 +113,15 @@ def test_the_numbers_are_those_of_the_table(page, found):
         ]  # fmt: skip
         assert row["n"] == len(values) == 2
         assert row["v"]["quality [net]"][0] == pytest.approx(np.mean(values), rel=1e-4)
+
+
+def test_settings_of_one_method_are_told_apart_in_words(found):
+    record = next(record for record in found.records if record.status == "done")
+    ranks = [{**record.config, "method": {**record.config["method"], "rank": rank}} for rank in (4, 8)]
+    records = [replace(record, run_id=f"{record.run_id}-{k}", config=config) for k, config in enumerate(ranks)]
+    two = replace(found, records=records, lines=table.frame(records))
+    assert {row["settings"] for row in two.drawn["rows"]} == {"rank=4", "rank=8"}
+    assert {row["settings"] for row in found.drawn["rows"]} <= set(found.lines.settings)  # nothing to tell apart
 
 
 def test_the_page_compares_methods_as_the_table_does(results, monkeypatch):
