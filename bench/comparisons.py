@@ -144,19 +144,33 @@ class Asked:
         return line | {"more": made.linear.more_units(abs(made.difference), 0.8, family)}
 
     def _compared(self, block: Block, a: Any, b: Any) -> Matched:
-        parts = [(statistics.split(block.rows[key], ["dataset"]), self._own(key, block.rows[key])) for key in (a, b)]
-        (of_a, _), (of_b, own) = parts
+        (of_a, _), (of_b, own) = ((self._sides(block.rows[key]), self._own(key, block.rows[key])) for key in (a, b))
         if not block.pooled:
-            return of_pair(_pair(next(iter(of_a.values())), next(iter(of_b.values())), own, self.closeness))
+            return of_pair(_pair(next(iter(of_a.values())), next(iter(of_b.values())), own))
         prompts = _prompts(*block.rows.values(), self.closeness.frame)
         pairs = []
-        for dataset, lines in of_a.items():
+        for dataset, side in of_a.items():
             try:
-                pairs.append(_pair(lines, of_b[dataset], own, self.closeness, prompts))
+                pairs.append(_pair(side, of_b[dataset], own, prompts))
                 pairs[-1].refuse()
             except Impossible as reason:
-                raise Impossible(f"on {lines.dataset.iloc[0]}: {reason}") from None
+                raise Impossible(f"on {side.lines.dataset.iloc[0]}: {reason}") from None
         return of_datasets(pairs)
+
+    def _sides(self, lines: pd.DataFrame) -> dict[Any, Side]:
+        """A method's numbers on each dataset; made once, as every method meets every other one."""
+        found = {}
+        for dataset, part in statistics.split(lines, ["dataset"]).items():
+            key = tuple(part[["backbone", "dataset", *KEY]].iloc[0])
+            if key not in self._known:
+                close = self.closeness.frame
+                self._known[key] = Side(part, close[close.run_id.isin(part.run_id)])
+            found[dataset] = self._known[key]
+        return found
+
+    @cached_property
+    def _known(self) -> dict[tuple[Any, ...], Side]:
+        return {}
 
 
 def asked(source: Source, configs: Configs, metric: str, by: str | None = None) -> Asked:
@@ -248,16 +262,32 @@ def _lined(found: Numbers, other: Numbers) -> pd.DataFrame | None:
     return pd.concat(parts) if parts else None
 
 
-def _pair(a: pd.DataFrame, b: pd.DataFrame, own: float, x: Numbers, prompts: Sequence[int] | None = None) -> Pair:
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A method on one dataset: what is compared and how close it comes to the style, a line per image or run."""
+
+    lines: pd.DataFrame
+    close: pd.DataFrame
+
+    @cached_property
+    def wide(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Closeness and what is compared, a column per strength: means over evaluation seeds."""
+        return _wide(self.close), _wide(self.lines)
+
+    def grids(self, seeds: Sequence[int], prompts: Sequence[int], strengths: Sequence[float]) -> list[np.ndarray]:
+        """Both as (G, n, S), NaN where there are none; a number of a set stands for each prompt."""
+        return [_grid(wide, seeds, prompts, strengths) for wide in self.wide]
+
+
+def _pair(a: Side, b: Side, own: float, prompts: Sequence[int] | None = None) -> Pair:
     """Both methods' numbers on one dataset, of the training seeds, prompts and strengths that are whole."""
-    seeds = sorted(set(a.seed) & set(b.seed))
+    seeds = sorted(set(a.lines.seed) & set(b.lines.seed))
     if not seeds:
         raise Impossible(NOTHING)
-    close = [x.frame[x.frame.run_id.isin(lines.run_id)] for lines in (a, b)]
-    known = _prompts(a, b, *close) if prompts is None else prompts
-    strengths = sorted(s for s, part in a.groupby("strength") if set(seeds) <= set(part.seed))
-    ax, ay = (_grid(lines, seeds, known, strengths) for lines in (close[0], a))
-    bx, by = (_grid(lines, seeds, known, [own]) for lines in (close[1], b))
+    known = _prompts(a.lines, b.lines, a.close, b.close) if prompts is None else prompts
+    strengths = sorted(s for s, part in a.lines.groupby("strength") if set(seeds) <= set(part.seed))
+    ax, ay = a.grids(seeds, known, strengths)
+    bx, by = b.grids(seeds, known, [own])
     ax, bx = _shared(ax, bx)
     ay, by = _shared(ay, by)
     for values in (ax, ay):
@@ -271,17 +301,19 @@ def _prompts(*frames: pd.DataFrame) -> list[int]:
     return sorted({p for lines in frames if "prompt" in lines for p in lines.prompt}) or [0]
 
 
-def _grid(lines: pd.DataFrame, seeds: Sequence[int], prompts: Sequence[int], strengths: Sequence[float]) -> np.ndarray:
-    """(G, n, S) means over evaluation seeds, NaN where there are none; a number of a set stands for each prompt."""
+def _wide(lines: pd.DataFrame) -> pd.DataFrame:
+    units = ["seed", "prompt"] if "prompt" in lines else "seed"
+    return lines.pivot_table(index=units, columns="strength", values="value")
+
+
+def _grid(wide: pd.DataFrame, seeds: Sequence[int], prompts: Sequence[int], strengths: Sequence[float]) -> np.ndarray:
     import pandas as pd
 
-    if "prompt" not in lines:
-        whole = lines.pivot_table(index="seed", columns="strength", values="value")
-        values = whole.reindex(index=seeds, columns=strengths).to_numpy()[:, None, :]
+    if wide.index.nlevels == 1:
+        values = wide.reindex(index=seeds, columns=strengths).to_numpy()[:, None, :]
         return np.repeat(values, len(prompts), axis=1)
-    index = pd.MultiIndex.from_product([seeds, prompts])
-    made = lines.pivot_table(index=["seed", "prompt"], columns="strength", values="value")
-    return made.reindex(index=index, columns=strengths).to_numpy().reshape(len(seeds), len(prompts), len(strengths))
+    made = wide.reindex(index=pd.MultiIndex.from_product([seeds, prompts]), columns=strengths)
+    return made.to_numpy().reshape(len(seeds), len(prompts), len(strengths))
 
 
 def _shared(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
