@@ -30,15 +30,17 @@ FRAME = "dataset backbone a b at difference low high effect p p_holm verdict mor
 UNITS = {True: "styles", False: "training seeds"}
 MISSING = "absent"
 NOTHING = "A and B have no training seed in common"
+P = (
+    "p: Holm over the pairs of the dataset, from a test that is stricter than the interval where trainings are few; *: "
+    "significant at 5 %."
+)
 HOW = (
     "A - B on the same prompts, evaluation and training seeds, at each method's own strength; brackets: 95 % "
-    "intervals, not corrected. Effect: the difference over the standard deviation of the paired differences. p: Holm "
-    "over the pairs of the dataset; *: significant at 5 %."
+    "intervals, not corrected. Effect: the difference over the standard deviation of the paired differences. " + P
 )
 HOW_MATCHED = (
     "A where its strength curve is as close to the style as B at B's own strength, less B; brackets: 95 % intervals, "
-    "not corrected, from resamples that draw both curves anew. Effect: as of paired differences, to first order. p: "
-    "Holm over the pairs of the dataset; *: significant at 5 %."
+    "not corrected, from resamples that draw both curves anew. Effect: as of paired differences, to first order. " + P
 )
 MORE = (
     "More: further training seeds (over all styles: styles) that would show a gap of this size after Holm's correction "
