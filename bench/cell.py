@@ -81,6 +81,11 @@ def own_strength(method: Mapping[str, Any]) -> float:
     return float(method.get("strength", 1.0))
 
 
+def own_strength_of(config: Mapping[str, Any]) -> float:
+    """The same from the configuration that a record keeps."""
+    return own_strength(config.get("asked", {}).get("method", {}))
+
+
 @lru_cache(maxsize=256)
 def identity(metric: str) -> tuple[str, ...]:
     """What the numbers of a metric (the JSON of its settings) depend on; nothing where its weights are missing."""

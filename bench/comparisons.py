@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import resampling, statistics, table
+from bench.cell import own_strength_of
 from bench.contracts import BenchError, Impossible
 from bench.layouts import ARROWS, ONE, Configs, Source, by_settings, labels
 from bench.matched import Curve, Matched, Pair, of_datasets, of_pair
@@ -119,7 +120,7 @@ class Asked:
     def _own(self, key: Any, lines: pd.DataFrame) -> float:
         """The strength at which a method is compared."""
         known = sorted(lines.strength.unique())
-        named = self.configs.get(key[1], {}).get("asked", {}).get("method", {}).get("strength")
+        named = own_strength_of(self.configs.get(key[1], {}))
         return float(named if named in known else known[(len(known) - 1) // 2])
 
     def _matched(self, block: Block) -> Iterator[dict[str, Any]]:

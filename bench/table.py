@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cell import own_strength
+from bench.cell import own_strength_of
 from bench.contracts import BenchError
 from bench.fairness import PREFIX
 from bench.record import Record, atomic_write, read_record
@@ -106,7 +106,7 @@ def _lines(record: Record) -> list[dict[str, Any]]:
     head = {**cell, "settings": _settings(record.config), "status": record.status, "reason": record.reason}
     head |= {"deviations": "; ".join(_deviations(record)), "run_id": record.run_id}
     head |= {key: record.cost.get(key) for key in COST}
-    own = own_strength(record.config.get("asked", {}).get("method", {}))
+    own = own_strength_of(record.config)
     scores = [score for score in record.scores if score.get("metric") is not None]
     return [head | {"own": score.get("strength") == own} | _score(score) for score in scores] or [head]
 

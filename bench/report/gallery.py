@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.cell import own_strength_of
 from bench.record import Record, strength_folder
 from bench.table import _name, _settings
 
@@ -163,7 +164,7 @@ def _mark(rows: Sequence[Row]) -> None:
         same = [row for row in rows if row.key == key]
         seed = min(row.seed for row in same)
         same = [row for row in same if row.seed == seed]
-        named = same[0].record.config.get("asked", {}).get("method", {}).get("strength")
+        named = own_strength_of(same[0].record.config)
         ordered = sorted(same, key=lambda row: row.strength)
         chosen = [row for row in ordered if row.strength == named] or [ordered[(len(ordered) - 1) // 2]]
         chosen[0].main = True
