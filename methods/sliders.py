@@ -169,13 +169,13 @@ class TextualSlider(Method):
         way = self.direction(data.dataset, rng)
         z, t = yield from self._rollout(data, way, rng)
         n, t = len(z), t + self.t_shift
-        prompts = (way.neutral, *way.plus, *way.minus)
+        prompts = list(dict.fromkeys((way.neutral, *way.plus, *way.minus)))  # equal ones once
         text = data.text([prompt for prompt in prompts for _ in range(n)])
         out = yield Ask(torch.cat([z] * len(prompts)), t.repeat(len(prompts)), text)  # the slider is off
-        neutral, *sides = out.chunk(len(prompts))
-        plus, minus = torch.stack(sides).chunk(2)
+        found = dict(zip(prompts, out.chunk(len(prompts)), strict=True))
+        edit = sum(found[more] - found[less] for more, less in zip(way.plus, way.minus, strict=True))
         out = yield Ask(z, t, data.text([way.target] * n), {"style": 1.0})
-        yield Loss(mse_loss(out, neutral + way.eta * (plus - minus).sum(0)))
+        yield Loss(mse_loss(out, found[way.neutral] + way.eta * edit))
 
     def direction(self, dataset: Dataset, rng: torch.Generator) -> Direction:
         """An entry, drawn, with the dataset's words and the attributes in its prompts."""
@@ -205,11 +205,12 @@ class TextualSlider(Method):
         last = int(torch.randint(1, self.rollout_steps, (), generator=rng))
         z = data.start_noise(rng)
         n, timesteps = len(z), scheduler.timesteps.to(z.device)
-        text = data.text([way.negative] * n + [way.target] * n)
+        prompts = list(dict.fromkeys((way.negative, way.target)))  # once, where they are equal
+        text = data.text([prompt for prompt in prompts for _ in range(n)])
         for t in timesteps[:last]:
             on = {"style": 1.0}
-            out = yield Ask(torch.cat([z, z]), t.repeat(2 * n), text, on, frozen=frozenset(on))
-            away, towards = out.chunk(2)
+            out = yield Ask(torch.cat([z] * len(prompts)), t.repeat(n * len(prompts)), text, on, frozen=frozenset(on))
+            away, towards = out[:n], out[-n:]
             z = scheduler.step(away + self.rollout_cfg * (towards - away), t, z).prev_sample
         return z, timesteps[last].repeat(n)
 

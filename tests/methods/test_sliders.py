@@ -223,6 +223,12 @@ def test_rollouts_have_the_slider_on_and_no_gradient_and_the_three_predictions_h
     assert counts <= set(range(1, 6)) and len(counts) > 2
 
 
+def test_equal_prompts_are_predicted_once():
+    bank = bank_of(TinyBackbone(torch.float64), textual(), filled=True)
+    *rollout, two, last = walked(bank, textual({**AGE, "negative": "{noun}"}), tiny_dataset())[0]
+    assert rollout and all(len(ask.z) == 1 for ask in rollout) and len(two.z) == 2 and len(last.z) == 1
+
+
 def test_attributes_stand_before_the_prompts_as_the_paper_or_the_code_has_it():
     data, rng = tiny_dataset(), generator("prompts")
     summed = textual(attributes=("male", "female")).direction(data, rng)
@@ -323,10 +329,15 @@ def ddim_step(alphas, z, e, t, previous):
 
 
 @pytest.mark.parametrize(
-    "changes, action, t_shift",
-    [({}, "enhance", 0), ({"attributes": ("male", "female")}, "erase", 0), ({"t_shift": 19}, "enhance", 19)],
+    "changes, action, t_shift, negative",
+    [
+        ({}, "enhance", 0, "dog, very young"),
+        ({"attributes": ("male", "female")}, "erase", 0, "dog, very young"),
+        ({"t_shift": 19}, "enhance", 19, "dog, very young"),
+        ({}, "enhance", 0, "dog"),  # the opposite is the target itself, as for a style's words
+    ],
 )
-def test_the_textual_update_replayed_without_bank_or_trainer(changes, action, t_shift):
+def test_the_textual_update_replayed_without_bank_or_trainer(changes, action, t_shift, negative):
     """Rollout with the slider, three predictions without it, one loss; six sampler steps instead of fifty."""
     fronts = [f"{attribute} " for attribute in changes.get("attributes", ())] or [""]
     sign = {"enhance": 1, "erase": -1}[action]
@@ -339,9 +350,9 @@ def test_the_textual_update_replayed_without_bank_or_trainer(changes, action, t_
         timesteps = [996 - 166 * (i + 1) for i in range(6)]  # 830, 664, ..., 0
         fixed = {site: [half.detach() for half in halves] for site, halves in factors.items()}
         for t, following in zip(timesteps[:last], timesteps[1:], strict=False):
-            young = with_slider(backbone, fixed, 1, z, torch.tensor([t]), ["dog, very young"])
+            away = with_slider(backbone, fixed, 1, z, torch.tensor([t]), [negative])
             plain = with_slider(backbone, fixed, 1, z, torch.tensor([t]), ["dog"])
-            z = ddim_step(backbone.ddim.alphas_cumprod, z, young + 3.0 * (plain - young), t, following)
+            z = ddim_step(backbone.ddim.alphas_cumprod, z, away + 3.0 * (plain - away), t, following)
         told = torch.tensor([timesteps[last] + t_shift])
 
         def off(prompt):
@@ -349,7 +360,7 @@ def test_the_textual_update_replayed_without_bank_or_trainer(changes, action, t_
 
         aim = off("dog")
         for front in fronts:
-            aim = aim + sign * 4.0 * (off(f"{front}dog, very old") - off(f"{front}dog, very young"))
+            aim = aim + sign * 4.0 * (off(f"{front}dog, very old") - off(front + negative))
         return mse_loss(with_slider(backbone, factors, 1, z, told, ["dog"]), aim.detach())
 
-    assert_same_after(textual({**AGE, "action": action}, **changes), loss_of)
+    assert_same_after(textual({**AGE, "action": action, "negative": negative}, **changes), loss_of)
