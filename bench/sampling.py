@@ -6,6 +6,7 @@ Shapes: N images, C latent channels, H W latent size, P pixels per side.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from bench.embedding import embedded
 from bench.trainer import generator
 
 Guide = Generator[Ask, Any, Tensor]
+IMAGES_KEPT = 512  # latents at the start of the methods; 256 KiB each on SDXL
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,38 @@ def sample(bank: Bank, requests: Sequence[Request], sampler: Sampler) -> Iterato
 
 @torch.no_grad()
 def _chunk(bank: Bank, parts: Sequence[tuple[Request, Sequence[Shot]]], sampler: Sampler) -> list[np.ndarray]:
+    z, scheduler, steps = _begun(bank, parts, sampler)
+    z = denoise(bank, parts, sampler, scheduler, z, steps)
+    return [image.cpu().numpy() for image in _decode(bank.backbone, z).split([len(chosen) for _, chosen in parts])]
+
+
+def _begun(
+    bank: Bank, parts: Sequence[tuple[Request, Sequence[Shot]]], sampler: Sampler
+) -> tuple[Tensor, Any, Sequence[Any]]:
+    """Latents where the first of the methods starts, the scheduler that has come there, and the timesteps left.
+
+    Before their start all methods draw what the backbone draws, so the last latents are kept with the backbone for
+    the cells and strengths that follow in this process.
+    """
     backbone = bank.backbone
     scheduler = backbone.scheduler(sampler.scheduler, sampler.steps)
-    noise = torch.stack([shot.noise(backbone.latent_shape) for _, chosen in parts for shot in chosen])
-    z = noise.to(backbone.device) * scheduler.init_noise_sigma
-    z = z.double() if backbone.dtype == torch.float64 else z
-    z = denoise(bank, parts, sampler, scheduler, z, scheduler.timesteps)
-    return [image.cpu().numpy() for image in _decode(backbone, z).split([len(chosen) for _, chosen in parts])]
+    start = max(_start(request.method, sampler) for request, _ in parts)
+    plain = sum(float(t) > start for t in scheduler.timesteps)
+    rows = [(shot, req.method.prompts(shot.prompt, req.dataset)) for req, chosen in parts for shot in chosen]
+    key = (sampler, plain, *((shot, prompts["content"], prompts["negative"]) for shot, prompts in rows))
+    kept: dict[Any, tuple[Tensor, Any]] = vars(backbone).setdefault("_begun", {})
+    if key not in kept:
+        noise = torch.stack([shot.noise(backbone.latent_shape) for shot, _ in rows])
+        z = noise.to(backbone.device) * scheduler.init_noise_sigma
+        z = z.double() if backbone.dtype == torch.float64 else z
+        z = denoise(bank, parts, sampler, scheduler, z, scheduler.timesteps[:plain])
+        if not plain:
+            return z, scheduler, scheduler.timesteps
+        kept[key] = z, scheduler
+        if len(kept) * len(rows) > IMAGES_KEPT:
+            del kept[next(iter(kept))]
+    z, scheduler = kept[key]
+    return z, deepcopy(scheduler), scheduler.timesteps[plain:]  # some schedulers remember earlier steps
 
 
 def denoise(
@@ -142,12 +169,16 @@ def _texts(backbone, request: Request, chosen: Sequence[Shot]) -> dict[str, Text
 
 
 def _guide(request: Request, z: Tensor, t: Tensor, texts: Mapping[str, Text], sampler: Sampler) -> Guide:
-    start = request.method.start_t if sampler.start_t is None else sampler.start_t
     rows = torch.full((len(z),), float(t), device=z.device)
     rows = rows.long() if float(t).is_integer() else rows
-    if float(t) > start:
+    if float(t) > _start(request.method, sampler):
         return plain_guidance(z, rows, texts, sampler.cfg)
     return request.method.guide(z, rows, texts, sampler.cfg, request.strength)
+
+
+def _start(method: Method, sampler: Sampler) -> float:
+    """Timesteps above it are the backbone's alone."""
+    return method.start_t if sampler.start_t is None else sampler.start_t
 
 
 def resolve(bank: Bank, guides: Sequence[tuple[int, Guide]]) -> list[Tensor]:

@@ -108,6 +108,30 @@ def test_before_the_late_start_the_backbones_own_guidance_runs():
     assert np.array_equal(overridden, base)
 
 
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpm++", "pndm"])
+def test_what_all_methods_draw_before_their_start_is_drawn_once(scheduler):
+    """The same images bit for bit, with fewer passes; other prompts, or another start, are drawn from the beginning."""
+    data, sampler = tiny_dataset(), replace(SAMPLER, scheduler=scheduler, steps=6)
+    backbone, fresh = TinyBackbone(), TinyBackbone()
+    passes, predict = [], backbone.predict
+    backbone.predict = lambda *args: passes.append(1) or predict(*args)
+
+    def drawn(strength, of=backbone, start_t=500, data=data):
+        passes.clear()
+        return images(a_bank(of), [Request(0, Scaled(start_t=start_t), data, shots(data), strength)], sampler)[0]
+
+    drawn(0.3)
+    whole = len(passes)
+    again = drawn(0.9)
+    early = sum(t > 500 for t in backbone.scheduler(scheduler, 6).timesteps)
+    assert len(passes) == whole - early and early >= 2
+    assert np.array_equal(again, drawn(0.9, of=fresh)) and not np.array_equal(again, drawn(0.3))
+    drawn(0.9, data=replace(data, prompts=tuple(f"{prompt}!" for prompt in data.prompts)))
+    assert len(passes) == whole
+    drawn(0.9, start_t=700)
+    assert len(passes) > whole - early
+
+
 def test_texts_keep_their_rows_when_joined_and_cut():
     text = Text(torch.arange(6.0).view(3, 2, 1), {"pooled": torch.arange(3.0).view(3, 1)})
     joined = Text.cat([text[1:], text[:1].expand(2)])
