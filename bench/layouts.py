@@ -26,6 +26,7 @@ BOLD = (
     "significantly behind (paired by prompt and seed, 5 %, Holm over all pairs)."
 )
 SETS = "a number of the whole set of images: its interval is over trainings, with its own error where the record has it"
+COSTS = "a cost: the median over runs"
 FEWER = "a mean over {k} of {most} datasets, unlike the other rows"
 ONE = "one training: the intervals are over prompts alone, and it is compared with nothing"
 LEVELS = {"dataset": "styles", "seed": "training seeds", "prompt": "prompts"}
@@ -210,7 +211,7 @@ def _sheet(source: Source, names: Sequence[str] | None, by: list[str], bold: boo
     notes = source.notes(columns)
     for name in columns:
         found = numbers(source.done, source.images, name)
-        said = [*notes[name], *([SETS] if found.of_sets and found.up is not None else [])]
+        said = [*notes[name], *([COSTS] if found.costs else [SETS] if found.of_sets and found.up is not None else [])]
         bare, _, network = name.partition(" [")
         marks = tuple(mark for note in said for mark in sheet.mark(note))
         column = Column(bare, network.removesuffix("]") or None, found.up, marks)

@@ -78,6 +78,7 @@ class Numbers:
     frame: pd.DataFrame
     levels: tuple[str, ...]
     up: bool | None
+    costs: bool = False  # what was spent, not what was achieved
 
     @property
     def of_sets(self) -> bool:
@@ -90,7 +91,7 @@ def numbers(scores: pd.DataFrame, images: pd.DataFrame, column: str) -> Numbers:
     name, _, network = column.partition(" [")
     if name in table.COST:
         rows = scores.drop_duplicates(keys)
-        return Numbers(rows.assign(value=rows[name])[[*ROW, "seed", "run_id", "value"]], RUN_LEVELS, None)
+        return Numbers(rows.assign(value=rows[name])[[*ROW, "seed", "run_id", "value"]], RUN_LEVELS, None, costs=True)
     of_net = scores[scores.network.fillna("") == network.removesuffix("]")]
     lines = of_net[of_net.metric == name].drop_duplicates(keys, keep="last")
     rows = lines[[*ROW, "seed", "run_id", "value"]]
@@ -122,7 +123,7 @@ def _per_image(rows: pd.DataFrame, images: pd.DataFrame, name: str) -> pd.DataFr
 def cells(found: Numbers, by: Sequence[str], blocks: Sequence[str], bold: bool = True) -> dict[Hashable, Value]:
     """The value of every row (told apart by `by`), bold by what is significant within a block (a part of `by`)."""
     parts = statistics.split(found.frame, by)
-    values = {key: _value(part, found.levels) for key, part in parts.items()}
+    values = {key: _value(part, found) for key, part in parts.items()}
     if bold and found.up is not None:
         for rows in _blocks(parts, [list(by).index(name) for name in blocks]):
             for key in statistics.leaders(rows, "value", found.levels, found.up):
@@ -130,8 +131,11 @@ def cells(found: Numbers, by: Sequence[str], blocks: Sequence[str], bold: bool =
     return values
 
 
-def _value(part: pd.DataFrame, levels: Sequence[str]) -> Value:
-    found = statistics.interval(part, "value", levels)
+def _value(part: pd.DataFrame, numbers: Numbers) -> Value:
+    """A mean with its interval; of costs the median alone, as one run beside other work would outweigh all others."""
+    if numbers.costs:
+        return Value(float(part.value.median()), n=int(part.value.count()))
+    found = statistics.interval(part, "value", numbers.levels)
     return Value(found.mean, found.low, found.high, found.n, found.covers)
 
 

@@ -191,6 +191,16 @@ def test_unlike_fingerprints_are_refused_unless_asked_for(second, said):
     assert said in sheet.notes[sheet.columns[0].marks[0] - 1]
 
 
+def test_a_cost_is_the_median_of_its_runs_without_an_interval(source):
+    """One run that waited for the machine is no reason to believe that training may take less than no time."""
+    slow = source.scores.assign(train_s=source.scores.train_s.where(source.scores.seed != 2, 1000.0))
+    sheet = layouts.metrics(layouts.Source(slow, source.images), ["train_s", "up_a"])
+    cost = by_key(sheet, "method", "dataset")["one", "dots"].values[0]
+    assert (cost.mean, cost.n, cost.bold) == (11.0, 3, False) and np.isnan(cost.low) and np.isnan(cost.high)
+    assert [sheet.notes[mark - 1] for mark in sheet.columns[0].marks] == [layouts.COSTS]
+    assert layouts.COSTS not in [sheet.notes[mark - 1] for mark in sheet.columns[1].marks]
+
+
 def test_what_was_only_observed_may_differ_and_columns_that_are_not_shown_too():
     layouts.metrics(unlike(truncated_captions=7), ["up_a"])
     layouts.metrics(unlike(weights="bb"), ["train_s"])
