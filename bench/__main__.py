@@ -39,9 +39,9 @@ def register_launchers() -> None:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
-    asked = cell(config)
     several = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN  # by one of Hydra's own launchers
     try:
+        asked = cell(config)
         if config.plan:
             return launch.show_plan([asked], settings(config), 1)
         records.append(run(asked))

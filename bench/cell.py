@@ -7,10 +7,12 @@ import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
+
+from bench.contracts import BenchError
 
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
 
@@ -119,12 +121,30 @@ def digest(value: Any, length: int = 10) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:length]
 
 
-def build(spec: Any) -> Any:
-    """Turn {_target_: package.Class, ...} into an object, inner ones first."""
+def build(spec: Any, at: str = "") -> Any:
+    """Turn {_target_: package.Class, ...} into an object, inner ones first. `at` names the settings in errors."""
     if isinstance(spec, Mapping):
-        made = {key: build(value) for key, value in spec.items()}
+        made = {key: build(value, f"{at}.{key}") for key, value in spec.items()}
         if "_target_" not in made:
             return made
         module, _, attribute = made.pop("_target_").rpartition(".")
-        return getattr(importlib.import_module(module), attribute)(**made)
-    return [build(value) for value in spec] if isinstance(spec, (list, tuple)) else spec
+        return construct(getattr(importlib.import_module(module), attribute), made, at)
+    return [build(value, at) for value in spec] if isinstance(spec, (list, tuple)) else spec
+
+
+KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}
+WORDS = {"int": "a whole number", "float": "a number", "str": "a word", "bool": "true or false", "None": "null"}
+
+
+def construct(kind: Any, values: Mapping[str, Any], at: str) -> Any:
+    """kind(**values), where each plainly typed field of a dataclass has a value of its type. Raises BenchError."""
+    for entry in fields(kind) if is_dataclass(kind) else ():
+        names, value = str(entry.type).split(" | "), values.get(entry.name)
+        if entry.name in values and set(names) <= set(KINDS) and not any(_is(value, name) for name in names):
+            takes = " or ".join(WORDS[name] for name in names)
+            raise BenchError(f"{at}.{entry.name}={value} was asked for; it takes {takes}.".lstrip("."))
+    return kind(**values)
+
+
+def _is(value: Any, name: str) -> bool:
+    return isinstance(value, KINDS[name]) and (not isinstance(value, bool) or name == "bool")

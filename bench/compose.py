@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from bench.cell import Cell, own_strength
+from bench.contracts import BenchError
 from bench.sweep import Settings
 
 OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
@@ -22,13 +23,22 @@ def cell(config: DictConfig) -> Cell:
     plain = _plain(config)
     for key in OURS:
         plain.pop(key, None)
-    strength = plain.pop("strength")
-    if strength is None:
-        strength = own_strength(plain["method"])
-    if strength == "curve":
-        strength = plain["method"]["curve"]
-    strengths = strength if isinstance(strength, list) else [strength]
-    return Cell(**{**plain, "results": Path(plain["results"])}, strengths=tuple(map(float, strengths)))
+    if type(plain["seed"]) is not int:
+        raise BenchError(f"seed={plain['seed']} was asked for; type a whole number, with -m several: seed=0,1,2.")
+    strengths = _strengths(plain.pop("strength"), plain["method"])
+    return Cell(**{**plain, "results": Path(plain["results"])}, strengths=strengths)
+
+
+def _strengths(asked: Any, method: Mapping[str, Any]) -> tuple[float, ...]:
+    """The method's own for none, its curve for "curve"."""
+    if asked is None:
+        asked = own_strength(method)
+    if asked == "curve":
+        asked = method["curve"]
+    try:
+        return tuple(map(float, asked if isinstance(asked, list) else [asked]))
+    except (TypeError, ValueError):
+        raise BenchError(f"strength={asked} was asked for; type a number, strength=[1,2] or curve.") from None
 
 
 def settings(config: DictConfig) -> Settings:

@@ -196,6 +196,12 @@ class Recipe:
     flip: bool = False  # mirror each drawn example with probability 1/2, pairs together
     crop: float = 1.0  # smallest side of a random square crop as a fraction of the image, pairs together
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise BenchError(
+                f"A recipe of {self.steps} steps of {self.batch_size} examples was asked for; type at least 1 of each."
+            )
+
 
 class Method(ABC):
     """A customization method. It never calls the network: it asks, and the trainer or the sampler answers."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.adapters import Bank
-from bench.contracts import EVALUATION_SEED_OFFSET, Ask, Dataset, Method, Text, plain_guidance
+from bench.contracts import EVALUATION_SEED_OFFSET, Ask, BenchError, Dataset, Method, Text, plain_guidance
 from bench.embedding import embedded
 from bench.trainer import generator
 
@@ -32,6 +32,12 @@ class Sampler:
     cfg: float = 5.0  # classifier-free guidance scale
     batch: int = 16  # images per chunk
     start_t: float | None = None  # overrides every method's late start
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise BenchError(
+                f"A sampler of {self.steps} steps and {self.batch} images at once was asked for; type at least 1."
+            )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bench.cell import PARTS, Cell, build, digest
+from bench.cell import PARTS, Cell, build, construct, digest
 from bench.contracts import (
     AdapterSpec,
     Backbone,
@@ -77,7 +77,7 @@ class Work:
 
     @cached_property
     def method(self) -> Method:
-        return build({key: value for key, value in self.cell.method.items() if key not in LABELS})
+        return build({key: value for key, value in self.cell.method.items() if key not in LABELS}, "method")
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -98,12 +98,12 @@ class Work:
     def sampler(self) -> Sampler:
         from bench.sampling import Sampler
 
-        return Sampler(**self.cell.sampler)
+        return construct(Sampler, self.cell.sampler, "sampler")
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
         """The metrics that this machine can compute; asked before training, so nothing is found missing after it."""
-        metrics = {name: build(spec) for name, spec in self.cell.metrics.items()}
+        metrics = {name: build(spec, f"metrics.{name}") for name, spec in self.cell.metrics.items()}
         for name, sentence in [(name, metric.missing()) for name, metric in metrics.items()]:
             if sentence and self.cell.missing_metrics != "skip":
                 raise BenchError(f"{sentence} Or leave such metrics out with missing_metrics=skip.")
@@ -134,7 +134,7 @@ class Work:
     def possible(self) -> None:
         """Raises what stops a cell, as far as it can be told without the backbone."""
         contract(self.cell).check(self.cell)
-        _ = self.metrics
+        _ = self.metrics, self.sampler
         absent = self.method.missing()
         if absent:
             raise Impossible(absent)
@@ -427,7 +427,7 @@ class Work:
 
     @cached_property
     def tracker(self) -> Tracker:
-        tracker = build({"folder": str(self.cell.results), **self.cell.tracker})
+        tracker = build({"folder": str(self.cell.results), **self.cell.tracker}, "tracker")
         tags = (self.cell.method["name"], self.cell.dataset["name"], self.cell.backbone["name"])
         tracker.start(self.cell.run_id, self.cell.identity, self.cell.group or "", tags)
         return tracker
@@ -514,7 +514,7 @@ class TrainingLog:
 @lru_cache(maxsize=1)
 def _loaded(backbone: str) -> Backbone:
     """The backbone of a json spec; the last one stays loaded, so the cells of a sweep in one process share it."""
-    return build(json.loads(backbone))
+    return build(json.loads(backbone), "backbone")
 
 
 @lru_cache(maxsize=4)

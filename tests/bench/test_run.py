@@ -145,6 +145,29 @@ def test_a_loss_that_is_not_finite_fails_its_cell_with_the_step(results):
     assert run(composed(results, *PAIR, "method.recipe.lr=1e30")).reason == record.reason
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("method.recipe.steps=1e3", "method.recipe.steps=1000.0 was asked for; it takes a whole number."),
+        ("sampler.start_t=late", "sampler.start_t=late was asked for; it takes a number or null."),
+        ("method.recipe.batch_size=0", "A recipe of 6 steps of 0 examples was asked for; type at least 1 of each."),
+        ("sampler.steps=0", "A sampler of 0 steps and 16 images at once was asked for; type at least 1."),
+        ("sampler.cfg=true", "sampler.cfg=True was asked for; it takes a number."),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_stops_the_cell_before_it_trains(results, monkeypatch, words, said):
+    monkeypatch.setattr(Work, "backbone", property(forbidden))
+    record = run(composed(results, *PAIR, words))
+    assert (record.status, record.reason) == ("failed", said)
+
+
+def test_a_seed_and_a_strength_are_numbers(results):
+    with pytest.raises(BenchError, match="seed=a was asked for; type a whole number, with -m several: seed=0,1,2"):
+        composed(results, "seed=a")
+    with pytest.raises(BenchError, match=r"strength=high was asked for; type a number, strength=\[1,2\] or curve"):
+        composed(results, "strength=high")
+
+
 def test_weights_of_a_metric_that_are_missing_stop_the_cell_before_it_trains(results, monkeypatch):
     monkeypatch.setattr(Work, "job", forbidden)
     record = run(composed(results, *PAIR, "metrics=sd", "seed=5"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from tiny import TinyBackbone, tiny_dataset, tiny_image_encoder
 
@@ -22,7 +23,7 @@ def settings(name):
     spec = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     for base in spec.pop("defaults", []):
         spec = {**yaml.safe_load((CONF / f"{base}.yaml").read_text()), **spec}
-    return spec
+    return OmegaConf.to_container(OmegaConf.create({"method": spec, "sampler": {"steps": 4}}), resolve=True)["method"]
 
 
 def method(name, folder):
