@@ -118,7 +118,20 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def digest(value: Any, length: int = 10) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:length]
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
+
+
+def canonical(value: Any) -> str:
+    """JSON that is the same text for the same settings: keys sorted, and 1.0 written as 1."""
+    return json.dumps(_whole(value), sort_keys=True, default=str)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def build(spec: Any, at: str = "") -> Any:

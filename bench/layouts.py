@@ -6,7 +6,6 @@ Numbers are of one column when they carry the same name and network; `bench.fing
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from bench import fingerprints, statistics, table
+from bench.cell import canonical
 from bench.contracts import BenchError
 from bench.sheet import ROW, Column, Numbers, Row, Sheet, Value, cells, numbers
 
@@ -147,7 +147,7 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
             if key not in LABELS:
                 yield from _leaves(f"{path}.{key}", item)
     else:
-        yield path, value if isinstance(value, str) else json.dumps(value)
+        yield path, value if isinstance(value, str) else canonical(value)
 
 
 def _short(paths: Sequence[str]) -> list[str]:

@@ -11,7 +11,6 @@ experiment's fairness contract, its method carries a mark and a footnote says ho
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import re
@@ -22,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cell import own_strength_of
+from bench.cell import digest, own_strength_of
 from bench.contracts import BenchError
 from bench.fairness import PREFIX
 from bench.record import Record, atomic_write, read_record
@@ -43,7 +42,7 @@ COST = (
 ).split()
 GROUP = ["method", "dataset", "backbone", "settings", "strength"]
 ALL = [*CELL, *SCORE, "own", *STATE, *COST, "fingerprint"]  # own: at the strength that the method's settings name
-VERSION = f"2 {' '.join(ALL)}"  # of the rows in the index; raise the number when they are read otherwise
+VERSION = f"3 {' '.join(ALL)}"  # of the rows in the index; raise the number when they are read otherwise
 SETTINGS = ("method", "backbone", "trainer", "sampler")  # parts of a cell's config on which `settings` depends
 LAYOUTS = ("metrics", "styles", "ablation", "curve")
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -128,7 +127,7 @@ def _name(value: Any) -> Any:
 def _settings(config: Mapping[str, Any]) -> str:
     """A short hash of everything but the dataset and the seed: cells that differ in it are not averaged."""
     what = {key: config.get(key) for key in SETTINGS}
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    return digest(what, 6)
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:

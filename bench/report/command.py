@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from bench.cell import PARTS, SPEED
+from bench.cell import PARTS, SPEED, canonical
 from bench.record import Record
 
 SAFE = re.compile(r"[A-Za-z_][\w./-]*")
@@ -77,7 +77,7 @@ def _described(dataset: str) -> Mapping[str, Any]:
 def _overrides(path: str, default: Any, asked: Any) -> Iterator[str]:
     """Hydra overrides that turn `default` into `asked`, leaf by leaf."""
     if not (isinstance(default, Mapping) and isinstance(asked, Mapping) and default):
-        yield from [] if _same(default, asked) else [f"{path}={value(asked)}"]
+        yield from [] if canonical(default) == canonical(asked) else [f"{path}={value(asked)}"]
         return
     for key, wanted in asked.items():
         if key in default:
@@ -85,10 +85,6 @@ def _overrides(path: str, default: Any, asked: Any) -> Iterator[str]:
         else:
             yield f"+{path}.{key}={value(wanted)}"
     yield from (f"~{path}.{key}" for key in default if key not in asked and key not in SPEED)
-
-
-def _same(a: Any, b: Any) -> bool:
-    return json.dumps(a, sort_keys=True, default=str) == json.dumps(b, sort_keys=True, default=str)
 
 
 def value(plain: Any) -> str:

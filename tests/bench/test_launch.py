@@ -15,10 +15,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from light import events, light_cell, submitted
 
-from bench import launch, pool
+from bench import launch, layouts, pool, table
 from bench.__main__ import CONF, cell, register_datasets
 from bench.compose import cells, settings
 from bench.contracts import BenchError
+from bench.record import Record
 from bench.sweep import Sweep, sweeps
 
 ROOT = Path(launch.__file__).parents[1]
@@ -77,6 +78,17 @@ def test_no_setting_of_a_sweep_is_in_a_run_id(composer):
     assert replace(cell(set_), pack=cell(plain).pack) == cell(plain) and cell(plain).run_id == cell(set_).run_id
     found = settings(set_)
     assert (found.pack, found.workers, found.plan, found.wait, found.attempts) == (3, 7, True, False, 9)
+
+
+def test_a_number_is_the_same_setting_however_it_is_written(composer):
+    composed, _ = composer
+    written = ("seed=0", "method.prior_weight=1", "trainer.lr_scale=30")
+    plain, *others = [cell(composed(["method=dreambooth", word])) for word in written]
+    assert {other.run_id for other in others} == {plain.run_id}
+    assert cell(composed(["method=dreambooth", "method.prior_weight=2"])).run_id != plain.run_id
+    records = [Record(one.run_id, "done", config=one.identity) for one in (plain, *others)]
+    assert table.frame(records).settings.nunique() == 1
+    assert not any(layouts._differences([one.identity for one in (plain, *others)]))
 
 
 # --- launching
