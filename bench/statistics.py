@@ -123,11 +123,11 @@ def compare_all(frame: pd.DataFrame, value: str, by: Sequence[str], levels: Sequ
 def leaders(rows: Mapping[Hashable, pd.DataFrame], value: str, levels: Sequence[str], up: bool) -> set[Hashable]:
     """The rows to print bold: the best and those that tie with it, if they leave any other significantly behind.
 
-    Holm's family is every pair of the rows, as which of them is best was learned from the same numbers. The empty set
-    is the result "inconclusive".
+    Holm's family is every pair of the rows, as which of them is best was learned from the same numbers. A row of one
+    training is no part of the contest. The empty set is the result "inconclusive".
     """
-    means = {key: _mean(rows[key], value, levels)[0].value for key in rows}
-    means = {key: mean for key, mean in means.items() if not math.isnan(mean)}
+    found = {key: _mean(rows[key], value, levels) for key in rows}
+    means = {key: mean.value for key, (mean, _, covers) in found.items() if _general(covers)}
     if len(means) < 2:
         return set()
     best = (max if up else min)(means, key=lambda key: means[key])

@@ -108,6 +108,17 @@ def test_one_training_is_marked_and_never_bold():
     assert any("Inconclusive" in line and "up_a [net-a]" in line for line in sheet.legend)
 
 
+def test_one_training_beside_three_is_not_bold_and_does_not_take_it_from_them(source):
+    alone = source.scores.method.eq("three") & source.scores.seed.ne(0)
+    better = source.images.run_id.str.startswith("three-") * 9.0
+    scores = source.scores.assign(value=source.scores.value + 9.0 * source.scores.method.eq("three"))
+    images = source.images.assign(up_a=source.images.up_a + better)
+    sheet = layouts.metrics(layouts.Source(scores[~alone], images), ["up_a"])
+    rows = by_key(sheet, "method", "dataset")
+    assert rows["three", "dots"].values[0].mean > rows["one", "dots"].values[0].mean
+    assert [rows[name, "dots"].values[0].bold for name in ("one", "two", "three")] == [True, False, False]
+
+
 def test_styles_stand_in_columns_with_their_mean_and_rank():
     records, images = world(datasets=("dots", "lines", "ink"))
     source = layouts.Source(table.frame(records), images)
