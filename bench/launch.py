@@ -12,6 +12,7 @@ from typing import Any
 
 from bench import plan, pool
 from bench.cell import Cell, build
+from bench.run import settled
 from bench.sweep import Settings, State, Sweep, judge, merged, submit
 from bench.worker import Leave, Worker
 
@@ -28,6 +29,8 @@ def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mappin
         show_plan(cells, settings, workers)
         return {}
     verdicts = judge(cells)
+    for cell in verdicts.done:
+        settled(cell)  # notes how it departs from the rules that it is asked for under now
     sweep = submit(cells, settings, verdicts, plan.kept(plan.forecast(verdicts.todo, cells[0].results)))
     print(f"Sweep {sweep.folder.name}: {plan.counts(verdicts)}", flush=True)
     if sweep.open():

@@ -100,6 +100,15 @@ def test_a_sweep_in_this_process(tmp_path):
     assert len(events(tmp_path, "ended")) == 2
 
 
+def test_finished_cells_are_judged_by_the_rules_that_a_later_sweep_asks_for(tmp_path):
+    words = ("method=zero_shot", "dataset=ink", "seed=0", "sampler.cfg=2.0")
+    said(tmp_path, *words)
+    code, text = said(tmp_path, *words, "fairness=mini")
+    (path,) = tmp_path.glob("zero_shot-*/record.json")
+    assert code == 0 and "1 finished" in text, text
+    assert "fairness: sampler.cfg is 2.0 instead of 4.0" in path.read_text()
+
+
 @pytest.mark.slow
 def test_what_one_launcher_has_done_another_does_not_do_again(tmp_path):
     said(tmp_path, "method=zero_shot", "dataset=ink", "seed=0,1")
