@@ -100,6 +100,7 @@ def test_a_sweep_in_this_process(tmp_path):
     assert len(events(tmp_path, "ended")) == 2
 
 
+@pytest.mark.slow
 def test_finished_cells_are_judged_by_the_rules_that_a_later_sweep_asks_for(tmp_path):
     words = ("method=zero_shot", "dataset=ink", "seed=0", "sampler.cfg=2.0")
     said(tmp_path, *words)
