@@ -98,7 +98,7 @@ class Seats:
         self.bank = Bank(first.backbone, self.specs, [], seats)
         self.training = Training(self.bank)
         self.ways, self.paces = ways_of(first.backbone), dict[int, Pace]()  # cells in a tick -> how it runs
-        self.asked = first.cell.trainer.get("compile", "auto")
+        self.asked = first.trainer.compile
         self.offered = offered(self.asked, first.backbone, self.specs)
         self.works: dict[int, Work] = {}  # seat -> work
         self.most: int | None = None  # works that may share seats from now on, when too many could not
@@ -160,10 +160,9 @@ class Seats:
         if self._over() or not self.training.live:
             return
         jobs = [run.job for run in self.training.live]
-        left = min(run.job.recipe.steps - run.k for run in self.training.live)
         name, more = self.works[jobs[0].cell].cell.run_id, f" and {len(jobs) - 1} more" * (len(jobs) > 1)
         try:
-            for _ in progress(self._ticks(stop), f"train {name}{more}", "step", left):
+            for _ in progress(self._steps(stop), f"train {name}{more}", "step", self._left()):
                 pass
         finally:
             self.ways.lay(channels_last=False)
@@ -180,20 +179,23 @@ class Seats:
             work.leave_bank()
         queue.aside[:0] = works
 
-    def _ticks(self, stop: Callable[[], bool]) -> Iterator[None]:
+    def _steps(self, stop: Callable[[], bool]) -> Iterator[None]:
+        """Steps of the work that will be over first; its ticks differ from the others' where methods ask at random."""
+        left = self._left()
         while self.training.live and not self._over():
             self.training.stopping = self.training.stopping or stop()
-            if self._tick():
+            self._tick()
+            if self._over() or self._left() < left:
+                left = self._left()
                 yield
 
-    def _tick(self) -> bool:
-        """One tick, its seconds split evenly among the works that took part. Returns whether a step was finished."""
+    def _tick(self) -> None:
+        """One tick, its seconds split evenly among the works that took part."""
         sharing = [self.works[run.job.cell] for run in self.training.live]
-        pace, started, finished = self._pace(len(sharing)), time.perf_counter(), False
+        pace, started = self._pace(len(sharing)), time.perf_counter()
         with pace.running():
             for step in self.training.tick():
                 self.works[step.cell].log(step)
-                finished = True
         seconds = time.perf_counter() - started
         spent = [("train_s", seconds / len(sharing)), ("ticks", 1), ("sharing", len(sharing))]
         for work in sharing:
@@ -201,8 +203,7 @@ class Seats:
                 work.spend(what, amount)
             if pace.ran() != pace.on:
                 work.note(str(self.ways.failure))
-        pace.passed(seconds, self._left())
-        return finished
+        pace.passed(seconds, self._ticks_left())
 
     def _pace(self, cells: int) -> Pace:
         """How ticks of so many cells run: others would be compiled anew."""
@@ -214,8 +215,11 @@ class Seats:
         return self.paces[cells]
 
     def _left(self) -> int:
+        """Steps until the first work is over."""
+        return min((run.job.recipe.steps - run.k for run in self.training.live), default=0)
+
+    def _ticks_left(self) -> int:
         """Ticks to come, at least, with as many cells as now."""
         runs = self.training.live
         waiting = self.queue.count // self.bank.cells if len(runs) == self.bank.cells else 0
-        steps = [run.job.recipe.steps for run in runs]
-        return min((run.job.recipe.steps - run.k for run in runs), default=0) + waiting * max(steps, default=0)
+        return self._left() + waiting * max((run.job.recipe.steps for run in runs), default=0)

@@ -14,7 +14,7 @@ from test_run import wait_for
 from test_trainer import TwoPhase
 from tiny import TinyBackbone
 
-from bench import data, probe, work
+from bench import data, probe, seats, work
 from bench.adapters import Bank
 from bench.cell import Cell
 from bench.contracts import BenchError, Metric, Score
@@ -50,6 +50,13 @@ class Breaks(TwoPhase):
         if k == 3:
             raise ValueError("this image is no image")
         yield from super().step(data, k, rng)
+
+
+class Slow(TwoPhase):
+    """All its steps have two phases."""
+
+    def __init__(self, recipe):
+        super().__init__(recipe, turn=0)
 
 
 class Mean(Metric):
@@ -162,6 +169,21 @@ def test_cells_let_go_in_the_middle_end_at_the_same_bits(tmp_path):
     assert [record.status for record in again] == ["done", "done"] and again[0].cost["steps"] == 8 - lines[0]
     for cell, other in zip(calm, stopped, strict=True):
         same_files(cell, other)
+
+
+def test_progress_counts_the_steps_of_the_cell_that_ends_first(tmp_path, monkeypatch):
+    """Its steps take several ticks, and in each of them another cell ends a step."""
+    told = []
+
+    def noted(items, label, unit, total):
+        told.append([total, 0])
+        for item in items:
+            told[-1][1] += 1
+            yield item
+
+    monkeypatch.setattr(seats, "progress", noted)
+    run_pack([a_cell(tmp_path, steps=30), a_cell(tmp_path, seed=1, steps=3, method="test_pack.Slow")], 2)
+    assert len(told) == 2 and told[0] == [3, 3] and told[1][0] == told[1][1]
 
 
 def same_files(cell, other):
