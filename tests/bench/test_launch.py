@@ -100,13 +100,14 @@ def test_a_sweep_in_this_process(tmp_path):
     assert len(events(tmp_path, "ended")) == 2
 
 
-@pytest.mark.slow
-def test_finished_cells_are_judged_by_the_rules_that_a_later_sweep_asks_for(tmp_path):
-    words = ("method=zero_shot", "dataset=ink", "seed=0", "sampler.cfg=2.0")
-    said(tmp_path, *words)
-    code, text = said(tmp_path, *words, "fairness=mini")
+def test_finished_cells_are_judged_by_the_rules_that_a_later_sweep_asks_for(tmp_path, composer, capsys):
+    composed, _ = composer
+    for rules in ("open", "mini"):
+        words = ["method=zero_shot", "dataset=ink", "seed=0", "sampler.cfg=2.0", f"fairness={rules}"]
+        config = composed([f"results={tmp_path}", *LIGHT, *words])
+        launch.launch([cell(config)], settings(config), "packed", {})
     (path,) = tmp_path.glob("zero_shot-*/record.json")
-    assert code == 0 and "1 finished" in text, text
+    assert "1 finished" in capsys.readouterr().out
     assert "fairness: sampler.cfg is 2.0 instead of 4.0" in path.read_text()
 
 
