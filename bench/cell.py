@@ -150,8 +150,12 @@ WORDS = {"int": "a whole number", "float": "a number", "str": "a word", "bool": 
 
 
 def construct(kind: Any, values: Mapping[str, Any], at: str) -> Any:
-    """kind(**values), where each plainly typed field of a dataclass has a value of its type. Raises BenchError."""
-    for entry in fields(kind) if is_dataclass(kind) else ():
+    """kind(**values); of a dataclass, all keys must be fields, plainly typed ones of their type. Raises BenchError."""
+    known = [entry for entry in fields(kind) if entry.init] if is_dataclass(kind) else []
+    if known and (strange := sorted(set(values) - {entry.name for entry in known})):
+        at = at.lstrip(".") or kind.__name__
+        raise BenchError(f"{at}.{strange[0]} was asked for; {at} knows {', '.join(entry.name for entry in known)}.")
+    for entry in known:
         names, value = str(entry.type).split(" | "), values.get(entry.name)
         if entry.name in values and set(names) <= set(KINDS) and not any(_is(value, name) for name in names):
             takes = " or ".join(WORDS[name] for name in names)

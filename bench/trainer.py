@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,17 @@ from bench.adapters import Bank
 from bench.contracts import Ask, BenchError, Loss, Method, Recipe, TrainingData
 
 CHECKPOINT_SHARE = 0.01  # at most this part of the time goes into checkpoints
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How the trainer runs on a backbone (conf/trainer). What a publication fixes is in its method's `Recipe`."""
+
+    lr_scale: float = 1.0  # multiplies every method's published learning rate
+    prior_images: int | None = None  # at most so many for prior preservation; None: as the method says
+    resample: bool = True  # draw each latent from its posterior at every step; False: the mean
+    compile: bool | str = "auto"  # see `bench.compiling.offered`
+    where: Mapping[str, str] = field(default_factory=dict)  # layers named by a method -> those that take their place
 
 
 @dataclass

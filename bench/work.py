@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from bench.adapters import Bank
     from bench.sampling import Request, Sampler, Shot
     from bench.track import Tracker
-    from bench.trainer import Job, Step
+    from bench.trainer import Job, Step, TrainerSettings
 
 
 T = TypeVar("T")
@@ -101,6 +101,12 @@ class Work:
         return construct(Sampler, self.cell.sampler, "sampler")
 
     @cached_property
+    def trainer(self) -> TrainerSettings:
+        from bench.trainer import TrainerSettings
+
+        return construct(TrainerSettings, self.cell.trainer, "trainer")
+
+    @cached_property
     def metrics(self) -> dict[str, Metric]:
         """The metrics that this machine can compute; asked before training, so nothing is found missing after it."""
         metrics = {name: build(spec, f"metrics.{name}") for name, spec in self.cell.metrics.items()}
@@ -134,7 +140,7 @@ class Work:
     def possible(self) -> None:
         """Raises what stops a cell, as far as it can be told without the backbone."""
         contract(self.cell).check(self.cell)
-        _ = self.metrics, self.sampler
+        _ = self.metrics, self.sampler, self.trainer
         absent = self.method.missing()
         if absent:
             raise Impossible(absent)
@@ -165,7 +171,7 @@ class Work:
 
     def specs(self) -> dict[str, Spec]:
         """The adapters that the method asks for, at the layers that stand for the named ones on this backbone."""
-        places, specs = self.cell.trainer.get("where", {}), dict(self.method.adapters(self.dataset))
+        places, specs = self.trainer.where, dict(self.method.adapters(self.dataset))
         for name, spec in specs.items():
             if isinstance(spec, AdapterSpec) and spec.where in places:
                 self.note(f"adapters for {spec.where} go to {places[spec.where]} on this backbone")
@@ -177,12 +183,12 @@ class Work:
         from bench.latents import Latents
         from bench.trainer import Job
 
-        scale, published = self.cell.trainer["lr_scale"], self.method.recipe
+        scale, published = self.trainer.lr_scale, self.method.recipe
         assert published is not None
         recipe = replace(published, lr=published.lr * scale)
         if scale != 1:
             self.note(f"the method's learning rate {published.lr:g} times {scale:g} for this backbone")
-        data = Latents(self.dataset, self.backbone, recipe, self._prior(), self.cell.trainer["resample"])
+        data = Latents(self.dataset, self.backbone, recipe, self._prior(), self.trainer.resample)
         return Job(self.seat or 0, self.method, data, recipe, self.cell.seed, self.folder / "checkpoint.safetensors")
 
     def log(self, step: Step) -> None:
@@ -273,7 +279,7 @@ class Work:
         if wanted is None:
             return []
         prompt, count = wanted
-        most = self.cell.trainer["prior_images"]
+        most = self.trainer.prior_images
         if most is not None and most < count:
             self.note(f"{most} images for prior preservation instead of {count}")
             count = most

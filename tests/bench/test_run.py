@@ -152,13 +152,16 @@ def test_a_loss_that_is_not_finite_fails_its_cell_with_the_step(results):
         ("sampler.start_t=late", "sampler.start_t=late was asked for; it takes a number or null."),
         ("method.recipe.batch_size=0", "A recipe of 6 steps of 0 examples was asked for; type at least 1 of each."),
         ("sampler.steps=0", "A sampler of 0 steps and 16 images at once was asked for; type at least 1."),
+        ("trainer.lr_scale=high", "trainer.lr_scale=high was asked for; it takes a number."),
+        ("trainer.prior_images=2.5", "trainer.prior_images=2.5 was asked for; it takes a whole number or null."),
+        ("+method.spread=2", "method.spread was asked for; method knows "),
         ("sampler.cfg=true", "sampler.cfg=True was asked for; it takes a number."),
     ],
 )
 def test_a_setting_that_cannot_be_meant_stops_the_cell_before_it_trains(results, monkeypatch, words, said):
     monkeypatch.setattr(Work, "backbone", property(forbidden))
     record = run(composed(results, *PAIR, words))
-    assert (record.status, record.reason) == ("failed", said)
+    assert record.status == "failed" and record.reason.startswith(said)
 
 
 def test_a_seed_and_a_strength_are_numbers(results):
