@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -150,16 +151,17 @@ WORDS = {"int": "a whole number", "float": "a number", "str": "a word", "bool": 
 
 
 def construct(kind: Any, values: Mapping[str, Any], at: str) -> Any:
-    """kind(**values); of a dataclass, all keys must be fields, plainly typed ones of their type. Raises BenchError."""
-    known = [entry for entry in fields(kind) if entry.init] if is_dataclass(kind) else []
-    if known and (strange := sorted(set(values) - {entry.name for entry in known})):
-        at = at.lstrip(".") or kind.__name__
-        raise BenchError(f"{at}.{strange[0]} was asked for; {at} knows {', '.join(entry.name for entry in known)}.")
-    for entry in known:
+    """kind(**values). Raises BenchError for a key that it does not know, and for a value of a plainly typed field of a
+    dataclass that is not of its type."""
+    at, known = at.lstrip(".") or kind.__name__, inspect.signature(kind).parameters
+    strange = sorted(set(values) - set(known))
+    if strange and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        raise BenchError(f"{at}.{strange[0]} was asked for; {at} knows {', '.join(known) or 'no settings'}.")
+    for entry in fields(kind) if is_dataclass(kind) else ():
         names, value = str(entry.type).split(" | "), values.get(entry.name)
         if entry.name in values and set(names) <= set(KINDS) and not any(_is(value, name) for name in names):
             takes = " or ".join(WORDS[name] for name in names)
-            raise BenchError(f"{at}.{entry.name}={value} was asked for; it takes {takes}.".lstrip("."))
+            raise BenchError(f"{at}.{entry.name}={value} was asked for; it takes {takes}.")
     return kind(**values)
 
 

@@ -180,7 +180,7 @@ class Seats:
         queue.aside[:0] = works
 
     def _steps(self, stop: Callable[[], bool]) -> Iterator[None]:
-        """Steps of the work that will be over first; its ticks differ from the others' where methods ask at random."""
+        """Steps of the work that will be over first; when it takes several ticks, other works end theirs between."""
         left = self._left()
         while self.training.live and not self._over():
             self.training.stopping = self.training.stopping or stop()

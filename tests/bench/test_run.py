@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors import safe_open
 
 from bench import table
 from bench.__main__ import CONF, cell, register_datasets
-from bench.contracts import BenchError
+from bench.contracts import BenchError, Recipe
 from bench.images import stored
 from bench.record import Store, dumps
 from bench.run import run
@@ -31,6 +32,7 @@ SMALL = [
     "~metrics.cmmd",
     "~metrics.prdc",
 ]
+RECIPE_KEYS = [entry.name for entry in fields(Recipe)]
 PAIR = ["method=pair", "method.recipe.steps=6", "method.content_steps=2", "dataset=blueprint"]
 
 
@@ -154,14 +156,15 @@ def test_a_loss_that_is_not_finite_fails_its_cell_with_the_step(results):
         ("sampler.steps=0", "A sampler of 0 steps and 16 images at once was asked for; type at least 1."),
         ("trainer.lr_scale=high", "trainer.lr_scale=high was asked for; it takes a number."),
         ("trainer.prior_images=2.5", "trainer.prior_images=2.5 was asked for; it takes a whole number or null."),
-        ("+method.spread=2", "method.spread was asked for; method knows "),
+        ("+method.recipe.rate=2", f"method.recipe.rate was asked for; method.recipe knows {', '.join(RECIPE_KEYS)}."),
+        ("+metrics.vendi.spread=2", "metrics.vendi.spread was asked for; metrics.vendi knows network."),
         ("sampler.cfg=true", "sampler.cfg=True was asked for; it takes a number."),
     ],
 )
 def test_a_setting_that_cannot_be_meant_stops_the_cell_before_it_trains(results, monkeypatch, words, said):
     monkeypatch.setattr(Work, "backbone", property(forbidden))
     record = run(composed(results, *PAIR, words))
-    assert record.status == "failed" and record.reason.startswith(said)
+    assert (record.status, record.reason) == ("failed", said)
 
 
 def test_a_seed_and_a_strength_are_numbers(results):

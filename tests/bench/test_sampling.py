@@ -108,7 +108,7 @@ def test_before_the_late_start_the_backbones_own_guidance_runs():
     assert np.array_equal(overridden, base)
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "dpm++"])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpm++", "pndm"])
 def test_what_all_methods_draw_before_their_start_is_drawn_once(scheduler):
     """The same images bit for bit, with fewer passes; other prompts, or another start, are drawn from the beginning."""
     data, sampler = tiny_dataset(), replace(SAMPLER, scheduler=scheduler, steps=6)
