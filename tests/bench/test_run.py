@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from bench import table
 from bench.__main__ import CONF, cell, register_datasets
+from bench.cell import build
 from bench.contracts import BenchError, Recipe
 from bench.images import stored
 from bench.record import Store, dumps
@@ -157,7 +158,6 @@ def test_a_loss_that_is_not_finite_fails_its_cell_with_the_step(results):
         ("trainer.lr_scale=high", "trainer.lr_scale=high was asked for; it takes a number."),
         ("trainer.prior_images=2.5", "trainer.prior_images=2.5 was asked for; it takes a whole number or null."),
         ("+method.recipe.rate=2", f"method.recipe.rate was asked for; method.recipe knows {', '.join(RECIPE_KEYS)}."),
-        ("+metrics.vendi.spread=2", "metrics.vendi.spread was asked for; metrics.vendi knows network."),
         ("sampler.cfg=true", "sampler.cfg=True was asked for; it takes a number."),
     ],
 )
@@ -165,6 +165,11 @@ def test_a_setting_that_cannot_be_meant_stops_the_cell_before_it_trains(results,
     monkeypatch.setattr(Work, "backbone", property(forbidden))
     record = run(composed(results, *PAIR, words))
     assert (record.status, record.reason) == ("failed", said)
+
+
+def test_a_key_that_a_plain_class_does_not_know_is_named():
+    with pytest.raises(BenchError, match=r"^metrics\.vendi\.spread was asked for; metrics\.vendi knows network\.$"):
+        build({"_target_": "metrics.vendi.Vendi", "network": None, "spread": 2}, "metrics.vendi")
 
 
 def test_a_seed_and_a_strength_are_numbers(results):
