@@ -12,12 +12,12 @@ import pytest
 import torch
 from tiny import TinyBackbone, picture, tiny_dataset, tiny_image_encoder
 
-from bench.adapters import Bank
+from bench.adapters.bank import Bank
+from bench.adapters.image_encoder import ImageEncoder
 from bench.contracts import Example, Recipe
-from bench.image_encoder import ImageEncoder
-from bench.latents import Latents
-from bench.sampling import Request, Sampler, Untouched, sample, shots
-from bench.trainer import Job, generator, train
+from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
+from bench.training.latents import Latents
+from bench.training.trainer import Job, generator, train
 from methods.dreambooth import DreamBooth
 from methods.ip_adapter import IPAdapter
 from methods.pair import PairCustomization
