@@ -10,14 +10,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from bench import data, launch
+from bench import paths
 from bench.compose import cell, settings
 from bench.contracts import BenchError
-from bench.record import Record
+from bench.data import datasets as data
 from bench.run import run
+from bench.store.record import Record
+from bench.sweeps import launch
 
-CONF = str(Path(__file__).parents[1] / "conf")
-PLUGINS = str(Path(__file__).parent / "plugins")  # where our part of the package hydra_plugins lies
+CONF = str(paths.CONF)
+PLUGINS = str(Path(__file__).parent / "sweeps" / "plugins")  # where our part of the package hydra_plugins lies
 records: list[Record] = []
 
 
@@ -52,7 +54,7 @@ def main(config: DictConfig) -> None:
 
 def report(record: Record, folder: Path, brief: bool) -> None:
     """The verdict on one cell: a line in a sweep, a table row and where to look otherwise."""
-    from bench import table
+    from bench.analysis import table
 
     if record.status != "done":
         print(f"{record.status}: {record.run_id}: {record.reason}")

@@ -45,7 +45,8 @@ class Cell:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """All that the images depend on."""
-        from bench import backbones, data
+        from bench import backbones
+        from bench.data import datasets as data
 
         weights = backbones.identity(dict(self.backbone))
         method = {key: value for key, value in self.method.items() if key not in NOT_IDENTITY}
@@ -98,7 +99,8 @@ def identity(metric: str) -> tuple[str, ...]:
 
 def contents(settings: Any) -> dict[str, str]:
     """A digest of every file or folder that the settings name by a path (relative: from the repository root)."""
-    from bench.fetch import ROOT, sha256
+    from bench.data.fetch import sha256
+    from bench.paths import ROOT
 
     found = {}
     for name in sorted({text for text in _strings(settings) if "/" in text}):

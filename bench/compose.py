@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.cell import Cell, own_strength
 from bench.contracts import BenchError
-from bench.sweep import Settings
+from bench.sweeps.sweep import Settings
 
 OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
 SEED = re.compile(r"seed=(-?\d+)")

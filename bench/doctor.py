@@ -20,8 +20,9 @@ from typing import Any
 
 from bench.cell import build
 from bench.contracts import BenchError
-from bench.fetch import ROOT, cache_folder, human, mirror_folder, weights, weights_state
-from bench.record import PACKAGES
+from bench.data.fetch import cache_folder, human, mirror_folder, weights, weights_state
+from bench.paths import ROOT
+from bench.store.record import PACKAGES
 
 OK, NOTE, ABSENT, WRONG = "ok", "note", "absent", "WRONG"
 STATES = {"here": OK, "hub": NOTE, "absent": ABSENT, "wrong": WRONG}  # of weights

@@ -55,7 +55,7 @@ class Fairness:
                     yield f"{group}.{key} is {found} instead of {wanted}"
 
     def _dataset(self, cell: Cell) -> Iterator[str]:
-        from bench import data
+        from bench.data import datasets as data
 
         if self.published_dataset:
             published = data.describe(cell.dataset["name"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError
-from bench.record import Store, atomic_write
+from bench.store.record import Store, atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,7 @@ def _scaled(image: np.ndarray, side: int) -> Any:
 
 def drawn(root: Path, conditions: Sequence[str]) -> pd.DataFrame:
     """A line per record and strength that has images: the order of the rows."""
-    from bench import table
+    from bench.analysis import table
 
     rows = table.wide(table.where(table.frame(Store(root).records()), conditions))
     rows = rows[(rows.status == "done") & rows.strength.notna()]
@@ -103,8 +103,8 @@ def collect(root: Path, conditions: Sequence[str], columns: int) -> tuple[list[t
     """
     import numpy as np
 
-    from bench import table
-    from bench.finished import reopen
+    from bench.analysis import table
+    from bench.store.finished import reopen
 
     lines = drawn(root, conditions)
     cells = {run_id: reopen(root / run_id) for run_id in lines.run_id.unique()}
@@ -131,7 +131,7 @@ def _alike(cells: Sequence[Work]) -> None:
 
 def _label(lines: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -> Any:
     """What names a row: method and strength, and what tells its settings and its training seed from those of others."""
-    from bench import layouts
+    from bench.analysis import layouts
 
     rows = set(zip(lines.method, lines.settings, strict=True))
     names = layouts.labels(rows, layouts.by_settings(configs))

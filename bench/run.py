@@ -6,7 +6,7 @@ A finished cell is shown, not done again. A finished cell that lacks a metric or
 version, gets just that: stored images are scored, the stored adapter is sampled. A killed cell goes on where its last
 checkpoint left it.
 
-Cells that share a backbone and adapter shapes can go through these steps together (`bench.pack`): a cell alone is a
+Cells that share a backbone and adapter shapes can go through these steps together (`sweeps.packs`): a cell alone is a
 pack of one. What goes wrong in a cell ends that cell, and its record says why.
 """
 
@@ -19,14 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import fairness, scored
+from bench import fairness
 from bench.cell import Cell
 from bench.contracts import BenchError, Impossible
-from bench.record import Record, Store, atomic_write, provenance
+from bench.store import scored
+from bench.store.record import Record, Store, atomic_write, provenance
 from bench.work import Work
 
 if TYPE_CHECKING:
-    from bench.seats import Size
+    from bench.training.slots import Size
 
 
 def run(cell: Cell) -> Record:
@@ -82,7 +83,7 @@ def whole(
     Up to `size` of about `count` train together; who ends makes room for one that waits. When `stop` says so, those
     that are still training write a checkpoint and are let go without a record.
     """
-    from bench.seats import sample, trained
+    from bench.training.slots import sample, trained
 
     begun: list[Work] = []
     try:

@@ -1,7 +1,7 @@
 """A real image in the style that a finished cell learned.
 
 python -m bench.stylize --record results/<run id> --image photo.png --strength 6 --start-t 600 --out out.png
-DDIM inversion to an intermediate timestep, then the method's own guidance (bench/inversion.py). A method that draws
+DDIM inversion to an intermediate timestep, then the method's own guidance (`sampling.inversion`). A method that draws
 nothing is applied to the image itself.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.contracts import BenchError
-from bench.record import atomic_write
+from bench.store.record import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from bench.finished import read, reopen
+    from bench.store.finished import read, reopen
 
     options = parser().parse_args(arguments)
     read(options.record)
@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def stylised(work: Work, options: argparse.Namespace, prompt: str, strength: float) -> np.ndarray:
     """uint8 (3, P, P)"""
-    from bench.data import read
-    from bench.inversion import stylise
-    from bench.sampling import Request, Shot
+    from bench.data.datasets import read
+    from bench.sampling.inversion import stylise
+    from bench.sampling.sampler import Request, Shot
 
     image = read(options.image, work.backbone.resolution)
     made = work.method.from_baseline(image[None], work.dataset)
@@ -77,7 +77,7 @@ def stylised(work: Work, options: argparse.Namespace, prompt: str, strength: flo
 
 def _square(path: Path, fit: bool) -> None:
     """Raises BenchError for what is no image, or not square."""
-    from bench.data import decode
+    from bench.data.datasets import decode
 
     width, height = decode(path).size
     if width != height and not fit:

@@ -77,7 +77,7 @@ def tokenizer_of(backbone: str) -> Any:
 
     from bench.backbones import resolve
     from bench.backbones.load import reading
-    from bench.fetch import ROOT
+    from bench.paths import ROOT
 
     known = ROOT / "conf" / "backbone" / f"{Path(backbone).name}.yaml"
     spec: dict[str, Any] = yaml.safe_load(known.read_text()) if known.is_file() else {"path": backbone}

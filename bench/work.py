@@ -28,21 +28,21 @@ from bench.contracts import (
     Metric,
     Spec,
 )
+from bench.data.fetch import cache_folder
+from bench.data.images import StoredImages, stored
 from bench.fairness import contract
-from bench.fetch import cache_folder
-from bench.images import StoredImages, stored
 from bench.progress import progress
-from bench.record import Record, Store, atomic_write, image_name, save_images, strength_folder
+from bench.store.record import Record, Store, atomic_write, image_name, save_images, strength_folder
 from bench.tokens import split_notes
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from bench.adapters import Bank
-    from bench.sampling import Request, Sampler, Shot
+    from bench.adapters.bank import Bank
+    from bench.sampling.sampler import Request, Sampler, Shot
     from bench.track import Tracker
-    from bench.trainer import Job, Step, TrainerSettings
+    from bench.training.trainer import Job, Step, TrainerSettings
 
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class Work:
 
     @cached_property
     def dataset(self) -> Dataset:
-        from bench import data
+        from bench.data import datasets as data
 
         missing = data.missing(dict(self.cell.dataset))
         if missing:
@@ -96,13 +96,13 @@ class Work:
 
     @cached_property
     def sampler(self) -> Sampler:
-        from bench.sampling import Sampler
+        from bench.sampling.sampler import Sampler
 
         return construct(Sampler, self.cell.sampler, "sampler")
 
     @cached_property
     def trainer(self) -> TrainerSettings:
-        from bench.trainer import TrainerSettings
+        from bench.training.trainer import TrainerSettings
 
         return construct(TrainerSettings, self.cell.trainer, "trainer")
 
@@ -121,8 +121,8 @@ class Work:
     @cached_property
     def bank(self) -> Bank:
         """The cell's adapters on the backbone, trained if the cell is finished."""
-        from bench.adapters import Bank
-        from bench.trainer import generator
+        from bench.adapters.bank import Bank
+        from bench.training.trainer import generator
 
         bank = Bank(self.backbone, self.specs(), [generator("adapters", self.cell.seed)])
         for name in bank.specs:
@@ -131,7 +131,7 @@ class Work:
 
     @cached_property
     def shots(self) -> list[Shot]:
-        from bench.sampling import shots
+        from bench.sampling.sampler import shots
 
         return shots(self.dataset)
 
@@ -164,7 +164,7 @@ class Work:
     @cached_property
     def baseline(self) -> StoredImages:
         """Images of the untouched backbone, (N, 3, P, P); kept for all cells with these prompts, seeds and sampler."""
-        from bench.sampling import Untouched
+        from bench.sampling.sampler import Untouched
 
         with self.clock("baseline_s"):
             return self._own_images(Untouched(), self.shots, "baseline")
@@ -180,8 +180,8 @@ class Work:
 
     def job(self) -> Job:
         """The cell as the trainer sees it; its checkpoint, if there is one, is where it goes on."""
-        from bench.latents import Latents
-        from bench.trainer import Job
+        from bench.training.latents import Latents
+        from bench.training.trainer import Job
 
         scale, published = self.trainer.lr_scale, self.method.recipe
         assert published is not None
@@ -244,7 +244,7 @@ class Work:
 
     def show(self, record: Record) -> None:
         """A grid of images, and what the tracker wants to see."""
-        from bench import table
+        from bench.analysis import table
         from bench.grid import grid
 
         shown = [shot.index for shot in self.shots]
@@ -273,7 +273,7 @@ class Work:
 
     def _prior(self) -> list[Example]:
         """The backbone's own images of the class, for prior preservation; kept for all cells."""
-        from bench.sampling import Shot, Untouched
+        from bench.sampling.sampler import Shot, Untouched
 
         wanted = self.method.prior(self.dataset)
         if wanted is None:
@@ -289,8 +289,8 @@ class Work:
         return [Example(image, prompt, self.dataset.noun) for image in images]
 
     def _own_images(self, method: Method, chosen: Sequence[Shot], label: str) -> StoredImages:
-        from bench.adapters import Bank
-        from bench.sampling import Request
+        from bench.adapters.bank import Bank
+        from bench.sampling.sampler import Request
 
         asked = [(shot.index, shot.prompt, shot.seed) for shot in chosen]
         own = {"backbone": self.cell.identity["backbone"], "sampler": self.cell.sampler, "shots": asked}
@@ -319,7 +319,7 @@ class Work:
 
     def _class_images(self, strength: float) -> StoredImages:
         """What the customised model makes of the bare class, (16, 3, P, P); kept beside the cell's images."""
-        from bench.sampling import Plain, Request, Shot
+        from bench.sampling.sampler import Plain, Request, Shot
 
         if self.method.from_baseline(self.baseline, self.dataset) is not None:
             raise Impossible(f"The method {self.cell.method['name']} draws no images of its own.")
@@ -469,7 +469,7 @@ class Work:
 
 def draw(works: Sequence[Work], strength: float) -> list[np.ndarray]:
     """Images (N, 3, P, P) of each of some cells on one bank, with equally many images each, in shared passes."""
-    from bench.sampling import Request
+    from bench.sampling.sampler import Request
 
     first, started = works[0], time.perf_counter()
     requests = [Request(work.seat or 0, work.method, work.dataset, work.shots, strength) for work in works]
@@ -486,7 +486,7 @@ def draw(works: Sequence[Work], strength: float) -> list[np.ndarray]:
 def _drawn(bank: Bank, requests: Sequence[Request], sampler: Sampler, label: str) -> list[np.ndarray]:
     import numpy as np
 
-    from bench.sampling import sample
+    from bench.sampling.sampler import sample
 
     drawn = (images for chunk in sample(bank, requests, sampler) for images in zip(*chunk, strict=True))
     rows = list(progress(drawn, label, "image", len(requests[0].shots)))
@@ -526,6 +526,6 @@ def _loaded(backbone: str) -> Backbone:
 @lru_cache(maxsize=4)
 def _dataset(spec: str, resolution: int, content: str) -> Dataset:
     """The dataset of a json spec with this content; the cells of a sweep in one process share it."""
-    from bench import data
+    from bench.data import datasets as data
 
     return data.load(json.loads(spec), resolution)

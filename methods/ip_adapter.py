@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
+from bench.adapters.image_encoder import ImageEncoder
 from bench.contracts import (
     Ask,
     BenchError,
@@ -25,7 +26,6 @@ from bench.contracts import (
     Recipe,
     plain_guidance,
 )
-from bench.image_encoder import ImageEncoder
 
 
 @dataclass
@@ -113,7 +113,7 @@ class IPAdapter(Method):
 
 def absent(file: str) -> str | None:
     """A sentence when the weights are not on this machine."""
-    from bench.fetch import weights_at
+    from bench.data.fetch import weights_at
 
     try:
         weights_at(file)

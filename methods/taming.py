@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cosine_similarity, mse_loss
 
+from bench.adapters.image_encoder import ImageEncoder
 from bench.contracts import (
     AdapterSpec,
     Ask,
@@ -32,7 +33,6 @@ from bench.contracts import (
     TrainingData,
     plain_guidance,
 )
-from bench.image_encoder import ImageEncoder
 
 
 @dataclass

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench.adapters.image_encoder import MEAN, STD
 from bench.contracts import BenchError
-from bench.image_encoder import MEAN, STD
 from metrics.networks import ImageNetwork, best_device, load_strictly, read_state, resize_clean, weights_path
 
 if TYPE_CHECKING:

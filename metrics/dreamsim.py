@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.contracts import BenchError
-from bench.fetch import cache_folder, sha256
+from bench.data.fetch import cache_folder, sha256
 from metrics.networks import ImageNetwork, best_device, misfit, resize_clean, weights_path
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.contracts import BenchError
+from bench.data.fetch import weights_file
 from bench.doctor import Check
-from bench.fetch import weights_file
 from metrics.fid import frechet_distance
 from metrics.networks import ImageNetwork, OpenClip, PerceptualNetwork, unit
 from metrics.perceptual import embed

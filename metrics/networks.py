@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-import bench
 from bench.contracts import BenchError
-from bench.fetch import sha256, weights_file, whole
-from bench.fetch import weights as registry
+from bench.data.fetch import sha256, weights_file, whole
+from bench.data.fetch import weights as registry
+from bench.paths import ROOT
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-ROOT = Path(bench.__file__).parents[1]
 BATCH = 32
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from bench.contracts import Evaluation, Impossible, Metric, Score
-from bench.images import Images
+from bench.data.images import Images
 from metrics.clip_score import cosine
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint

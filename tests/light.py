@@ -10,10 +10,10 @@ from pathlib import Path
 
 from bench.cell import Cell
 from bench.contracts import BenchError
-from bench.data import describe
-from bench.record import Record, Store, atomic_write
+from bench.data.datasets import describe
 from bench.run import complete, held
-from bench.sweep import Settings, judge, submit
+from bench.store.record import Record, Store, atomic_write
+from bench.sweeps.sweep import Settings, judge, submit
 
 MINI = {
     "_target_": "bench.backbones.stable_diffusion.StableDiffusion",
@@ -39,7 +39,7 @@ def submitted(cells, **changes):
 
 
 def run_light(cells, size=1, finished=None, stop=None):
-    """As bench.pack.run_pack, one after the other."""
+    """As bench.sweeps.packs.run_pack, one after the other."""
     for cell in cells:
         record = run_one(cell, stop or bool)
         if record is None:

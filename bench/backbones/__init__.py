@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.contracts import BenchError
-from bench.fetch import ROOT, mirror_folder, sha256, weights_folders
+from bench.data.fetch import mirror_folder, sha256, weights_folders
+from bench.paths import ROOT
 
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")

@@ -32,7 +32,7 @@ class TextEncoder:
     def outputs(self, prompts: Sequence[str]) -> list[Any]:
         """The encoder's outputs with all hidden states, for up to 64 prompts each.
 
-        Its own weights are frozen, so gradients are recorded only while trained ones stand in their place (bench.full).
+        Its own weights are frozen: gradients are recorded only while trained ones stand in their place (`FullWeights`).
         """
         chunks = [prompts[i : i + PROMPTS_AT_ONCE] for i in range(0, len(prompts), PROMPTS_AT_ONCE)]
         return [self.network(self.tokens(chunk), output_hidden_states=True) for chunk in chunks]

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from bench.cell import PARTS, SPEED, canonical
-from bench.record import Record
+from bench.store.record import Record
 
 SAFE = re.compile(r"[A-Za-z_][\w./-]*")
 WORDS_OF_HYDRA = {"true", "false", "null", "inf", "nan"}
@@ -34,7 +34,8 @@ def command(record: Record) -> str | None:
 @cache
 def defaults(method: str, dataset: str, backbone: str) -> Mapping[str, Any]:
     """What these names alone compose to; nothing where one of them is gone from this version."""
-    from bench import data, table
+    from bench.analysis import table
+    from bench.data import datasets as data
 
     settings = [
         table.CONF.parent / group / f"{name}.yaml" for group, name in (("method", method), ("backbone", backbone))
@@ -69,7 +70,7 @@ def _registered() -> None:
 
 
 def _described(dataset: str) -> Mapping[str, Any]:
-    from bench import data
+    from bench.data import datasets as data
 
     return json.loads(json.dumps(data.describe(dataset)))
 

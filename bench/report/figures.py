@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.record import atomic_write
+from bench.store.record import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from bench.statistics import Ranks
+    from bench.analysis.statistics import Ranks
 
 COLOURS = "#0072b2 #d55e00 #007a5e #b0418a #8f6a00 #3b7fb8 #5d4ea3 #4d4d4d #a33b3b #2f8a2f".split()  # as page.css
 MARKERS = "os^DvP"
@@ -139,7 +139,7 @@ def ranked(rows: Iterable[Mapping[str, Any]], column: Mapping[str, Any]) -> Rank
     """Ranks over styles of the rows that the gallery's rule shows; None below three of them or two styles."""
     import pandas as pd
 
-    from bench import statistics
+    from bench.analysis import statistics
 
     main = [row for row in rows if row["main"] and column["key"] in row["v"]]
     name = _several(main)

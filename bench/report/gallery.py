@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.analysis.table import _name, _settings
 from bench.cell import own_strength_of
-from bench.record import Record, strength_folder
-from bench.table import _name, _settings
+from bench.store.record import Record, strength_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,8 +172,8 @@ def _mark(rows: Sequence[Row]) -> None:
 
 def _prompts(config: Mapping[str, Any]) -> Sequence[str]:
     """The evaluation prompts in their order; empty when only the staged dataset knows them and it is not here."""
-    from bench import data
     from bench.contracts import BenchError
+    from bench.data import datasets as data
 
     spec = config.get("asked", {}).get("dataset")
     if spec is None:

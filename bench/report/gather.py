@@ -8,10 +8,10 @@ from collections.abc import Collection, Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import table
-from bench.record import Record, Store
+from bench.analysis import table
+from bench.analysis.table_model import ROW, Column, Row, Sheet
 from bench.report.command import command
-from bench.sheet import ROW, Column, Row, Sheet
+from bench.store.record import Record, Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,13 +13,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import comparisons, formats, layouts, table
+from bench.analysis import comparisons, formats, layouts, table
+from bench.analysis.table_model import Sheet
 from bench.contracts import BenchError
-from bench.record import Record, _plain
 from bench.report import gather
 from bench.report.gallery import RULE, Gallery, galleries
 from bench.report.thumbnails import PREFIX, Budget, Filled, fill, training
-from bench.sheet import Sheet
+from bench.store.record import Record, _plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ class Gathered:
 
     wishes: Wishes
     records: Sequence[Record]
-    lines: pd.DataFrame  # bench.table.frame of them
+    lines: pd.DataFrame  # bench.analysis.table.frame of them
     galleries: Sequence[Gallery]
 
     @cached_property
@@ -171,7 +171,7 @@ def _content(found: Gathered) -> dict[str, Any]:
 
 
 def _main(shown: Sequence[Gallery]) -> set[tuple[Any, ...]]:
-    """What tells the rule's rows from the others, as bench.sheet.ROW names it."""
+    """What tells the rule's rows from the others, as bench.analysis.table_model.ROW names it."""
     return {
         (gallery.dataset, row.key[0], gallery.backbone, row.key[1], row.strength)
         for gallery in shown
@@ -274,7 +274,7 @@ def _render(content: dict[str, Any], chunks: Sequence[dict[str, str]], left_out:
 
 
 def _markup(text: str) -> Any:
-    """HTML that is safe as it is: our own, or escaped by `bench.formats`."""
+    """HTML that is safe as it is: our own, or escaped by `bench.analysis.formats`."""
     from markupsafe import Markup
 
     return Markup(text)

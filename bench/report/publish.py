@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import formats
+from bench.analysis import formats
 from bench.report.figures import figures, write
 from bench.report.page import Gathered, Wishes, gathered, settings
 from bench.track import Tracker, Wandb

@@ -115,7 +115,7 @@ def _all(g: int, gallery: Gallery) -> Iterator[Place]:
 
 def training(gallery: Gallery, side: int) -> dict[str, Any]:
     """The training images of a gallery's dataset as {"images": [{label, caption, data}], "reason"}."""
-    from bench import data
+    from bench.data import datasets as data
 
     config = gallery.rows[0].record.config
     spec = config.get("asked", {}).get("dataset")

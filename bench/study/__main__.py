@@ -55,7 +55,7 @@ def _make(asked: Any) -> None:
 
 
 def _read(asked: Any) -> None:
-    from bench.record import atomic_write
+    from bench.store.record import atomic_write
     from bench.study.answers import read
     from bench.study.strengths import metrics_agree, strengths, with_metrics
 
@@ -73,7 +73,7 @@ def _shown(answers: Answers, joined: Any, agreement: Any) -> str:
     import pandas as pd
     import tabulate
 
-    from bench import table
+    from bench.analysis import table
     from bench.study.answers import alpha
 
     def text(frame: Any) -> str:

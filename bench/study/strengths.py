@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import table
-from bench.record import Store
+from bench.analysis import table
+from bench.store.record import Store
 from bench.study.answers import Answers, Vote
 
 if TYPE_CHECKING:
@@ -120,12 +120,12 @@ def _records(root: Path, wanted: set[str]) -> list[Any]:
 def metrics_agree(answers: Answers, root: Path, joined: pd.DataFrame) -> pd.DataFrame:
     """A line per per-image metric: in what share of the decided votes its better image is the one that was chosen.
 
-    0.5 is chance. The interval resamples prompts (bench.statistics); `over_methods` is Spearman's correlation of the
+    0.5 is chance. The interval resamples prompts; `over_methods` is Spearman's correlation of the
     metric's means with the strengths, signed so that 1 is agreement.
     """
     import pandas as pd
 
-    from bench import statistics
+    from bench.analysis import statistics
 
     images = _images(answers, root)
     ways = {record_metric: up for record_metric, up in _ways(root, answers).items()}

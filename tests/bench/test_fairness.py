@@ -9,13 +9,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from bench import fairness, table
+from bench import fairness
 from bench import run as order
 from bench.__main__ import CONF, cell, register_datasets
+from bench.analysis import table
 from bench.contracts import BenchError
 from bench.fairness import PREFIX, contract
-from bench.record import Record, Store
 from bench.run import run
+from bench.store.record import Record, Store
 
 
 def composed(*overrides):

@@ -13,13 +13,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from safetensors import safe_open
 
-from bench import table
 from bench.__main__ import CONF, cell, register_datasets
+from bench.analysis import table
 from bench.cell import build
 from bench.contracts import BenchError, Recipe
-from bench.images import stored
-from bench.record import Store, dumps
+from bench.data.images import stored
 from bench.run import run
+from bench.store.record import Store, dumps
 from bench.work import Work
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +108,7 @@ def test_another_strength_is_sampled_from_the_stored_adapter(done, results, monk
 
 def test_another_metric_scores_stored_images_without_decoding_known_files(done, results, monkeypatch):
     before = Store(results).read(done.run_id)
-    for work in ("bench.work._drawn", "bench.images.load_image", "metrics.networks.OpenClip.forward"):
+    for work in ("bench.work._drawn", "bench.data.images.load_image", "metrics.networks.OpenClip.forward"):
         monkeypatch.setattr(work, forbidden)
     more = run(composed(results, *PAIR, "+metrics.again=${metrics.clip_score}"))
     assert str([entry for entry in more.scores if entry["group"] != "again"]) == str(before.scores)
@@ -200,7 +200,8 @@ def test_a_prompt_longer_than_the_text_encoder_is_reported(results):
 def test_a_killed_cell_goes_on_and_ends_at_the_same_bits(results, tmp_path):
     """SIGKILL in the middle of training; the calm cell is trained in another folder."""
     overrides = [*PAIR, "method.recipe.steps=16", "seed=3"]
-    program = "import bench.trainer, runpy, sys; bench.trainer.CHECKPOINT_SHARE = 1e9; sys.argv[0] = 'bench'; "
+    program = "import bench.training.trainer as trainer, runpy, sys; trainer.CHECKPOINT_SHARE = 1e9; "
+    program += "sys.argv[0] = 'bench'; "
     program += "runpy.run_module('bench', run_name='__main__')"
     arguments = [*SMALL, f"results={tmp_path}", *overrides]
     child = subprocess.Popen(

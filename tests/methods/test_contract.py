@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from tiny import TinyBackbone, tiny_dataset, tiny_image_encoder
 
-from bench.adapters import Bank
+from bench.adapters.bank import Bank
 from bench.contracts import Ask, CrossAttentionSpec, Loss, Method
-from bench.sampling import Request, Sampler, sample, shots
-from bench.trainer import generator
+from bench.sampling.sampler import Request, Sampler, sample, shots
+from bench.training.trainer import generator
 from bench.work import LABELS
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
@@ -73,7 +73,7 @@ def test_it_names_its_knob_draws_images_and_trains_only_what_it_declares(name, t
     if made.recipe is None:
         assert all(spec.file for spec in bank.specs.values())
         return
-    from bench.latents import Latents
+    from bench.training.latents import Latents
 
     role = [pair.content for pair in data.pairs]
     step = made.step(Latents(data, backbone, made.recipe, role), made.recipe.steps - 1, generator("step"))

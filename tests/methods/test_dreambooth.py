@@ -5,10 +5,10 @@ import torch
 from tiny import PlainTuning, TinyBackbone, picture, tiny_dataset
 from torch.nn.functional import mse_loss
 
-from bench.adapters import Bank
+from bench.adapters.bank import Bank
 from bench.contracts import BenchError, Example, FullSpec, Recipe
-from bench.latents import Latents
-from bench.trainer import Job, generator, train
+from bench.training.latents import Latents
+from bench.training.trainer import Job, generator, train
 from methods.dreambooth import DreamBooth
 from methods.zero_shot import ZeroShot
 

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import picture, tiny_dataset
 
 from bench.contracts import Evaluation, Example, Pair
-from bench.sampling import shots
+from bench.sampling.sampler import shots
 from bench.work import Work
 from methods.copy import Copy
 from methods.oracle import Oracle

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from tiny import TinyBackbone, picture, tiny_dataset
 from torch.nn.functional import mse_loss
 
-from bench.adapters import Bank
+from bench.adapters.bank import Bank
+from bench.adapters.cross_attention import CrossAttention, read_image_adapter
+from bench.adapters.image_encoder import ImageEncoder
 from bench.contracts import Ask, BenchError, CrossAttentionSpec, Example, Impossible, Recipe, Text
-from bench.cross_attention import CrossAttention, read_image_adapter
-from bench.image_encoder import ImageEncoder
-from bench.latents import Latents
-from bench.sampling import Request, Sampler, Untouched, sample, shots
-from bench.trainer import Job, generator, train
+from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
+from bench.training.latents import Latents
+from bench.training.trainer import Job, generator, train
 from methods.ip_adapter import IPAdapter
 
 CONF = Path(__file__).parents[2] / "conf" / "method"

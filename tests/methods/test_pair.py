@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from tiny import TinyBackbone, picture, tiny_dataset
 from torch.nn.functional import mse_loss
 
-from bench.adapters import Bank, basis
+from bench.adapters.bank import Bank, basis
 from bench.contracts import BenchError, Example, Pair, Recipe, Text
-from bench.latents import Latents
-from bench.sampling import Request, Sampler, Untouched, sample, shots
-from bench.trainer import Job, generator, train
+from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
+from bench.training.latents import Latents
+from bench.training.trainer import Job, generator, train
 from methods.pair import PairCustomization, content_names
 
 RECIPE = Recipe(steps=5, lr=1e-2, weight_decay=1e-4, flip=True)

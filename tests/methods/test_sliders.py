@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from tiny import TinyBackbone, tiny_dataset
 from torch.nn.functional import mse_loss
 
-from bench.adapters import Bank
+from bench.adapters.bank import Bank
 from bench.backbones.sites import sites
 from bench.contracts import BenchError, Loss, Pair, Recipe
-from bench.latents import Latents
-from bench.sampling import Request, Sampler, Untouched, sample, shots
-from bench.trainer import Job, generator, train
+from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
+from bench.training.latents import Latents
+from bench.training.trainer import Job, generator, train
 from methods.sliders import TextualSlider, VisualSlider
 
 RECIPE = Recipe(steps=5, lr=1e-2, weight_decay=1e-2)

@@ -7,10 +7,10 @@ import torch
 from tiny import PlainTuning, TinyBackbone, picture, tiny_dataset
 from torch.nn.functional import mse_loss
 
-from bench.adapters import Bank
+from bench.adapters.bank import Bank
 from bench.contracts import AdapterSpec, Example, FullSpec, Recipe
-from bench.latents import Latents
-from bench.trainer import Job, generator, train
+from bench.training.latents import Latents
+from bench.training.trainer import Job, generator, train
 from methods.styleforge import MultiStyleForge, StyleForge
 
 RECIPE = Recipe(steps=5, lr=1e-2, weight_decay=1e-2, batch_size=2)

@@ -5,12 +5,12 @@ import torch
 from tiny import TinyBackbone, picture, tiny_dataset
 from torch.nn.functional import mse_loss
 
-from bench.adapters import Bank
+from bench.adapters.bank import Bank
+from bench.adapters.image_encoder import ImageEncoder
 from bench.contracts import Ask, Example, Loss, Recipe
-from bench.image_encoder import ImageEncoder
-from bench.latents import Latents
-from bench.sampling import Request, Sampler, Untouched, sample, shots
-from bench.trainer import generator
+from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
+from bench.training.latents import Latents
+from bench.training.trainer import generator
 from methods.taming import TamingStyle, clean
 
 RECIPE = Recipe(steps=2, lr=1e-3, batch_size=2)

@@ -3,8 +3,8 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from bench.images import pixel_key, stored
-from bench.record import load_image, save_images
+from bench.data.images import pixel_key, stored
+from bench.store.record import load_image, save_images
 from metrics.features import FeatureStore, images_hash
 from metrics.perceptual import distances
 
@@ -77,7 +77,7 @@ def files(tmp_path, images, monkeypatch):
         decoded.append(path.stem)
         return load_image(path)
 
-    monkeypatch.setattr("bench.images.load_image", reading)
+    monkeypatch.setattr("bench.data.images.load_image", reading)
     return lambda: stored(tmp_path / "images", names), decoded
 
 

@@ -28,11 +28,12 @@ import speed_libraries
 from speed_networks import Networks, stand_ins
 from tabulate import tabulate
 
-import bench.images
+import bench.data.images
 from bench.cell import build
 from bench.contracts import Dataset, Evaluation, Example, Impossible, Pair
-from bench.images import Images, stored
-from bench.record import ROOT, atomic_write, save_images
+from bench.data.images import Images, stored
+from bench.paths import ROOT
+from bench.store.record import atomic_write, save_images
 from metrics.features import feature_store
 from metrics.fid import centred, trace_root
 from metrics.prdc import Prdc
@@ -170,20 +171,20 @@ def compared(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
 
 def rescored(networks: Networks, case: Evaluation) -> dict[str, float]:
     """A new statistic of known features, as a new process would score it: seconds, and how many files it decoded."""
-    read, decoded, times = bench.images.load_image, [], {}
+    read, decoded, times = bench.data.images.load_image, [], {}
 
     def reading(path: Path) -> np.ndarray:
         decoded.append(path)
         return read(path)
 
     feature_store.cache_clear()
-    bench.images.load_image = reading
+    bench.data.images.load_image = reading
     try:
         with clock(times, "a new metric on known images"):
             Vendi(networks.clip).score(case)
             Prdc(networks.inception).score(case)
     finally:
-        bench.images.load_image = read
+        bench.data.images.load_image = read
     return {"seconds": sum(times.values()), "decoded_files": len(decoded)}
 
 

@@ -34,23 +34,23 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bench"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bench" / "backbones"), str(ROOT / "tests")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from pack_peers import guided_images, updates, with_adapters  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
-from bench import data  # noqa: E402
-from bench.adapters import Bank  # noqa: E402
+from bench.adapters.bank import Bank  # noqa: E402
 from bench.cell import Cell  # noqa: E402
-from bench.compiling import ways_of  # noqa: E402
 from bench.contracts import Example, Method, Recipe  # noqa: E402
-from bench.latents import Latents  # noqa: E402
-from bench.pack import run_pack  # noqa: E402
-from bench.record import atomic_write  # noqa: E402
-from bench.sampling import Request, Sampler, Untouched, sample, shots  # noqa: E402
-from bench.trainer import Job, Training, generator  # noqa: E402
+from bench.data import datasets as data  # noqa: E402
+from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots  # noqa: E402
+from bench.store.record import atomic_write  # noqa: E402
+from bench.sweeps.packs import run_pack  # noqa: E402
+from bench.training.compiling import ways_of  # noqa: E402
+from bench.training.latents import Latents  # noqa: E402
+from bench.training.trainer import Job, Training, generator  # noqa: E402
 from methods.dreambooth import DreamBooth  # noqa: E402
 from methods.pair import PairCustomization  # noqa: E402
 
@@ -109,7 +109,7 @@ def described(few: bool = True) -> dict[str, Any]:
 
 
 def training(backbone: Any, method: Any, dataset: Any, cells: int, ways: Sequence[str] = (), graphs: bool = False):
-    """Steps of all cells of a pack, run in some of the ways of `bench.compiling`."""
+    """Steps of all cells of a pack, run in some of the ways of `bench.training.compiling`."""
     own = [Example(dataset.references[0].image, f"a photo of a {dataset.noun}", dataset.noun)]
     latents = Latents(dataset, backbone, method.recipe, own)
     bank = Bank(backbone, method.adapters(dataset), [generator("adapters", seed) for seed in range(cells)])
@@ -246,7 +246,7 @@ def start_up(name: str) -> float:
     """CPU seconds until a fresh process has loaded the backbone."""
     code = f"from bench.backbones.stable_diffusion import StableDiffusion; StableDiffusion({MINI!r}, 64)"
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code if name == "mini" else "import bench.trainer"],
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code if name == "mini" else "import bench.training.trainer"],
                    cwd=ROOT, check=True)  # fmt: skip
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
 

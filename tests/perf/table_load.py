@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import table
-from bench.record import Record, dumps
+from bench.analysis import table
+from bench.store.record import Record, dumps
 
 METRICS = [f"metric_{i}" for i in range(20)]
 PROMPTS = [f"a photo of thing {i} in place {i % 7}" for i in range(24)]

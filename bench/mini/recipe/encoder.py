@@ -16,16 +16,16 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import save
 from torch import Tensor
 
-from bench.adapters import Bank
+from bench.adapters.bank import Bank
 from bench.backbones.stable_diffusion import StableDiffusion
 from bench.cell import build
 from bench.contracts import Backbone, Dataset, Example, Text, TrainingData
-from bench.fetch import ROOT
 from bench.mini.recipe.training import Progress
 from bench.mini.recipe.world import World
-from bench.record import atomic_write
-from bench.trainer import Job, generator, steps_left
-from bench.trainer import train as trained
+from bench.paths import ROOT
+from bench.store.record import atomic_write
+from bench.training.trainer import Job, generator, steps_left
+from bench.training.trainer import train as trained
 
 SETTINGS = ROOT / "conf" / "method" / "ip_adapter_train.yaml"
 FILE = "ip_adapter.safetensors"

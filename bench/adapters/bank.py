@@ -1,0 +1,463 @@
+"""Stacked low-rank adapters: each layer holds those of all cells of a pack; each row of a batch uses its own cell's.
+
+K cells, B rows, r rank. `down` (K, r, in), `up` (K, out, r); for convolutions `down` (K, r, in, kh, kw).
+The trainable numbers of one adapter lie in one flat tensor `theta` (K, n), so a cell's optimizer sees a single row.
+LoRA: Hu et al. 2021; orthonormal frozen `down`: Pair Customization (arXiv 2405.01536) section 3.2.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.adapters.cross_attention import CrossAttention, read_image_adapter
+from bench.adapters.full_fine_tuning import FullWeights
+from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, CrossAttentionSpec, FullSpec, Impossible, Spec, Text
+
+SMALL_RANK, SMALL = 8, 64  # of convolutional adapters: rank, and rank times cells
+
+
+@dataclass
+class Block:
+    """Rows of the current forward pass that use one adapter: `size` consecutive rows for each of `cells`.
+
+    What compiled blocks read of it (`bench.training.compiling`) is tensors and few constants: `picks`, not `cells`.
+    """
+
+    rows: Tensor | None  # (len(cells) * size,), or None for all rows in order
+    cells: tuple[int, ...]
+    picks: Tensor | None  # cells as an index (len(cells),), or None for all cells in order
+    size: int
+    scale: Tensor  # (len(cells) * size,)
+    ones: bool = False  # the scale is 1 everywhere
+    trained: bool = True
+
+
+@dataclass
+class Layer:
+    """One adapter at one site, for all cells."""
+
+    module: Any  # nn.Linear or nn.Conv2d
+    down: Tensor  # (K, r, in) or (K, r, in, kh, kw)
+    up: Tensor  # (K, out, r)
+    scale: float  # alpha / rank
+
+
+class Bank:
+    """The adapters of K cells on one backbone, and the forward pass that routes rows to them.
+
+    `specs` is what every cell of the pack asks for; `generators` (one per cell) draw the initial values. With more
+    `seats` than generators the others wait for a cell (`start`).
+    """
+
+    def __init__(self, backbone: Backbone, specs: Mapping[str, Spec], generators: Sequence[Any], seats: int = 0):
+        self.backbone = backbone
+        self.specs = dict(specs)
+        self.cells = max(seats, len(generators))
+        self.layers: dict[str, dict[str, Layer]] = {}  # adapter -> site -> layer
+        self.full: dict[str, FullWeights] = {}  # fine-tuned weights of the whole network; then there is nothing else
+        self.crossed: dict[str, CrossAttention] = {}  # adapters that read image tokens
+        self.theta: dict[str, Tensor] = {}  # adapter -> (K, n)
+        self.grad: dict[str, Tensor] = {}
+        self.active: dict[str, list[Block]] = {}  # the routing of the current forward pass
+        self.trained: frozenset[str] = frozenset()  # adapters that some ask of it trains; the others are detached
+        for name, spec in self.specs.items():
+            if isinstance(spec, FullSpec):
+                self._create_full(name, spec)
+            elif isinstance(spec, CrossAttentionSpec):
+                self._create_crossed(name, spec)
+            else:
+                self._create(name, spec)
+        for cell, generator in enumerate(generators):
+            self.start(cell, generator)
+        self._hooks = [module.register_forward_hook(self._hook(site)) for site, module in self._sites().items()]
+        for crossed in self.crossed.values():  # after the others: they read queries that carry low-rank deltas
+            self._hooks += crossed.attach()
+
+    def close(self) -> None:
+        """Take the adapters off the backbone, which is then exactly what it was."""
+        self.settle()
+        for hook in self._hooks:
+            hook.remove()
+
+    # --- one forward pass for many cells
+
+    def answer(self, asks: Sequence[tuple[int, Ask]]) -> list[Tensor]:
+        """The backbone's predictions for each (cell, ask), all rows in one forward pass.
+
+        Gradients are recorded when any of the asks trains an adapter, unless the caller has turned them off.
+        """
+        trained = (name for _, ask in asks for name in ask.trains)
+        self.trained = frozenset(trained) if torch.is_grad_enabled() else frozenset()
+        self.active = self._route(asks)
+        with torch.set_grad_enabled(bool(self.trained)):
+            out = self._forward([ask for _, ask in asks]).to(asks[0][1].z.dtype)
+        if not self.trained:
+            self.settle()
+        return list(out.split([len(ask.z) for _, ask in asks]))
+
+    def _forward(self, asks: Sequence[Ask]) -> Tensor:
+        for name, weights in self.full.items():
+            return weights.answer(name, asks, bool(self.trained))
+        z, t = torch.cat([ask.z for ask in asks]), torch.cat([ask.t for ask in asks])
+        text = Text.cat([ask.text for ask in asks])
+        self._show(text)
+        return self.backbone.predict(z, t, text)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the last answer, anew; weights stand as they did then, since checkpointed blocks run again."""
+        self.zero_grad()
+        with ExitStack() as stack:
+            for weights in self.full.values():
+                stack.enter_context(weights.placed(weights.leaves))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "grad and param do not obey")  # a cell's row of the stack is strided
+            loss.backward()
+
+    def settle(self) -> None:
+        """The backward pass is over. Until then the routing stays: checkpointed blocks are computed again in it."""
+        self.active = {}
+        for crossed in self.crossed.values():
+            crossed.settle()
+
+    def _show(self, text: Text) -> None:
+        """Give the adapters that read image tokens what the rows' prompts show."""
+        for name, crossed in self.crossed.items():
+            blocks = self.active.get(name, [])
+            if blocks and name not in text.images:
+                raise BenchError(f"The adapter {name!r} takes part, but no prompt shows it an image (Text.showing).")
+            crossed.look(blocks, text.images.get(name, text.states), name in self.trained)
+
+    def _route(self, asks: Sequence[tuple[int, Ask]]) -> dict[str, list[Block]]:
+        total = sum(len(ask.z) for _, ask in asks)
+        return {name: blocks for name in self.layers if (blocks := self._blocks(name, asks, total))}
+
+    def _blocks(self, name: str, asks: Sequence[tuple[int, Ask]], total: int) -> list[Block]:
+        """Rows that use the adapter, grouped into blocks in which every cell has the same number of rows."""
+        by_size: dict[int, list[tuple[int, list[int], list[float]]]] = {}
+        start = 0
+        for cell, ask in asks:
+            size, scale = len(ask.z), ask.adapters.get(name)
+            scales = scale.tolist() if isinstance(scale, Tensor) else [scale or 0.0] * size
+            used = {start + row: value for row, value in enumerate(scales) if value}
+            if used:
+                by_size.setdefault(len(used), []).append((cell, list(used), list(used.values())))
+            start += size
+        parts = [self._block(size, users, total, asks[0][1].z.dtype) for size, users in by_size.items()]
+        return [replace(part, trained=name in self.trained) for part in parts]
+
+    def _block(self, size: int, users: list, total: int, dtype: torch.dtype) -> Block:
+        rows = [row for _, used, _ in users for row in used]
+        scales = [value for *_, values in users for value in values]
+        cells, device = [cell for cell, *_ in users], self.backbone.device
+        return Block(
+            rows=None if len(rows) == total else torch.tensor(rows, device=device),
+            cells=tuple(cells),
+            picks=None if cells == list(range(self.cells)) else torch.tensor(cells, device=device),
+            size=size,
+            scale=torch.tensor(scales, dtype=dtype, device=device),
+            ones=all(value == 1 for value in scales),
+        )
+
+    def _hook(self, site: str):
+        own = {name: layers[site] for name, layers in self.layers.items() if site in layers}
+
+        def add_deltas(module: nn.Module, args: tuple, out: Tensor) -> Tensor | None:
+            for name, layer in own.items():
+                for block in self.active.get(name, ()):
+                    out = _add(out, args[0], module, layer, block)
+            return out
+
+        return add_deltas
+
+    # --- one adapter of one cell: its numbers, its file
+
+    def row(self, name: str, cell: int) -> Tensor:
+        """The trainable numbers (n,) of one adapter of one cell; a view."""
+        self._forget()
+        return self.theta[name].detach()[cell]
+
+    def grad_row(self, name: str, cell: int) -> Tensor:
+        return self.grad[name][cell]
+
+    def zero_grad(self) -> None:
+        self._forget()
+        for grad in self.grad.values():
+            grad.zero_()
+
+    def _forget(self) -> None:
+        """Numbers are about to move."""
+        for weights in self.full.values():
+            weights.forget()
+
+    def state(self, name: str, cell: int) -> dict[str, Tensor]:
+        """The adapter under the names that diffusers' `load_lora_weights` and PEFT read, alpha folded into `up`.
+
+        Of a full fine-tuning all weights, each under its part's name: `unet.conv_in.weight`. What image tokens need is
+        named as in IP-Adapter's public files.
+        """
+        if name in self.full:
+            return self.full[name].state()
+        if name in self.crossed:
+            return self.crossed[name].state(cell)
+        state = {}
+        for site, layer in self.layers[name].items():
+            up = layer.up[cell] * layer.scale
+            if layer.down.dim() == 5:
+                up = up[:, :, None, None]
+            for key, value in (("lora_A", layer.down[cell]), ("lora_B", up)):
+                state[f"unet.{site}.{key}.weight"] = value.detach().float().cpu().contiguous()
+        return state
+
+    def load(self, name: str, cell: int, state: Mapping[str, Tensor]) -> None:
+        """Fill one adapter from a state dict as `state` gives it. Every site must be there, with the same rank."""
+        if name in self.full:
+            return self.full[name].load(state)
+        if name in self.crossed:
+            return self.crossed[name].load(cell, state)
+        with torch.no_grad():
+            for site, layer in self.layers[name].items():
+                if not layer.down.requires_grad:  # a frozen half, shared by all cells and banks until a file fills it
+                    layer.down = layer.down.clone()
+                for key, target in (("lora_A", layer.down[cell]), ("lora_B", layer.up[cell])):
+                    found = state.get(f"unet.{site}.{key}.weight")
+                    if found is None or found.numel() != target.numel():
+                        shape = "nothing" if found is None else tuple(found.shape)
+                        raise BenchError(
+                            f"Loading adapter {name!r}: expected {tuple(target.shape)} for unet.{site}.{key}.weight, "
+                            f"found {shape}; use the rank and the layers that the file was trained with."
+                        )
+                    value = found.reshape(target.shape).to(target)
+                    target.copy_(value / layer.scale if key == "lora_B" else value)
+
+    def files(self, name: str) -> dict[str, str]:
+        """Where an adapter is kept: path below a folder -> the beginning of the names of `state` that goes there."""
+        return self.full[name].files(name) if name in self.full else {f"{name}.safetensors": ""}
+
+    def save(self, name: str, cell: int, folder: Path) -> None:
+        """Write an adapter, or fine-tuned weights in diffusers' folders and names, below a folder."""
+        from safetensors.torch import save
+
+        from bench.store.record import atomic_write
+
+        state = self.state(name, cell)
+        for path, beginning in self.files(name).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            part = {key.removeprefix(beginning): value for key, value in state.items() if key.startswith(beginning)}
+            atomic_write(folder / path, save(part))
+
+    def read(self, name: str, cell: int, folder: Path) -> None:
+        """Fill one adapter from what `save` wrote below a folder; where nothing was written, leave it."""
+        from safetensors.torch import load_file
+
+        open_file = load_file if name in self.full else read_image_adapter if name in self.crossed else read_lora
+        state = {
+            beginning + key: value
+            for path, beginning in self.files(name).items()
+            if (folder / path).is_file()
+            for key, value in open_file(folder / path).items()
+        }
+        if state:
+            self.load(name, cell, state)
+
+    # --- creation
+
+    def _create_full(self, name: str, spec: FullSpec) -> None:
+        if self.cells != 1 or len(self.specs) != 1:
+            raise Impossible(
+                f"Full fine-tuning holds one network of its own: one cell with one set of weights; {self.cells} cells "
+                f"with {len(self.specs)} were asked for; train each alone, or use low-rank adapters (method.tune=lora)."
+            )
+        self.full[name] = weights = FullWeights(self.backbone, spec, _dtype(self.backbone))
+        self.theta[name], self.grad[name] = weights.theta, weights.grad
+
+    def _create_crossed(self, name: str, spec: CrossAttentionSpec) -> None:
+        made = CrossAttention(self.backbone, spec)
+        sizes = [prod(shape) for shape in made.shapes.values()]
+        theta = torch.zeros(self.cells, sum(sizes), dtype=_dtype(self.backbone), device=self.backbone.device)
+        grad = torch.zeros_like(theta)
+        parts = zip(made.shapes.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True)
+        made.weights = {key: _leaf(values, grads, shape) for (key, shape), values, grads in parts}
+        self.theta[name], self.grad[name], self.layers[name], self.crossed[name] = theta, grad, {}, made
+
+    def _sites(self) -> dict[str, nn.Module]:
+        return {site: layer.module for layers in self.layers.values() for site, layer in layers.items()}
+
+    def _create(self, name: str, spec: AdapterSpec) -> None:
+        device, dtype = self.backbone.device, _dtype(self.backbone)
+        sites = self.backbone.sites(spec.where)
+        downs = {site: (spec.rank, *_width(module)[0]) for site, module in sites.items()}
+        ups = {site: (_width(module)[1], spec.rank) for site, module in sites.items()}
+        trained = spec.orthonormal_row is None
+        sizes = [prod(downs[site]) * trained + prod(ups[site]) for site in sites]
+        theta = torch.zeros(self.cells, sum(sizes), dtype=dtype, device=device)
+        grad = torch.zeros_like(theta)
+        self.theta[name], self.grad[name], self.layers[name] = theta, grad, {}
+        for (site, module), values, grads in zip(
+            sites.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True
+        ):
+            split = values.shape[1] - prod(ups[site])
+            up = _leaf(values[:, split:], grads[:, split:], ups[site])
+            if trained:
+                down = _leaf(values[:, :split], grads[:, :split], downs[site])
+            else:
+                frozen = _orthonormal(spec, downs[site]).to(device, dtype)
+                down = frozen.expand(self.cells, *frozen.shape[1:])
+            scale = 1.0 if spec.alpha is None else spec.alpha / spec.rank
+            self.layers[name][site] = Layer(module, down, up, scale)
+
+    # --- a cell takes its seat
+
+    @torch.no_grad()
+    def start(self, cell: int, generator: Any) -> None:
+        """Initial values of all adapters of one cell, drawn in the order of `specs`, whoever had its place before."""
+        self._forget()
+        for name, spec in self.specs.items():
+            if name in self.full:
+                self.full[name].reset()
+            elif name in self.crossed:
+                self.crossed[name].load(cell, self.crossed[name].initial(generator))
+            elif isinstance(spec, AdapterSpec):
+                self._start(name, spec, cell, generator)
+
+    def _start(self, name: str, spec: AdapterSpec, cell: int, generator: Any) -> None:
+        if spec.init not in INITS:
+            raise BenchError(f"Adapters were asked to start {spec.init!r}; known are {', '.join(INITS)}.")
+        for layer in self.layers[name].values():
+            layer.up[cell] = 0
+            if spec.orthonormal_row is None:
+                layer.down[cell] = INITS[spec.init](tuple(layer.down.shape[1:]), generator).to(layer.down)
+        if spec.file is not None:
+            self.load(name, cell, read_lora(Path(spec.file)))
+
+
+def _orthonormal(spec: AdapterSpec, shape: tuple[int, ...]) -> Tensor:
+    """Rows (1, r, in...) of the frozen basis that the spec names."""
+    assert spec.orthonormal_row is not None
+    first, last, width = spec.orthonormal_row, spec.orthonormal_row + spec.rank, prod(shape[1:])
+    if last > width:
+        raise BenchError(
+            f"Orthonormal adapters need {last} rows in all, but a layer has only {width} inputs; "
+            f"choose ranks that add up to at most {width}, e.g. method.rank={width // 2}."
+        )
+    return basis(width, spec.basis_seed)[first:last].reshape(1, *shape)
+
+
+def _gaussian(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=rng) / shape[0]
+
+
+def _kaiming(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    return nn.init.kaiming_uniform_(torch.empty(shape), a=1, generator=rng)
+
+
+INITS = {"gaussian": _gaussian, "kaiming": _kaiming}  # of the trained `down` (r, in, ...)
+
+
+@cache
+def basis(width: int, seed: int) -> Tensor:
+    """A random orthonormal basis (width, width), the Q of a Gaussian matrix, the same for every layer of that width."""
+    gaussian = torch.randn(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.linalg.qr(gaussian).Q
+
+
+def read_lora(path: Path) -> dict[str, Tensor]:
+    """A LoRA file in any format that diffusers reads, under the names that `Bank.state` writes."""
+    from diffusers import StableDiffusionPipeline
+
+    if not path.is_file():
+        raise BenchError(f"Loading an adapter: {path} is not a file; give the .safetensors file of a LoRA.")
+    state, alphas = StableDiffusionPipeline.lora_state_dict(str(path), use_safetensors=path.suffix == ".safetensors")
+    scaled = dict(state)
+    for key, alpha in (alphas or {}).items():
+        down = key.removesuffix(".alpha")
+        scaled[f"{down}.lora_B.weight"] = state[f"{down}.lora_B.weight"] * (
+            alpha / state[f"{down}.lora_A.weight"].shape[0]
+        )
+    return {key: value for key, value in scaled.items() if key.startswith("unet.")}
+
+
+def _leaf(values: Tensor, grads: Tensor, shape: Sequence[int]) -> Tensor:
+    """A trainable view of the flat numbers whose gradient accumulates in the flat gradient."""
+    leaf = values.unflatten(1, tuple(shape)).detach().requires_grad_(True)
+    leaf.grad = grads.unflatten(1, tuple(shape))
+    return leaf
+
+
+def _width(module: Any) -> tuple[tuple[int, ...], int]:
+    """Input shape of one adapter row, and output width, of a linear or convolutional layer."""
+    if isinstance(module, nn.Conv2d):
+        return (module.in_channels, *module.kernel_size), module.out_channels
+    return (module.in_features,), module.out_features
+
+
+def _dtype(backbone: Backbone) -> torch.dtype:
+    return torch.float64 if backbone.dtype == torch.float64 else torch.float32
+
+
+def _add(out: Tensor, x: Tensor, module: Any, layer: Layer, block: Block) -> Tensor:
+    """`out` plus scale * up(down(x)) on the rows of the block."""
+    if block.rows is not None:
+        x = x.index_select(0, block.rows)
+    down, up = _pick(layer.down, block), _pick(layer.up, block)
+    delta = (_conv(x, down, up, module, block) if down.dim() == 5 else _linear(x, down, up)).to(out.dtype)
+    if not (block.ones and layer.scale == 1):
+        delta = delta * (block.scale * layer.scale).to(out.dtype).view(-1, *[1] * (delta.dim() - 1))
+    return out + delta if block.rows is None else out.index_add(0, block.rows, delta)
+
+
+def _pick(stacked: Tensor, block: Block) -> Tensor:
+    """(K, ...) -> (len(cells), ...)"""
+    kept = stacked if block.trained else stacked.detach()
+    return kept if block.picks is None else kept.index_select(0, block.picks)
+
+
+def _linear(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """x (k * b, ..., in) -> (k * b, ..., out), the k-th part of the rows through the k-th adapter."""
+    if len(down) == 1:
+        return F.linear(F.linear(x, down[0]), up[0])
+    hidden = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.transpose(1, 2))
+    return torch.bmm(hidden, up.transpose(1, 2)).reshape(*x.shape[:-1], up.shape[1])
+
+
+def _conv(x: Tensor, down: Tensor, up: Tensor, module: Any, block: Block) -> Tensor:
+    """x (k * b, in, H, W) -> (k * b, out, H', W'), the k-th part of the rows through the k-th adapter."""
+    k, rank = down.shape[:2]
+    shape = (module.stride, module.padding, module.dilation)
+    if k == 1:
+        return F.conv2d(F.conv2d(x, down[0], None, *shape), up[0, :, :, None, None])
+    if rank <= SMALL_RANK and k * rank <= SMALL:
+        hidden = _dense(x, down, shape, block.size)
+    else:
+        hidden = _grouped(x, down, shape, block.size)
+    ups = up.repeat_interleave(block.size, 0) if block.size > 1 else up
+    return torch.bmm(ups, hidden.flatten(2)).unflatten(2, hidden.shape[2:])
+
+
+def _dense(x: Tensor, down: Tensor, shape: tuple[Any, Any, Any], size: int) -> Tensor:
+    """(k * b, in, H, W) -> (k * b, r, H', W'): every row through all adapters, then its own is picked.
+
+    For few narrow adapters this is quicker than a grouped convolution (twice, at 4 to 8 cells of rank 4 on CPU).
+    """
+    k, rank = down.shape[:2]
+    hidden = F.conv2d(x, down.flatten(0, 1), None, *shape)
+    own = torch.arange(k, device=x.device)
+    return hidden.unflatten(1, (k, rank)).unflatten(0, (k, size))[own, :, own].flatten(0, 1)
+
+
+def _grouped(x: Tensor, down: Tensor, shape: tuple[Any, Any, Any], size: int) -> Tensor:
+    """(k * b, in, H, W) -> (k * b, r, H', W'): one grouped convolution for all cells."""
+    k = len(down)
+    x = x.unflatten(0, (k, size)).transpose(0, 1).flatten(1, 2)  # (b, k * in, H, W)
+    hidden = F.conv2d(x, down.flatten(0, 1), None, *shape, groups=k)  # (b, k * r, H', W')
+    return hidden.unflatten(1, (k, -1)).transpose(0, 1).flatten(0, 1)

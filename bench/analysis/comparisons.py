@@ -1,0 +1,364 @@
+"""Which method is better: every pair of them on each dataset and over all, as a frame or as a sheet.
+
+Methods are compared at their own strength (what their configuration names, else the middle one recorded), on the same
+prompts, evaluation seeds and training seeds; or, `matched`, where one's strength curve is as close to the style as the
+other is (`bench.analysis.matched`). A backbone's methods are compared with each other alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.analysis import resampling, statistics, table
+from bench.analysis.layouts import ARROWS, ONE, Configs, Source, by_settings, labels
+from bench.analysis.matched import Curve, Matched, Pair, of_datasets, of_pair
+from bench.analysis.table_model import Column, Numbers, Row, Sheet, Value, numbers
+from bench.cell import own_strength_of
+from bench.contracts import BenchError, Impossible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEY = ["method", "settings"]
+FRAME = "dataset backbone a b at difference low high effect p p_holm verdict more n reason".split()
+UNITS = {True: "styles", False: "training seeds"}
+MISSING = "absent"
+NOTHING = "A and B have no training seed in common"
+P = (
+    "p: Holm over the pairs of the dataset, from a test that is stricter than the interval where trainings are few; *: "
+    "significant at 5 %."
+)
+HOW = (
+    "A - B on the same prompts, evaluation and training seeds, at each method's own strength; brackets: 95 % "
+    "intervals, not corrected. Effect: the difference over the standard deviation of the paired differences. " + P
+)
+HOW_MATCHED = (
+    "A where its strength curve is as close to the style as B at B's own strength, less B; brackets: 95 % intervals, "
+    "not corrected, from resamples that draw both curves anew. Effect: as of paired differences, to first order. " + P
+)
+MORE = (
+    "More: further training seeds (over all styles: styles) that would show a gap of this size after Holm's correction "
+    "with a power of 80 %, a rough answer; none: no number would, prompts are too few."
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The methods that are compared with each other: of one backbone, on one dataset or on all."""
+
+    dataset: str
+    backbone: Any
+    rows: Mapping[Any, pd.DataFrame]  # (method, settings) -> its lines at all strengths
+    pooled: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A comparison of one column, matched by another or by nothing. Raises BenchError for unlike fingerprints."""
+
+    source: Source
+    column: str
+    configs: Configs  # by the column `settings`: they name the strength that is a method's own
+    matched: str | None = None
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        return numbers(self.source.done, self.source.images, self.column)
+
+    @cached_property
+    def closeness(self) -> Numbers:
+        return closeness(self.source, str(self.matched))
+
+    @property
+    def title(self) -> str:
+        return self.column + (f" at matched {self.matched}" if self.matched else "")
+
+    def sheet(self, made: pd.DataFrame | None = None) -> Sheet:
+        """The table of a frame that was made before, or of a new one."""
+        return sheet(self.frame() if made is None else made, self.column, self.numbers.up, self.matched)
+
+    def frame(self) -> pd.DataFrame:
+        """A line per pair with the columns FRAME.
+
+        `verdict` is of a: better, worse (higher, lower where no way is better), inconclusive or absent. `more` is NaN
+        where no number helps or nothing is known, and 0 where none is needed.
+        """
+        import pandas as pd
+
+        self.source.notes([self.column, *([self.matched] if self.matched else [])])
+        lines = [line for block in _blocks(self.numbers.frame) for line in self._block(block)]
+        return pd.DataFrame(lines, columns=FRAME)
+
+    def _block(self, block: Block) -> Iterator[dict[str, Any]]:
+        names, head = labels(block.rows, self.configs), {"dataset": block.dataset, "backbone": block.backbone}
+        made = self._matched(block) if self.matched else self._plain(block)
+        for line in made:
+            verdict = _worded(line["verdict"], self.numbers.up)
+            yield {**head, **line, "a": names[line["a"]], "b": names[line["b"]], "verdict": verdict}
+
+    def _plain(self, block: Block) -> Iterator[dict[str, Any]]:
+        import pandas as pd
+
+        whole = pd.concat([lines[lines.strength == self._own(key, lines)] for key, lines in block.rows.items()])
+        pairs = statistics.compare_all(whole, "value", KEY, self.numbers.levels).to_dict("records")
+        for pair in pairs:
+            try:
+                a, b = (dict(zip(KEY, pair[side], strict=True)) for side in "ab")
+                more = statistics.more_seeds(whole, "value", a, b, abs(pair["difference"]), len(pairs))
+                reason = ""
+            except BenchError:
+                more, reason = None, ONE if pair["n"] else NOTHING
+            yield {**pair, "reason": reason, "more": _more(more, pair["verdict"])}
+
+    def _own(self, key: Any, lines: pd.DataFrame) -> float:
+        """The strength at which a method is compared."""
+        known = sorted(lines.strength.unique())
+        named = own_strength_of(self.configs.get(key[1], {}))
+        return float(named if named in known else known[(len(known) - 1) // 2])
+
+    def _matched(self, block: Block) -> Iterator[dict[str, Any]]:
+        keys = list(permutations(block.rows, 2))
+        lines = [self._answer(block, a, b, len(keys)) for a, b in keys]
+        adjusted = resampling.holm(np.array([line["p"] for line in lines], dtype=np.float64), max(1, len(keys)))
+        for line, p in zip(lines, adjusted, strict=True):
+            verdict = statistics.verdict(line["difference"], float(p)) if line["verdict"] != MISSING else MISSING
+            yield {**line, "p_holm": float(p), "verdict": verdict, "more": _more(line["more"], verdict)}
+
+    def _answer(self, block: Block, a: Any, b: Any, family: int) -> dict[str, Any]:
+        line: dict[str, Any] = {"a": a, "b": b, "verdict": "", "reason": "", "more": None}
+        try:
+            made = self._compared(block, a, b)
+        except Impossible as reason:
+            return (
+                line | dict.fromkeys(("at", "difference", "p"), math.nan) | {"verdict": MISSING, "reason": str(reason)}
+            )
+        single = made.linear.outer < 2
+        line |= {"at": made.level, "difference": made.difference, "low": made.low, "high": made.high}
+        line |= {"effect": made.effect, "p": math.nan if single else made.p, "n": len(made.linear.prompts)}
+        if single:
+            return line | {"reason": ONE}
+        return line | {"more": made.linear.more_units(abs(made.difference), 0.8, family)}
+
+    def _compared(self, block: Block, a: Any, b: Any) -> Matched:
+        (of_a, _), (of_b, own) = ((self._sides(block.rows[key]), self._own(key, block.rows[key])) for key in (a, b))
+        if not block.pooled:
+            return of_pair(_pair(next(iter(of_a.values())), next(iter(of_b.values())), own))
+        prompts = _prompts(*block.rows.values(), self.closeness.frame)
+        pairs = []
+        for dataset, side in of_a.items():
+            try:
+                pairs.append(_pair(side, of_b[dataset], own, prompts))
+                pairs[-1].refuse()
+            except Impossible as reason:
+                raise Impossible(f"on {side.lines.dataset.iloc[0]}: {reason}") from None
+        return of_datasets(pairs)
+
+    def _sides(self, lines: pd.DataFrame) -> dict[Any, Side]:
+        """A method's numbers on each dataset; made once, as every method meets every other one."""
+        found = {}
+        for dataset, part in statistics.split(lines, ["dataset"]).items():
+            key = tuple(part[["backbone", "dataset", *KEY]].iloc[0])
+            if key not in self._known:
+                close = self.closeness.frame
+                self._known[key] = Side(part, close[close.run_id.isin(part.run_id)])
+            found[dataset] = self._known[key]
+        return found
+
+    @cached_property
+    def _known(self) -> dict[tuple[Any, ...], Side]:
+        return {}
+
+
+def asked(source: Source, configs: Configs, metric: str, by: str | None = None) -> Asked:
+    """A comparison in one metric, matched by another; `configs` are those of records, by any name.
+
+    Raises BenchError where a name means no column, or several.
+    """
+    names = [_column(source, name) for name in (metric, *([by] if by else []))]
+    return Asked(source, names[0], by_settings(configs), names[1] if by else None)
+
+
+def wanted(source: Source, configs: Configs, pairs: Sequence[Sequence[str | None]]) -> list[Asked]:
+    """Comparisons in each (metric, what it is matched by or None) that the records have, on every network."""
+    columns, own = source.columns(["all"]), by_settings(configs)
+
+    def called(name: str | None) -> list[str]:
+        return [column for column in columns if column.partition(" [")[0] == name]
+
+    made = [
+        Asked(source, x, own, y) for metric, by in pairs for x in called(metric) for y in (called(by) if by else [None])
+    ]
+    return [one for one in made if one.numbers.frame.method.nunique() > 1]
+
+
+def _column(source: Source, name: str) -> str:
+    found = source.columns([name])
+    if len(found) != 1:
+        raise BenchError(f"{name} is of several networks; name one of {', '.join(found)}.")
+    return found[0]
+
+
+def _blocks(frame: pd.DataFrame) -> Iterator[Block]:
+    """Of each backbone, each dataset and, of the methods that have them all, all datasets."""
+    for part in statistics.split(frame.sort_values(["dataset", *KEY]), ["backbone"]).values():
+        backbone, kinds = part.backbone.iloc[0], part.dataset.unique()
+        for kind in kinds:
+            yield Block(kind, backbone, statistics.split(part[part.dataset == kind], KEY))
+        everywhere = part[part.groupby(KEY, dropna=False).dataset.transform("nunique") == len(kinds)]
+        if len(kinds) > 1 and len(everywhere):
+            yield Block(f"all {len(kinds)}", backbone, statistics.split(everywhere, KEY), pooled=True)
+
+
+def _worded(verdict: str, up: bool | None) -> str:
+    if up is None or verdict not in ("higher", "lower"):
+        return verdict
+    return "better" if (verdict == "higher") == up else "worse"
+
+
+def _more(more: int | None, verdict: str) -> float:
+    """A formula that calls for none where the draws leave it undecided is answered by one."""
+    return 0.0 if verdict in ("higher", "lower") else math.nan if more is None else float(max(1, more))
+
+
+# --- curves ------------------------------------------------------------------------------------------------------
+
+
+def closeness(source: Source, column: str) -> Numbers:
+    """The numbers of a column, per image where the records bear out that it is a straight line of such a column's mean.
+
+    `per_image` of conf/table.yaml names the column; that all methods of a dataset share the line is checked.
+    """
+    found = numbers(source.done, source.images, column)
+    name, bracket, network = column.partition(" [")
+    stand = table.per_image().get(name)
+    if not found.of_sets or stand is None:
+        return found
+    other = numbers(source.done, source.images, f"{stand}{bracket}{network}")
+    lined = None if other.of_sets else _lined(found, other)
+    return found if lined is None else replace(other, frame=lined, up=found.up)
+
+
+def _lined(found: Numbers, other: Numbers) -> pd.DataFrame | None:
+    """The values of `other` on the scale of `found`; None where no straight line leads there on some dataset."""
+    import pandas as pd
+
+    keys = ["run_id", "strength"]
+    means = found.frame.set_index(keys).value.to_frame("to").join(other.frame.groupby(keys).value.mean().rename("at"))
+    places = other.frame[["dataset", "backbone", *keys]].drop_duplicates(keys).set_index(keys)
+    parts = []
+    for place, part in statistics.split(means.join(places), ["dataset", "backbone"]).items():
+        low, high = part["at"].to_numpy().argmin(), part["at"].to_numpy().argmax()
+        run = part["at"].iloc[high] - part["at"].iloc[low]
+        slope = (part.to.iloc[high] - part.to.iloc[low]) / run if run > 0 else math.nan
+        line = part.to.iloc[low] + slope * (part["at"] - part["at"].iloc[low])
+        if not np.allclose(line, part.to, rtol=1e-5, atol=1e-6):
+            return None
+        mine = other.frame[(other.frame[["dataset", "backbone"]] == list(place)).all(axis=1)]  # type: ignore[call-overload]
+        parts.append(mine.assign(value=part.to.iloc[low] + slope * (mine.value - part["at"].iloc[low])))
+    return pd.concat(parts) if parts else None
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A method on one dataset: what is compared and how close it comes to the style, a line per image or run."""
+
+    lines: pd.DataFrame
+    close: pd.DataFrame
+
+    @cached_property
+    def wide(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Closeness and what is compared, a column per strength: means over evaluation seeds."""
+        return _wide(self.close), _wide(self.lines)
+
+    def grids(self, seeds: Sequence[int], prompts: Sequence[int], strengths: Sequence[float]) -> list[np.ndarray]:
+        """Both as (G, n, S), NaN where there are none; a number of a set stands for each prompt."""
+        return [_grid(wide, seeds, prompts, strengths) for wide in self.wide]
+
+
+def _pair(a: Side, b: Side, own: float, prompts: Sequence[int] | None = None) -> Pair:
+    """Both methods' numbers on one dataset, of the training seeds, prompts and strengths that are whole."""
+    seeds = sorted(set(a.lines.seed) & set(b.lines.seed))
+    if not seeds:
+        raise Impossible(NOTHING)
+    known = _prompts(a.lines, b.lines, a.close, b.close) if prompts is None else prompts
+    strengths = sorted(s for s, part in a.lines.groupby("strength") if set(seeds) <= set(part.seed))
+    ax, ay = a.grids(seeds, known, strengths)
+    bx, by = b.grids(seeds, known, [own])
+    ax, bx = _shared(ax, bx)
+    ay, by = _shared(ay, by)
+    for values in (ax, ay):
+        if not np.isfinite(values).all(axis=(0, 2)).any():
+            raise Impossible("A and B have no prompt in common for which both numbers are known")
+    return Pair(Curve(ax, ay), Curve(bx, by))
+
+
+def _prompts(*frames: pd.DataFrame) -> list[int]:
+    """All prompts of any of them; one where all hold numbers of whole sets."""
+    return sorted({p for lines in frames if "prompt" in lines for p in lines.prompt}) or [0]
+
+
+def _wide(lines: pd.DataFrame) -> pd.DataFrame:
+    units = ["seed", "prompt"] if "prompt" in lines else "seed"
+    return lines.pivot_table(index=units, columns="strength", values="value")
+
+
+def _grid(wide: pd.DataFrame, seeds: Sequence[int], prompts: Sequence[int], strengths: Sequence[float]) -> np.ndarray:
+    import pandas as pd
+
+    if wide.index.nlevels == 1:
+        values = wide.reindex(index=seeds, columns=strengths).to_numpy()[:, None, :]
+        return np.repeat(values, len(prompts), axis=1)
+    made = wide.reindex(index=pd.MultiIndex.from_product([seeds, prompts]), columns=strengths)
+    return made.to_numpy().reshape(len(seeds), len(prompts), len(strengths))
+
+
+def _shared(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """NaN for the prompts that are not known on both sides, so that both are averaged over the same ones."""
+    known = np.isfinite(a).all(axis=(0, 2)) & np.isfinite(b).all(axis=(0, 2))
+    keep = known[None, :, None]
+    return np.where(keep, a, np.nan), np.where(keep, b, np.nan)
+
+
+# --- a sheet -----------------------------------------------------------------------------------------------------
+
+
+def sheet(made: pd.DataFrame, column: str, up: bool | None, by: str | None = None) -> Sheet:
+    """The comparisons as a table that every format of `bench.analysis.formats` can write."""
+    several = made.backbone.nunique() > 1
+    keys = ["dataset", *(["backbone"] if several else []), "a", "b"]
+    heads = [Column("difference"), Column("effect"), Column("p"), Column("verdict"), Column("more")]
+    found = Sheet([*keys[:-2], "A", "B"], [*([Column("at")] if by else []), *heads])
+    found.shared = f"{column}{ARROWS[up]}" + (f" at matched {by}" if by else "")
+    found.legend = [HOW_MATCHED if by else HOW, *([MORE] if (made.verdict == "inconclusive").any() else [])]
+    for line in made.to_dict("records"):
+        marks = found.mark(line["reason"])
+        values = [*([Value(line["at"])] if by else []), *_values(line)]
+        key = {"dataset": line["dataset"], "backbone": line["backbone"], "method": line["a"], "b": line["b"]}
+        found.rows.append(Row(key, tuple(line[k] for k in keys), tuple(values), marks))
+    return found
+
+
+def _values(line: Mapping[str, Any]) -> list[Value]:
+    decided = line["verdict"] not in ("inconclusive", MISSING)
+    difference = Value(line["difference"], line["low"], line["high"], bold=decided)
+    return [difference, Value(line["effect"]), Value(line["p_holm"]), Value(text=line["verdict"]), _needed(line)]
+
+
+def _needed(line: Mapping[str, Any]) -> Value:
+    """How many more would decide it, where it is not decided."""
+    if line["verdict"] != "inconclusive" or not line["difference"] or line["reason"]:
+        return Value()
+    if math.isnan(line["more"]):
+        return Value(text="none")
+    return Value(text=f"{line['more']:.0f} {UNITS[_pooled(line)]}".removesuffix("s" if line["more"] == 1 else ""))
+
+
+def _pooled(line: Mapping[str, Any]) -> bool:
+    return str(line["dataset"]).startswith("all ")

@@ -1,0 +1,215 @@
+"""The error of a mean over a grid of outer units (trainings or styles) and prompts; `analysis.statistics` says why so.
+
+Shapes: N values, G outer units, n prompts. Pure functions of float64 arrays; the draws are the same in every call, so a
+table made twice is the same table.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+DRAWS = 9999
+FEW_PROMPTS = 8  # below it the bootstrap of prompts gives way to Student's t
+ALPHA = 0.05
+MOST_UNITS = 1000  # training seeds that `more_units` will look at
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean, and what its error is made of."""
+
+    value: float
+    outer: int  # G
+    between: float  # B: variance of the mean from the spread of the outer means
+    counted: float  # I: the part of B that the prompts' variance holds already
+    prompts: np.ndarray  # (n,) influence of each prompt on the mean, times n; sums to 0
+    se: float = 0.0  # standard error that the values came with, shared by all of them
+
+    @cached_property
+    def errors(self) -> np.ndarray:
+        """(DRAWS,) draws of the error of the mean; empty when there is one value of everything."""
+        return self._errors(self.outer_variance)
+
+    def _errors(self, outer_variance: float) -> np.ndarray:
+        parts = []
+        if len(self.prompts) > 1:
+            parts.append(self._prompt_errors)
+        if self.outer > 1:
+            parts.append(math.sqrt(outer_variance) * _student(self.outer - 1, 1))
+        if self.se > 0:
+            parts.append(self.se * _student(10**9, 2))
+        return np.sum(parts, axis=0) if parts else np.empty(0)
+
+    @cached_property
+    def _prompt_errors(self) -> np.ndarray:
+        return _prompt_errors(self.prompts)
+
+    @property
+    def outer_variance(self) -> float:
+        return max(self.between - self.counted, 0.0)
+
+    @property
+    def prompt_variance(self) -> float:
+        n = len(self.prompts)
+        return float(np.square(self.prompts).sum() / (n * (n - 1))) if n > 1 else 0.0
+
+    def limits(self) -> tuple[float, float]:
+        """The 95 % interval; NaN where nothing is known."""
+        return limits(self.value, self.errors)
+
+    def p_value(self) -> float:
+        """Two-sided, of a true mean of 0; at least 2 / (DRAWS + 1); NaN where nothing is known.
+
+        The test takes all of B: after Holm's correction it lives far out in the tails, where a B that came out small by
+        chance, less an I, would find differences that are not there. So it is stricter than the interval.
+        """
+        return p_value(self.value, self._errors(self.between))
+
+    def more_units(self, gap: float, power: float, family: int = 1) -> int | None:
+        """How many more outer units make a true mean of `gap` significant with this power; None: prompts are too few.
+
+        Significant at 5 % over the size of the `family` of comparisons, the most that Holm's correction asks. The
+        variances are taken as they are estimated here: from three units that is a rough answer.
+        """
+        own = self.counted * self.outer  # of one unit
+        shared = max(self.prompt_variance - self.counted, 0.0) + self.se**2
+        level = 1 - ALPHA / family / 2
+        for units in range(self.outer, MOST_UNITS + 1):
+            prompts, outer = shared + own / units, self.outer_variance * self.outer / units
+            test = _quantile(level, units - 1) * math.sqrt(outer + own / units)  # with all of B, as p_value
+            half = math.hypot(_quantile(level) * math.sqrt(prompts), test)
+            if half + _quantile(power) * math.sqrt(prompts + outer) <= gap:
+                return units - self.outer
+        return None
+
+
+def limits(value: float, errors: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval from draws of the error; one that is NaN, undefined, counts as beyond both ends."""
+    lost = float(np.isnan(errors).mean()) if len(errors) else 1.0
+    if lost >= ALPHA / 2:
+        return math.nan, math.nan
+    tail = (ALPHA / 2 - lost) / (1 - lost)
+    low, high = np.quantile(errors[~np.isnan(errors)], [tail, 1 - tail], method="hazen")
+    return value - float(high), value - float(low)
+
+
+def p_value(value: float, errors: np.ndarray) -> float:
+    """Two-sided, of a true value of 0, from draws of the error; one that is NaN counts on both sides."""
+    if not len(errors):
+        return math.nan
+    lost = np.isnan(errors).sum()
+    beyond = lost + min((errors >= value).sum(), (errors <= value).sum())
+    return float(min(1.0, 2 * (beyond + 1) / (DRAWS + 1)))
+
+
+def mean(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, se: float = 0.0) -> Mean:
+    """The mean over outer units of values (N,), with their outer unit and their prompt as codes 0, 1, ... (N,)."""
+    g, n = int(rows.max()) + 1, int(columns.max()) + 1
+    cell = rows * n + columns
+    count = np.bincount(cell, minlength=g * n).reshape(g, n)
+    total = np.bincount(cell, weights=values, minlength=g * n).reshape(g, n)
+    means = total.sum(axis=1) / count.sum(axis=1)  # (G,)
+    influence = (total - count * means[:, None]) / count.sum(axis=1, keepdims=True)  # (G, n), rows sum to 0
+    prompts = influence.mean(axis=0)  # (n,)
+    between = float(means.var(ddof=1) / g) if g > 1 else 0.0
+    return Mean(float(means.mean()), g, between, _counted(influence, prompts, count), prompts * n, se)
+
+
+def _counted(influence: np.ndarray, prompts: np.ndarray, count: np.ndarray) -> float:
+    """I: the interaction when all prompts are shared, all of the prompts' variance when none is; else 0, to be safe."""
+    g, n = influence.shape
+    if g < 2 or n < 2:
+        return 0.0
+    if (count > 0).all():
+        return float(np.square(influence - prompts).sum() * n / ((g - 1) * (n - 1) * g))
+    if ((count > 0).sum(axis=0) == 1).all():
+        return float(np.square(prompts).sum() * n / (n - 1))
+    return 0.0
+
+
+def _prompt_errors(x: np.ndarray) -> np.ndarray:
+    """Draws of the error of the mean of x (n,), which has mean 0: the studentised bootstrap, or Student's t."""
+    n = len(x)
+    se = math.sqrt(np.square(x).sum() / (n * (n - 1)))
+    if se == 0:
+        return np.zeros(DRAWS)
+    if n >= FEW_PROMPTS:
+        spread = _spreads(x)
+        if (spread > 1e-3 * se).mean() > 0.999:  # else a few values stand out from many equal ones
+            return se * (_resamples(n) @ x) / np.maximum(spread, 1e-3 * se)
+    return se * _student(n - 1, 0)
+
+
+def _spreads(x: np.ndarray) -> np.ndarray:
+    """(DRAWS,) the standard error of the mean of x (n,) as each resample has it."""
+    weights = _resamples(len(x))
+    return np.sqrt(np.maximum(weights @ np.square(x) - np.square(weights @ x), 0.0) / (len(x) - 1))
+
+
+# --- of a number that is no mean: it is worked out again with the weights of each resample
+
+
+def prompt_weights(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of prompts (DRAWS, n), and what an error made with them is to be multiplied by (DRAWS,).
+
+    x (n,) are the prompts' influences on the number, as in `Mean`. For a mean of them the product is what
+    `Mean` takes: the studentised bootstrap, or below 8 prompts Student's t.
+    """
+    n = len(x)
+    se = math.sqrt(np.square(x).sum() / (n * (n - 1))) if n > 1 else 0.0
+    if n >= FEW_PROMPTS and se > 0:
+        spread = _spreads(x)
+        if (spread > 1e-3 * se).mean() > 0.999:
+            return _resamples(n), se / np.maximum(spread, 1e-3 * se)
+    return unit_weights(n, 1.0, 0), np.ones(DRAWS)
+
+
+def unit_weights(units: int, share: float = 1.0, stream: int = 1) -> np.ndarray:
+    """Weights of outer units (DRAWS, G) that sum to 1: with them the mean of any G values errs by `share` times
+    Student's t with G - 1 degrees times its standard error.
+
+    An exchangeably weighted bootstrap (Praestgaard & Wellner 1993): to draw three of three would under-cover.
+    """
+    return 1 / units + share * _directions(units, stream) if units > 1 else np.ones((DRAWS, units))
+
+
+@lru_cache(maxsize=64)
+def _directions(units: int, stream: int) -> np.ndarray:
+    draw = np.random.default_rng([stream, units, 7])
+    z = draw.standard_normal((DRAWS, units))
+    z -= z.mean(axis=1, keepdims=True)
+    return z / np.sqrt(units * draw.chisquare(units - 1, (DRAWS, 1)))
+
+
+@lru_cache(maxsize=64)
+def _resamples(n: int) -> np.ndarray:
+    """(DRAWS, n): how often each of n was drawn, over n."""
+    return np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
+
+
+@lru_cache(maxsize=256)
+def _student(degrees: int, stream: int) -> np.ndarray:
+    """(DRAWS,) quantiles of Student's t in a random order of their own for each stream."""
+    from scipy.special import stdtrit
+
+    quantiles = stdtrit(degrees, (np.arange(DRAWS) + 0.5) / DRAWS)
+    return np.random.default_rng([stream, degrees]).permutation(quantiles)
+
+
+def _quantile(p: float, degrees: int | float = 10**9) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, p))
+
+
+def holm(p: np.ndarray, family: int) -> np.ndarray:
+    """Adjusted p values (k,) (Holm 1979) in a family whose other members are taken as 1; NaN stays NaN."""
+    order = np.argsort(p)  # NaN last
+    steps = p[order] * np.arange(family, family - len(p), -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted

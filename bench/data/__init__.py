@@ -1,0 +1,1 @@
+"""Datasets: their files, prompts, images and checksums, and the registry of weights."""

@@ -1,0 +1,1 @@
+"""Drawing images: the sampler, and the inversion of real images."""

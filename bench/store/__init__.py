@@ -1,0 +1,1 @@
+"""What is kept on disk: records, leases, the index, and what has been scored."""

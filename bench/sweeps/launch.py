@@ -1,0 +1,143 @@
+"""From composed cells to their verdicts: drops what is finished, writes the sweep down, has it worked on, reports."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from bench.cell import Cell, build
+from bench.run import settled
+from bench.sweeps import plan, pool
+from bench.sweeps.sweep import Settings, State, Sweep, judge, merged, submit
+from bench.sweeps.worker import Leave, Worker
+
+failed: list[str] = []  # run ids without a good end in any batch of this process
+JOBS = 4  # of a cluster, when nothing is said
+
+
+def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mapping[str, Any]) -> dict[str, State]:
+    """Run a sweep by one of "packed", "local", "slurm"; run id -> what became of it."""
+    cells = merged(cells)
+    workers = settings.workers or {"packed": 1, "slurm": JOBS}.get(kind) or max(1, len(pool.gpus()))
+    settings = replace(settings, workers=workers)
+    if settings.plan:
+        show_plan(cells, settings, workers)
+        return {}
+    verdicts = judge(cells)
+    for cell in verdicts.done:
+        settled(cell)  # notes how it departs from the rules that it is asked for under now
+    sweep = submit(cells, settings, verdicts, plan.kept(plan.forecast(verdicts.todo, cells[0].results)))
+    print(f"Sweep {sweep.folder.name}: {plan.counts(verdicts)}", flush=True)
+    if sweep.open():
+        _work(sweep, kind, options, workers)
+    states = _report(sweep)
+    if not sweep.open() and any(states[cell.run_id].status == "done" for cell in verdicts.todo):
+        _summarise(sweep, cells[0])
+    return states
+
+
+def show_plan(cells: Sequence[Cell], settings: Settings, workers: int) -> None:
+    """Print what would be done, what stops it and what it would cost."""
+    verdicts = judge(cells)
+    found = plan.obstacles(verdicts.todo)
+    runnable = [cell for cell in verdicts.todo if cell.run_id not in found.stopped]
+    made = plan.forecast(runnable, cells[0].results)
+    if settings.plan == "probe" and made.unknown:
+        plan.probe(made.unknown)
+        made = plan.forecast(runnable, cells[0].results)
+    print(plan.told(cells, verdicts, found, made, settings, workers))
+
+
+def _work(sweep: Sweep, kind: str, options: Mapping[str, Any], workers: int) -> None:
+    if kind == "packed":
+        with _signals(signal.SIGINT, signal.SIGTERM) as leave:
+            why = Worker(sweep, leave).work()
+        if leave:
+            sys.exit("Stopped; what was begun is kept, and the same command goes on from there.")
+        if sweep.open():
+            print(f"This process ends ({why}); {_look(sweep)}")
+        return
+    chosen = pool.pick(kind, sweep, dict(options))
+    if not sweep.settings.wait:
+        _start(sweep, chosen, workers)
+        return
+    try:
+        pool.watch(sweep, chosen, workers, _Line(sweep).show)
+    except KeyboardInterrupt:
+        print(f"\nThe workers go on; {_look(sweep)} To end them: {chosen.to_cancel()}", flush=True)
+        sys.exit(130)
+
+
+def _start(sweep: Sweep, chosen: pool.Pool, workers: int) -> None:
+    """Workers up to the wanted number, without waiting for them."""
+    short = min(workers, len(sweep.open())) - (chosen.alive() or 0)
+    started = chosen.start(short) if short > 0 else 0
+    print(f"{started} workers started; {_look(sweep)} To end them: {chosen.to_cancel()}", flush=True)
+
+
+def _look(sweep: Sweep) -> str:
+    return f"python -m bench.status --results {sweep.results} {sweep.folder.name} shows the sweep."
+
+
+@contextmanager
+def _signals(*numbers: int) -> Iterator[Leave]:
+    """Signals ask the worker in this process to leave; afterwards they mean what they did before."""
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield Leave().catch(*numbers)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _summarise(sweep: Sweep, cell: Cell) -> None:
+    """A finished sweep's tables and figures for its tracker. What goes wrong is said, and the sweep is done anyway."""
+    try:
+        tracker = build({"folder": str(sweep.results), **cell.tracker})
+        if not tracker.silent:
+            from bench.report.publish import of_sweep
+
+            runs = [entry.run_id for entry in sweep.entries]
+            of_sweep(sweep.folder.name, sweep.results, runs, tracker, cell.group or "")
+    except Exception as error:
+        print(f"The tracker got no summary ({type(error).__name__}: {' '.join(str(error).split())}).")
+
+
+class _Line:
+    """One line whenever the counts change."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep, self.said = sweep, ""
+
+    def show(self) -> None:
+        line = counted(self.sweep.states())
+        if line != self.said:
+            print(line, flush=True)
+            self.said = line
+
+
+def counted(states: Mapping[str, State]) -> str:
+    """ "3 done, 1 failed, 2 running, 4 open" """
+    found = Counter(state.status for state in states.values())
+    return ", ".join(f"{n} {status}" for status, n in sorted(found.items()))
+
+
+def _report(sweep: Sweep) -> dict[str, State]:
+    """The counts, all failures with their reasons, and how good the forecast was."""
+    states = sweep.states()
+    bad = {run_id: state for run_id, state in states.items() if state.status == "failed"}
+    failed.extend(bad)
+    for run_id, state in states.items():
+        if state.status in ("failed", "skipped"):
+            print(f"{state.status}: {run_id}: {state.reason}")
+    print(f"Sweep {sweep.folder.name}: {counted(states)}")
+    if bad:
+        print("Failed cells stay so until mode=retry.")
+    if (judged := plan.how_good(sweep)) is not None:
+        print(judged)
+    return states

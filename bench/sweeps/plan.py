@@ -1,0 +1,316 @@
+"""What a sweep would do and cost, before it is started: python -m bench -m ... plan=true (or plan=probe)
+
+Times rest on earlier records of the same method on the same backbone. Each such record foretells a cell, from its
+seconds per step, per image and per scored image, without loading and the shared baselines. The mean of what the records
+foretell is the estimate. Their spread gives an interval: Student's t, 80 %, of the sum over the cells, from what a
+single cell may be off and what the mean may be off. Where there is no record nothing is invented; `plan=probe`
+measures short cells for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from bench import backbones
+from bench.cell import Cell, digest
+from bench.contracts import BenchError, Impossible
+from bench.data import datasets as data
+from bench.data.fetch import cache_folder
+from bench.progress import clock
+from bench.store.record import Record, Store, atomic_write
+from bench.sweeps.sweep import Settings, Sweep, Verdicts, code
+
+PROBES = ".probe"
+LEVEL = 0.8  # of the interval
+SHORT = {"steps": 12, "prompts": 2, "strengths": 1}  # a probe's cell
+NEWEST = 20  # records of a kind that an estimate rests on
+
+
+@dataclass
+class Forecast:
+    """Seconds of all cells that are to be run, with an interval where several records give one."""
+
+    each: dict[str, float] = field(default_factory=dict)  # run id -> seconds
+    total_s: float = 0.0
+    off_s: float | None = 0.0  # half the width of the interval; None when a single record gives no spread
+    bytes: float = 0.0
+    records: int = 0
+    devices: set[str] = field(default_factory=set)
+    unknown: list[Cell] = field(default_factory=list)  # no record speaks of them
+
+    @property
+    def longest_s(self) -> float:
+        return max(self.each.values(), default=0.0)
+
+
+def forecast(cells: Sequence[Cell], results: Path) -> Forecast:
+    """From all records below `results`, and from its probes."""
+    kinds: dict[str, list[Cell]] = {}
+    for cell in cells:
+        kinds.setdefault(kind(cell.method, cell.backbone), []).append(cell)
+    known = _known(results, set(kinds))
+    made = Forecast()
+    for key, group in kinds.items():
+        try:
+            told = _told(group, known[key]) if known.get(key) else {}
+        except BenchError:  # its prompts are not here yet
+            told = {}
+        if told:
+            _add(made, told, known[key])
+        else:
+            made.unknown += group
+    return made
+
+
+def _told(cells: Sequence[Cell], records: Sequence[tuple[Record, Path]]) -> dict[str, list[float]]:
+    """Run id -> the seconds that each record foretells."""
+    return {cell.run_id: [foretold(cell, record) for record, _ in records] for cell in cells}
+
+
+def kind(method: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
+    """Equal for cells of the same speed per step and per image, as far as settings tell."""
+    recipe = method.get("recipe") or {}
+    speed = {key: method.get(key) for key in ("_target_", "tune", "text_encoder", "rank", "where")}
+    speed |= {"batch_size": recipe.get("batch_size")}
+    return digest([speed, {key: backbone.get(key) for key in ("_target_", "name", "resolution", "dtype")}])
+
+
+def _known(results: Path, wanted: set[str]) -> dict[str, list[tuple[Record, Path]]]:
+    """The newest records of each kind, done and with their times, all of one device."""
+    found: dict[str, list[tuple[Record, Path]]] = {}
+    for store in (Store(results), Store(results / PROBES)):
+        for record in store.records():
+            asked = record.config.get("asked")
+            if record.status == "done" and asked and (key := kind(asked["method"], asked["backbone"])) in wanted:
+                found.setdefault(key, []).append((record, store.folder(record.run_id)))
+    return {key: _newest_of_a_device(records) for key, records in found.items()}
+
+
+def _newest_of_a_device(records: list[tuple[Record, Path]]) -> list[tuple[Record, Path]]:
+    records.sort(key=lambda pair: pair[0].provenance.get("ended") or "", reverse=True)
+    return [pair for pair in records if device(pair[0]) == device(records[0][0])][:NEWEST]
+
+
+def device(record: Record) -> str:
+    return str(record.provenance.get("gpu") or record.provenance.get("cpu") or "an unknown device")
+
+
+def _add(made: Forecast, told: Mapping[str, list[float]], records: Sequence[tuple[Record, Path]]) -> None:
+    """A group of cells of one kind."""
+    means = {run_id: mean(values) for run_id, values in told.items()}
+    made.each |= means
+    made.total_s += sum(means.values())
+    made.records += len(records)
+    made.devices |= {device(record) for record, _ in records}
+    made.bytes += len(told) * mean(_size(folder) for _, folder in records[:3])
+    if len(records) < 2:
+        made.off_s = None
+    elif made.off_s is not None:
+        spread = mean(stdev(values) for values in told.values())
+        made.off_s = math.hypot(made.off_s, off(spread, len(records), len(told)))
+
+
+def off(spread: float, n: int, cells: int) -> float:
+    """Half the width of the interval of a sum: t sqrt(N^2 s^2 / n + N s^2), N cells foretold by n records."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n - 1, (1 + LEVEL) / 2)) * spread * math.sqrt(cells**2 / n + cells)
+
+
+def foretold(cell: Cell, record: Record) -> float:
+    """Seconds of a cell, at the speed that a record of its kind had."""
+    cost, asked = record.cost, record.config["asked"]
+    steps = (cell.method.get("recipe") or {}).get("steps", 0)
+    scored = {text.rpartition(" ")[2] for text in record.config["scored"]}  # strengths
+    made = data.image_count(asked["dataset"]) * len(scored)
+    wanted = data.image_count(cell.dataset) * len(cell.strengths)
+    total = steps / cost["steps_per_s"] if cost.get("steps_per_s") else 0.0
+    total += wanted / cost["images_per_s"] if cost.get("images_per_s") else 0.0
+    return total + cost.get("score_s", 0.0) * wanted / max(1, made)
+
+
+def worked(record: Record) -> float:
+    """The seconds of a finished cell that a forecast speaks of."""
+    return sum(record.cost.get(key) or 0.0 for key in ("train_s", "sample_s", "score_s"))
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+# --- what cannot run, and what is missing
+
+
+@dataclass
+class Obstacles:
+    impossible: Counter[str] = field(default_factory=Counter)  # reason -> cells
+    missing: Counter[str] = field(default_factory=Counter)  # data, weights, networks of metrics
+    stopped: set[str] = field(default_factory=set)  # run ids of both
+
+
+def obstacles(cells: Sequence[Cell]) -> Obstacles:
+    """What stops cells, found once for each combination. A combination never met needs its method imported.
+
+    What is found of a combination holds as long as sources and settings do, and is remembered in the cache folder.
+    """
+    found, memory = Obstacles(), _Memory()
+    combinations: dict[str, list[Cell]] = {}
+    for cell in cells:
+        settings = [cell.method, cell.identity["dataset"], cell.backbone, cell.metrics, cell.fairness]
+        combinations.setdefault(digest([*settings, cell.missing_metrics], 32), []).append(cell)
+    for key, group in combinations.items():
+        try:
+            _stop_if_absent(group[0])
+            memory.possible(key, group[0])
+        except BenchError as reason:
+            kind = found.impossible if isinstance(reason, Impossible) else found.missing
+            kind[str(reason)] += len(group)
+            found.stopped |= {cell.run_id for cell in group}
+    memory.keep()
+    return found
+
+
+class _Memory:
+    """Combination -> why it is impossible, or ""."""
+
+    def __init__(self) -> None:
+        self.file = cache_folder() / "plan" / f"{code()['sources']}.json"
+        self.known: dict[str, str] = json.loads(self.file.read_text()) if self.file.is_file() else {}
+
+    def possible(self, key: str, cell: Cell) -> None:
+        """Raises Impossible, or BenchError for what is missing, which is not remembered."""
+        if key not in self.known:
+            self.known[key] = _impossible_because(cell)
+        if self.known[key]:
+            raise Impossible(self.known[key])
+
+    def keep(self) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.file, json.dumps(self.known).encode())
+
+
+def _impossible_because(cell: Cell) -> str:
+    from bench.work import Work
+
+    try:
+        Work(cell, cell.results).possible()
+    except Impossible as reason:
+        return str(reason)
+    return ""
+
+
+def _stop_if_absent(cell: Cell) -> None:
+    for sentence in (data.missing(dict(cell.dataset)), backbones.missing(dict(cell.backbone))):
+        if sentence:
+            raise BenchError(sentence)
+
+
+# --- probe
+
+
+def probe(cells: Sequence[Cell]) -> None:
+    """Run a short cell of each kind that no record speaks of; its record lies in <results>/.probe."""
+    from bench.run import run
+
+    tried = set()
+    for cell in cells:
+        key = kind(cell.method, cell.backbone)
+        if key not in tried:
+            tried.add(key)
+            run(shortened(cell))
+
+
+def shortened(cell: Cell) -> Cell:
+    """The same work in small: few steps, few images, one strength."""
+    method, dataset = dict(cell.method), dict(cell.dataset)
+    if method.get("recipe"):
+        method["recipe"] = {**method["recipe"], "steps": min(SHORT["steps"], method["recipe"]["steps"])}
+    if isinstance(dataset.get("prompts"), (list, tuple)):
+        dataset["prompts"] = list(dataset["prompts"])[: SHORT["prompts"]]
+    strengths = cell.strengths[: SHORT["strengths"]]
+    cell = replace(cell, method=method, dataset=dataset, strengths=strengths)
+    return replace(cell, results=cell.results / PROBES, mode="cached", tracker=SILENT, group=None)
+
+
+SILENT = {"_target_": "bench.track.Silent"}
+
+
+# --- in words
+
+
+def told(
+    cells: Sequence[Cell], verdicts: Verdicts, found: Obstacles, forecasted: Forecast, settings: Settings, workers: int
+) -> str:
+    """The plan, for people."""
+    lines = [f"{len(cells)} cells: {counts(verdicts, found)}"]
+    lines += [f"  failed: {n} of them: {reason}" for reason, n in Counter(r for _, r in verdicts.failed).items()]
+    lines += [f"  impossible: {n} cells: {reason}" for reason, n in _impossible(verdicts, found).items()]
+    lines += [f"  missing: {n} cells: {reason}" for reason, n in found.missing.items()]
+    return "\n".join([*lines, *_estimate(forecasted, settings, workers)])
+
+
+def counts(verdicts: Verdicts, found: Obstacles | None = None) -> str:
+    """ "85 to run, 12 finished, 3 failed" """
+    found = found or Obstacles()
+    runs = len(verdicts.todo) - len(found.stopped)
+    words = {"to run": runs, "finished": len(verdicts.done), "failed": len(verdicts.failed)}
+    words |= {"impossible": sum(_impossible(verdicts, found).values())}
+    words |= {"stopped by what is missing": sum(found.missing.values())}
+    text = ", ".join(f"{n} {word}" for word, n in words.items() if n or word == "to run")
+    return text + (f" ({len(verdicts.again)} with a record already)" if verdicts.again else "")
+
+
+def _impossible(verdicts: Verdicts, found: Obstacles) -> Counter[str]:
+    return found.impossible + Counter(reason for _, reason in verdicts.skipped)
+
+
+def _estimate(made: Forecast, settings: Settings, workers: int) -> list[str]:
+    lines = []
+    if made.each:
+        wall = max(made.total_s / workers, made.longest_s)
+        rest = "no interval: a kind of cell has a single record"
+        if made.off_s is not None:
+            low, high = max(0.0, made.total_s - made.off_s), made.total_s + made.off_s
+            rest = f"80 % interval {low / 3600:.3g} to {high / 3600:.3g} h"
+        lines.append(f"{made.total_s / 3600:.3g} device hours ({rest}), {clock(wall)} on {workers} workers")
+        lines.append(f"{made.bytes / 1e9:.3g} GB on disk; from {made.records} records on {', '.join(made.devices)}")
+        if settings.price_per_gpu_hour is not None:
+            price = settings.price_per_gpu_hour
+            lines.append(f"cost {made.total_s / 3600 * price:.2f} at {price:g} an hour")
+    if made.unknown:
+        names = sorted({f"{cell.method['name']} on {cell.backbone['name']}" for cell in made.unknown})
+        lines.append(
+            f"no estimate for {len(made.unknown)} cells: no record of {', '.join(names)} (plan=probe makes one)"
+        )
+    return lines
+
+
+def kept(made: Forecast) -> dict[str, Any]:
+    """What a sweep remembers of its forecast, to be compared with what it took."""
+    return {"total_s": made.total_s, "off_s": made.off_s, "each": made.each, "unknown": len(made.unknown)}
+
+
+def how_good(sweep: Sweep) -> str | None:
+    """The forecast against what the cells took that it spoke of and that are done; None without a forecast."""
+    each = (sweep.estimate or {}).get("each") or {}
+    pairs = []
+    for run_id, expected in each.items():
+        record = sweep.store.read(run_id)
+        if record is not None and record.status == "done":
+            pairs.append((expected, worked(record)))
+    if not pairs or not sum(expected for expected, _ in pairs):
+        return None
+    expected, took = (sum(column) for column in zip(*pairs, strict=True))
+    assert sweep.estimate is not None
+    off_s = sweep.estimate["off_s"]
+    verdict = ""
+    if off_s is not None and len(pairs) == len(each):
+        verdict = ", inside its interval" if abs(took - expected) <= off_s else ", outside its interval"
+    return f"forecast {expected / 3600:.3g} device hours for {len(pairs)} cells, they took {took / 3600:.3g}{verdict}"

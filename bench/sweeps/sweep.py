@@ -1,0 +1,347 @@
+"""A sweep on disk: which cells were asked for and, at any moment, what became of each. Nothing here runs anything.
+
+<results>/.sweeps/<name>/
+  sweep.json   the code, the settings, and the cells: each combination once, with its seeds
+  redo.json    records to be made anew: run id -> what tells the record that is to be replaced
+  refused/     a file for each cell that ended without a record, with the reason
+  workers/     <name>.json, what a worker does, and <name>.claim, its sign of life
+  log/         what workers said
+
+A verdict is a record in the store, never what a queue says about a job.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.cell import Cell, digest
+from bench.contracts import BenchError
+from bench.paths import ROOT
+from bench.run import complete
+from bench.store import leases
+from bench.store.record import Record, Store, atomic_write, patch
+
+SWEEPS = ".sweeps"
+STATES = ("done", "failed", "skipped", "running", "open")
+SOURCES = ("bench", "methods", "metrics")
+OWN = ("seed", "results", "mode", "pack")  # of a cell: what is not kept with its combination
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a sweep is run; no image depends on it."""
+
+    plan: bool | str = False  # true: show what would be done; probe: measure short cells for it
+    wait: bool = True
+    pack: int | str = "auto"  # cells at a time in one worker
+    workers: int | None = None
+    mix_code: bool = False
+    attempts: int = 4  # workers that a cell may kill
+    lease_s: float = leases.LEASE_S
+    idle_s: float = 600.0  # a worker waits so long for others to give something back
+    poll_s: float = 2.0
+    price_per_gpu_hour: float | None = None
+    runner: str = "bench.sweeps.packs.run_pack"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell of a sweep: its combination's place in `Sweep.bases`, and its seed."""
+
+    run_id: str
+    base: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class State:
+    status: str  # one of STATES
+    reason: str | None = None
+
+
+class Sweep:
+    """The folder of one sweep, opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = folder.parent.parent
+        self.store = Store(self.results)
+        try:
+            known = json.loads((folder / "sweep.json").read_text())
+        except (OSError, ValueError) as error:
+            raise BenchError(f"{folder} holds no sweep that can be read ({error}).") from None
+        self.settings = Settings(**known["settings"])
+        self.code: dict[str, Any] = known["code"]
+        self.estimate: dict[str, Any] | None = known["estimate"]
+        self.started: float = known["started"]  # seconds since 1970
+        self.mode: str = known["mode"]
+        self.bases: list[dict[str, Any]] = known["bases"]
+        self.entries = [Entry(run_id, base, seed) for base, seed, run_id in known["cells"]]
+        self._known: dict[str, tuple[str, State]] = {}
+        self._bases: dict[int, Cell] = {}
+
+    # --- the cells
+
+    def cell(self, entry: Entry) -> Cell:
+        """What was asked for; a record that is to be made anew is asked for in the sweep's mode."""
+        mode = self.mode if entry.run_id in self.redo() else "cached"
+        return self.base(entry.base).with_seed(entry.seed, mode)
+
+    def base(self, index: int) -> Cell:
+        """A combination, with the seed of its first cell."""
+        if index not in self._bases:
+            first = next(entry for entry in self.entries if entry.base == index)
+            settings = self.bases[index] | {"strengths": tuple(self.bases[index]["strengths"])}
+            self._bases[index] = Cell(**settings, seed=first.seed, results=self.results)
+        return self._bases[index]
+
+    def redo(self) -> dict[str, str]:
+        try:
+            return json.loads((self.folder / "redo.json").read_text())
+        except FileNotFoundError:
+            return {}
+
+    # --- what became of them
+
+    def states(self) -> dict[str, State]:
+        """Run id -> state, now."""
+        redo, claimed = self.redo(), _names(self.store.root / ".work", ".", ".claim")
+        return {entry.run_id: self._state(entry.run_id, redo, claimed) for entry in self.entries}
+
+    def state(self, run_id: str) -> State:
+        return self._state(run_id, self.redo(), {run_id})
+
+    def _state(self, run_id: str, redo: Mapping[str, str], claimed: set[str]) -> State:
+        token = self.token(run_id)
+        if token is not None and token != redo.get(run_id):
+            return self._verdict(run_id, token)
+        if (self.folder / "refused" / run_id).exists():
+            return State("failed", (self.folder / "refused" / run_id).read_text())
+        alive = run_id in claimed and leases.holder(self.store.claim_file(run_id)) is not None
+        return State("running" if alive else "open")
+
+    def _verdict(self, run_id: str, token: str) -> State:
+        if self._known.get(run_id, ("",))[0] != token:
+            record = self.store.read(run_id)
+            if record is None:
+                return State("open")
+            self._known[run_id] = (token, State(record.status, record.reason))
+        return self._known[run_id][1]
+
+    def token(self, run_id: str) -> str | None:
+        """What tells a record from the one that replaces it; None where there is none."""
+        try:
+            found = (self.store.root / run_id / "record.json").stat()
+        except FileNotFoundError:
+            return None
+        return f"{found.st_ino} {found.st_mtime_ns}"
+
+    def open(self) -> list[Entry]:
+        """Cells that have no verdict yet, in work or not."""
+        states = self.states()
+        return [entry for entry in self.entries if states[entry.run_id].status in ("open", "running")]
+
+    def deaths(self, states: Mapping[str, State]) -> Counter[str]:
+        """Run id -> workers that died over it; the last one's claim may still lie where a living one would."""
+        work = self.store.root / ".work"
+        buried = [name.partition(".claim.dead-") for name in _names(work, ".", "")]
+        found = Counter(run_id for run_id, dead, _ in buried if dead)
+        claimed = _names(work, ".", ".claim")
+        return found + Counter(run_id for run_id in claimed if run_id in states and states[run_id].status == "open")
+
+    # --- what workers leave
+
+    def refuse(self, run_id: str, reason: str) -> None:
+        """A cell ends without a record, for example because its finished record could not be extended."""
+        (self.folder / "refused").mkdir(exist_ok=True)
+        atomic_write(self.folder / "refused" / run_id, reason.encode())
+
+    def replaced(self, run_id: str) -> None:
+        """The cell was run and its record is as it was: it counts as made anew."""
+        if self.token(run_id) is not None and self.token(run_id) == self.redo().get(run_id):
+            os.utime(self.store.root / run_id / "record.json")
+
+    def workers(self) -> list[dict[str, Any]]:
+        """What each worker last told, and under "alive" whether it still lives."""
+        found = []
+        for path in sorted((self.folder / "workers").glob("*.json")):
+            owner = leases.holder(path.with_suffix(".claim"))
+            found.append({**json.loads(path.read_text()), "alive": owner is not None})
+        return found
+
+    def check_code(self) -> None:
+        """Raises BenchError when this process runs other code than the sweep began with."""
+        here = code()
+        if here["sources"] != self.code["sources"] and not self.settings.mix_code:
+            raise BenchError(
+                f"Sweep {self.folder.name} was started with {_called(self.code)}; here is {_called(here)}. Go back to "
+                "that code, start the sweep in another folder (results=...), or type mix_code=true."
+            )
+
+
+def _names(folder: Path, start: str, end: str) -> set[str]:
+    """Names in a folder, without their start and end; nothing where there is no folder."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return set()
+    return {n[len(start) : len(n) - len(end)] for n in names if n.startswith(start) and n.endswith(end)}
+
+
+# --- a new one
+
+
+@dataclass
+class Verdicts:
+    """The cells of a sweep by what is to be done, before anything runs."""
+
+    new: list[Cell] = field(default_factory=list)
+    again: list[Cell] = field(default_factory=list)  # a record is there, but more or another one is wanted
+    done: list[Cell] = field(default_factory=list)
+    failed: list[tuple[Cell, str]] = field(default_factory=list)  # with the reason; they stay so
+    skipped: list[tuple[Cell, str]] = field(default_factory=list)
+
+    @property
+    def todo(self) -> list[Cell]:
+        return self.new + self.again
+
+
+def judge(cells: Sequence[Cell]) -> Verdicts:
+    """Which cells are settled already and which are to be run."""
+    verdicts = Verdicts()
+    for cell in cells:
+        record = Store(cell.results).read(cell.run_id)
+        if record is None:
+            verdicts.new.append(cell)
+        elif not complete(record, cell):
+            verdicts.again.append(cell)
+        elif record.status == "done":
+            verdicts.done.append(cell)
+        else:
+            kind = verdicts.failed if record.status == "failed" else verdicts.skipped
+            kind.append((cell, record.reason or ""))
+    return verdicts
+
+
+def merged(cells: Sequence[Cell]) -> list[Cell]:
+    """Each run id once, with all strengths and metrics that are asked of it."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        old = found.setdefault(cell.run_id, cell)
+        strengths = tuple(dict.fromkeys([*old.strengths, *cell.strengths]))
+        if strengths != old.strengths or old.metrics != cell.metrics:
+            found[cell.run_id] = replace(old, strengths=strengths, metrics={**old.metrics, **cell.metrics})
+    return list(found.values())
+
+
+def submit(
+    cells: Sequence[Cell], settings: Settings, verdicts: Verdicts, estimate: Mapping[str, Any] | None = None
+) -> Sweep:
+    """Write down a sweep, or open the one of the same cells again, with what is to be done anew."""
+    folder = cells[0].results / SWEEPS / _name(cells)
+    before = Sweep(folder) if (folder / "sweep.json").exists() else None
+    if before is not None and len(verdicts.todo) < len(cells):  # else nothing of other code would remain
+        if not verdicts.todo:
+            return before
+        before.settings = settings
+        before.check_code()
+    for name in ("workers", "log", "refused"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / "code.patch", patch())
+    atomic_write(folder / "sweep.json", json.dumps(_spec(cells, settings, before, estimate)).encode())
+    sweep = Sweep(folder)
+    _ask_again(sweep, verdicts)
+    return sweep
+
+
+def _spec(
+    cells: Sequence[Cell], settings: Settings, before: Sweep | None, estimate: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    bases, numbered = _numbered(cells)
+    return {
+        "format": 1,
+        "started": before.started if before else datetime.now(UTC).timestamp(),
+        "code": code(),
+        "mode": cells[0].mode,
+        "settings": asdict(settings),
+        "estimate": (before and before.estimate) or estimate,
+        "bases": bases,
+        "cells": numbered,
+    }
+
+
+def _ask_again(sweep: Sweep, verdicts: Verdicts) -> None:
+    """Remember which records are to be replaced, and forget refusals."""
+    redo = sweep.redo() | {cell.run_id: sweep.token(cell.run_id) or "" for cell in verdicts.again}
+    atomic_write(sweep.folder / "redo.json", json.dumps(redo).encode())
+    for cell in verdicts.todo:
+        (sweep.folder / "refused" / cell.run_id).unlink(missing_ok=True)
+        if not leases.holder(sweep.store.claim_file(cell.run_id)):
+            leases.forget_deaths(sweep.store.claim_file(cell.run_id))
+
+
+def _numbered(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], list[tuple[int, int, str]]]:
+    """Each combination once, and (its place, seed, run id) of each cell."""
+    places: dict[str, int] = {}
+    bases: list[dict[str, Any]] = []
+    numbered = []
+    for cell in cells:
+        settings = {f.name: getattr(cell, f.name) for f in fields(Cell) if f.name not in OWN}
+        key = digest(settings, 32)
+        if key not in places:
+            places[key] = len(bases)
+            bases.append(settings)
+        numbered.append((places[key], cell.seed, cell.run_id))
+    return bases, numbered
+
+
+def _name(cells: Sequence[Cell]) -> str:
+    """The same for the same cells, whoever asks and how often."""
+    asked = sorted((cell.run_id, sorted(cell.strengths), sorted(cell.metrics)) for cell in cells)
+    word = re.sub(r"[^A-Za-z0-9._-]+", "-", cells[0].group or "sweep").strip("-.")[:60] or "sweep"
+    return f"{word}-{digest(asked, 8)}"
+
+
+def sweeps(results: Path) -> Iterator[Path]:
+    """Folders of all sweeps, the newest last."""
+    found = results.glob(f"{SWEEPS}/*/sweep.json")
+    yield from (path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime))
+
+
+def seconds(record: Record) -> float:
+    """What a cell took in all its phases."""
+    return sum(value for key, value in record.cost.items() if key in PHASES and value)
+
+
+PHASES = ("load_s", "baseline_s", "prior_s", "train_s", "sample_s", "score_s")
+
+
+# --- the code that runs
+
+
+@functools.cache
+def code() -> dict[str, Any]:
+    """Commit, whether files differ from it, and a hash of all sources that a cell runs through."""
+    from bench.store.record import provenance_of_code
+
+    sources = hashlib.sha256()
+    for folder in SOURCES:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            sources.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return {**provenance_of_code(), "sources": sources.hexdigest()[:16]}
+
+
+def _called(known: Mapping[str, Any]) -> str:
+    if known.get("commit") is None:
+        return f"sources {known['sources']}"
+    return f"commit {known['commit'][:10]}{' with changes' if known['dirty'] else ''} (sources {known['sources']})"

@@ -1,0 +1,1 @@
+"""Training many cells on one backbone: the trainer, its latents, the slots of a pack, and compiled blocks."""

@@ -1,0 +1,269 @@
+"""Intervals and comparisons against scipy, closed forms, double loops and a bootstrap written a second time."""
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from bench.analysis import resampling, statistics
+from bench.contracts import BenchError
+
+
+def images(methods=("a",), styles=("dots",), seeds=3, prompts=12, shots=2, draw=None):
+    """A line per image; draw(method, style, seed, prompt, shot) is its value."""
+    keys = itertools.product(methods, styles, range(seeds), range(prompts), range(shots))
+    lines = [(m, d, s, f"p{p}", e, draw(m, d, s, p, e)) for m, d, s, p, e in keys]
+    return pd.DataFrame(lines, columns=["method", "dataset", "seed", "prompt", "image_seed", "x"])
+
+
+def noise(seed=0, training=0.0, prompt=1.0, image=1.0):
+    """Random effects: of a training, of a prompt in all trainings, of an image."""
+    rng = np.random.default_rng(seed)
+    t, p, e = rng.normal(size=(9, 9)), rng.normal(size=99), rng.normal(size=(9, 9, 99, 9))
+    return lambda m, d, s, i, k: training * t[len(m), s] + prompt * p[i] + image * e[len(m), s, i, k]
+
+
+def textbook(frame):
+    """B, P and I of a two-way layout from its sums of squares, in loops; lists of cell means by training and prompt."""
+    cells = frame.groupby(["seed", "prompt"]).x.mean()
+    seeds, prompts = sorted(set(frame.seed)), sorted(set(frame.prompt))
+    k, n, grand = len(seeds), len(prompts), cells.mean()
+    row = {s: sum(cells[s, p] for p in prompts) / n for s in seeds}
+    column = {p: sum(cells[s, p] for s in seeds) / k for p in prompts}
+    between = sum((row[s] - grand) ** 2 for s in seeds) / (k - 1) / k
+    over = sum((column[p] - grand) ** 2 for p in prompts) / (n - 1) / n
+    rest = sum((cells[s, p] - row[s] - column[p] + grand) ** 2 for s in seeds for p in prompts)
+    return between, over, rest / ((k - 1) * (n - 1)) / (k * n)
+
+
+def test_the_variances_are_those_of_a_two_way_layout():
+    frame = images(draw=noise(training=0.5))
+    made, units, covers = statistics._mean(frame, "x", statistics.LEVELS)
+    assert (made.between, made.prompt_variance, made.counted) == pytest.approx(textbook(frame))
+    assert units == {"dataset": 1, "seed": 3, "prompt": 12} and covers == ("seed", "prompt")
+    assert made.value == pytest.approx(frame.x.mean())
+
+
+def test_an_interval_over_prompts_is_that_of_a_bootstrap_written_a_second_time():
+    frame = images(seeds=1, prompts=10, shots=1, draw=lambda m, d, s, p, e: math.exp(p / 3))
+    found, x = statistics.interval(frame, "x"), frame.x.tolist()
+    draw = random.Random(1)
+
+    def pivot(sample):
+        mean = sum(sample) / len(sample)
+        sd = math.sqrt(sum((v - mean) ** 2 for v in sample) / (len(sample) - 1))
+        return mean, sd / math.sqrt(len(sample))
+
+    mean, se = pivot(x)
+    pivots = sorted((m - mean) / s for m, s in (pivot(draw.choices(x, k=len(x))) for _ in range(40000)))
+    expected = mean - se * pivots[39000], mean - se * pivots[1000]
+    assert found.mean == pytest.approx(mean) and found.covers == ("prompt",)
+    assert (found.low, found.high) == pytest.approx(expected, rel=0.06)
+    assert found.high - mean > 2 * (mean - found.low)  # skewed to the right, as the values are
+
+
+def test_an_interval_over_runs_is_students():
+    frame = pd.DataFrame({"seed": range(4), "x": [1.0, 2.0, 4.0, 3.0]})
+    assert_students(statistics.interval(frame, "x"), frame.x)
+    assert statistics.interval(frame, "x").covers == ("seed",)
+
+
+def assert_students(found, x):
+    low, high = stats.t.interval(0.95, len(x) - 1, np.mean(x), stats.sem(x))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3 * (high - low)) and found.n == len(x)
+
+
+def test_the_error_that_a_number_came_with_is_not_divided_by_the_trainings():
+    frame = pd.DataFrame({"seed": range(5), "x": 2.0, "x_se": 0.1})
+    found = statistics.interval(frame, "x")
+    assert (found.low, found.high) == pytest.approx((2 - 0.196, 2 + 0.196), abs=1e-3)
+
+
+def test_few_prompts_get_students_interval():
+    frame = images(seeds=1, prompts=5, shots=1, draw=noise(3))
+    assert_students(statistics.interval(frame, "x"), frame.x)
+
+
+def test_one_value_among_equal_ones_gives_students_interval():
+    frame = images(seeds=1, prompts=24, shots=1, draw=lambda m, d, s, p, e: float(p == 0))
+    assert_students(statistics.interval(frame, "x"), frame.x)
+
+
+def test_one_of_everything_has_no_interval():
+    found = statistics.interval(pd.DataFrame({"seed": [0], "x": [3.0]}), "x")
+    assert found.mean == 3.0 and math.isnan(found.low) and math.isnan(found.high) and found.covers == ()
+    nothing = statistics.interval(pd.DataFrame({"seed": [0], "x": [math.nan]}), "x")
+    assert math.isnan(nothing.mean) and nothing.n == 0
+
+
+def test_intervals_follow_a_change_of_units():
+    frame = images(draw=noise(4, training=0.3))
+    plain, other = statistics.interval(frame, "x"), statistics.interval(frame.assign(x=5 - 2 * frame.x), "x")
+    expected = 5 - 2 * plain.mean, 5 - 2 * plain.high, 5 - 2 * plain.low
+    assert (other.mean, other.low, other.high) == pytest.approx(expected, abs=0.05)
+    assert statistics.interval(frame.sample(frac=1, random_state=0), "x").mean == pytest.approx(plain.mean)
+
+
+def test_more_images_of_the_same_prompts_do_not_shrink_what_prompts_differ_by():
+    """The nesting: copies of each image are not new information."""
+    few = images(shots=1, draw=noise(5))
+    many = images(shots=8, draw=lambda m, d, s, p, e: noise(5)(m, d, s, p, 0))
+    one, eight = statistics.interval(few, "x"), statistics.interval(many, "x")
+    assert (one.low, one.high) == pytest.approx((eight.low, eight.high)) and eight.n == 8 * one.n
+
+
+def test_prompts_of_their_own_in_each_style_are_counted_once():
+    shared = noise(6)
+    frame = images(styles=("dots", "lines", "ink"), seeds=2, draw=lambda *key: 3 * len(key[1]) + shared(*key))
+    own = frame.assign(prompt=frame.dataset + frame.prompt)
+    made, _, covers = statistics._mean(own, "x", statistics.LEVELS)
+    means = own.groupby("dataset").x.mean()
+    assert made.outer_variance + made.prompt_variance == pytest.approx(means.var() / 3)
+    assert covers == ("dataset", "seed", "prompt")
+
+
+def test_several_units_of_a_level_that_was_not_asked_for_are_refused():
+    frame = images(styles=("dots", "lines"), draw=noise())
+    with pytest.raises(BenchError, match="several units of 'dataset'"):
+        statistics.interval(frame, "x", ("seed", "prompt"))
+
+
+# --- comparisons
+
+
+def test_a_constant_gap_is_found_through_any_noise():
+    shared = noise(7, training=3, prompt=5, image=2)
+    frame = images(("a", "b"), draw=lambda m, d, s, p, e: shared("a", d, s, p, e) + (m == "a") * 0.25)
+    found = statistics.compare(frame, "x", "a", "b")
+    assert (found.difference, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25)) and found.verdict == "higher"
+    assert found.p == pytest.approx(2 / (resampling.DRAWS + 1)) and found.n == 3 * 12 * 2
+    assert statistics.compare(frame, "x", "b", {"method": "a"}).verdict == "lower"
+
+
+def test_only_what_both_have_is_compared():
+    frame = images(("a", "bb"), draw=noise(8))
+    part = frame[(frame.method == "a") | ((frame.seed < 2) & (frame.prompt != "p3"))]
+    found = statistics.compare(part, "x", "a", "bb")
+    wide = part.pivot(index=["seed", "prompt", "image_seed"], columns="method", values="x").dropna()
+    gaps = wide.a - wide.bb
+    assert (found.difference, found.n) == (pytest.approx(gaps.mean()), 2 * 11 * 2)
+    assert found.effect == pytest.approx(gaps.mean() / gaps.std())
+
+
+def test_a_comparison_agrees_with_the_interval_of_the_differences():
+    frame = images(("a", "bb"), draw=noise(9, training=0.2))
+    gaps = frame[frame.method == "a"].assign(
+        x=frame.x[frame.method == "a"].values - frame.x[frame.method == "bb"].values
+    )
+    found, expected = statistics.compare(frame, "x", "a", "bb"), statistics.interval(gaps, "x")
+    assert (found.difference, found.low, found.high) == (expected.mean, expected.low, expected.high)
+    assert found.p >= 0.05 or not found.low < 0 < found.high  # the test is the stricter one
+
+
+def test_one_training_says_nothing_about_the_next():
+    frame = images(("a", "b"), seeds=1, draw=lambda m, d, s, p, e: p + 10.0 * (m == "a"))
+    found = statistics.compare(frame, "x", "a", "b")
+    assert found.p < 0.05 and found.covers == ("prompt",) and found.verdict == "inconclusive"
+    pairs = statistics.compare_all(frame, "x", ["method"])
+    assert pairs.verdict.tolist() == ["inconclusive"] and pairs.p_holm.isna().all()
+
+
+def test_rows_that_are_not_told_apart_are_refused():
+    frame = pd.concat([images(("a", "b"), draw=noise(i)).assign(strength=float(i)) for i in (1, 2)])
+    with pytest.raises(BenchError, match="tell its lines apart"):
+        statistics.compare(frame, "x", "a", "b")
+    with pytest.raises(BenchError, match="no values of"):
+        statistics.compare(frame, "x", "a", "c")
+    assert statistics.compare(frame, "x", {"method": "a", "strength": 1.0}, {"method": "b", "strength": 2.0}).n == 72
+
+
+def test_holm_is_closed_testing_with_bonferroni():
+    p = [0.01, 0.04, 0.03, 0.005, 0.6]
+    subsets = [s for size in range(1, 6) for s in itertools.combinations(range(5), size)]
+    expected = [max(min(1.0, len(s) * min(p[i] for i in s)) for s in subsets if j in s) for j in range(5)]
+    assert statistics.holm(p) == pytest.approx(expected)
+    assert statistics.holm([math.nan, 0.02]) == [pytest.approx(math.nan, nan_ok=True), 0.04]
+
+
+def rows_at(levels, seed=10):
+    shared = noise(seed, training=0.05, image=0.3)
+    methods = ["a" * (i + 1) for i in range(len(levels))]
+    frame = images(methods, prompts=24, draw=lambda m, d, s, p, e: levels[len(m) - 1] + shared(m, d, s, p, e))
+    return statistics.split(frame, ["method"])
+
+
+def test_bold_is_what_leaves_others_behind_and_ties_share_it():
+    def bold(*levels, up=True):
+        found = statistics.leaders(rows_at(levels), "x", statistics.LEVELS, up)
+        return {len(key[0]) - 1 for key in found}
+
+    assert bold(0, 0, 0) == set()  # inconclusive
+    assert bold(5, 0, 0) == {0} and bold(5, 0, 0, up=False) == {1, 2}
+    assert bold(5, 5, 0) == {0, 1} and bold(1) == set()
+
+
+def test_how_many_more_seeds_gives_the_power_that_was_asked_for():
+    draw = np.random.default_rng(11)
+    frame = pd.DataFrame([(m, s, draw.normal()) for m in "ab" for s in range(4)], columns=["method", "seed", "x"])
+    wide = frame.pivot(index="seed", columns="method", values="x")
+    sd = (wide.a - wide.b).std()
+
+    def power(k, gap, family):
+        return stats.nct.sf(stats.t.ppf(1 - 0.025 / family, k - 1), k - 1, gap / sd * math.sqrt(k))
+
+    for gap, family in ((0.5, 1), (1.0, 1), (3.0, 1), (1.0, 6), (3.0, 6)):
+        more = statistics.more_seeds(frame, "x", "a", "b", gap, family)
+        enough = power(4 + more, gap, family)
+        assert (
+            enough == pytest.approx(0.8, abs=0.06) or more == 0 or (family > 1 and power(3 + more, gap, family) < 0.8)
+        )
+        assert enough > 0.74
+        assert more == 0 or power(4 + more - 2, gap, family) < 0.81
+    assert statistics.more_seeds(frame, "x", "a", "b", 100.0) == 0
+
+
+def test_no_number_of_seeds_resolves_what_few_prompts_hide():
+    frame = images(("a", "b"), draw=lambda m, d, s, p, e: (m == "a") * (p % 4) + 0.01 * ((s * 7 + p) % 3))
+    assert statistics.more_seeds(frame, "x", "a", "b", 0.1) is None
+    with pytest.raises(BenchError, match="at least two"):
+        statistics.more_seeds(frame[frame.seed == 0], "x", "a", "b", 0.1)
+
+
+# --- ranks
+
+
+def test_the_critical_difference_is_the_published_one():
+    """Demsar 2006: q for 3 to 10 rows (table 5a), and 1.25 for 4 rows on 14 sets (section 3.2.4)."""
+    for k, n, expected in ((4, 14, 1.25), *((k, 6, q * math.sqrt(k * (k + 1) / 36)) for k, q in Q.items())):
+        scores = pd.DataFrame(np.random.default_rng(0).normal(size=(n, k)))
+        assert statistics.ranks(scores, True).critical_difference == pytest.approx(expected, rel=3e-3)
+
+
+Q = {3: 2.343, 4: 2.569, 5: 2.728, 10: 3.164}
+
+
+def test_ranks_and_p_are_those_of_a_permutation_test():
+    scores = pd.DataFrame({"a": [5, 6, 7, 9.0], "b": [4, 7, 6, 8], "c": [1, 2, 3, 4]})
+    found = statistics.ranks(scores, True)
+    assert found.mean == {"a": 1.25, "b": 1.75, "c": 3.0} and found.styles == 4
+    assert statistics.ranks(scores, False).mean["c"] == 1.0
+
+    def spread(rows):
+        return sum(sum(column) ** 2 for column in zip(*rows, strict=True))
+
+    observed = spread([(1, 2, 3), (2, 1, 3), (1, 2, 3), (1, 2, 3)])
+    orders = itertools.product(itertools.permutations((1, 2, 3)), repeat=4)
+    exact = sum(spread(rows) >= observed for rows in orders) / 6**4
+    assert found.p == pytest.approx(exact)
+
+
+def test_the_same_order_in_all_styles_has_its_exact_p():
+    scores = pd.DataFrame([[1.0, 2.0, 3.0]] * 3)
+    assert statistics.ranks(scores, True).p == pytest.approx(1 / 36)
+    with pytest.raises(BenchError, match="3 rows and 2 styles"):
+        statistics.ranks(scores[[0, 1]], True)
+    assert statistics.ranks(pd.DataFrame([[1.0, 1.0, 1.0]] * 3), True).p == 1.0
