@@ -9,8 +9,6 @@ channels keep its group normalisation from rescaling a picture.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from diffusers import AutoencoderKL

@@ -12,7 +12,6 @@ from PIL import Image
 from bench.mini import check, scenes, styles
 from bench.mini.perceptual import PerceptualTrunk
 from bench.mini.recipe import tokenizer as words
-from bench.mini.recipe import unet as denoiser
 from bench.mini.recipe import vae as autoencoder
 from bench.mini.recipe import world
 from bench.mini.recipe.training import rows_at
@@ -89,7 +88,7 @@ def test_held_out_styles_are_unknown_to_pretraining():
     assert len(styles.KNOWN) >= 6 and len(styles.HELD_OUT) >= 8
     assert set(styles.STYLE_WORDS) == set(ALL)
     assert len(set(styles.STYLE_WORDS.values())) == len(ALL)
-    assert set(world.STYLE_NAMES) == {"photo", *styles.KNOWN}
+    assert set(styles.KNOWN) <= set(world.STYLE_NAMES) and not set(styles.HELD_OUT) & set(world.STYLE_NAMES)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -138,12 +137,6 @@ def tokenizer(built):
     return CLIPTokenizer.from_pretrained(built)
 
 
-def test_the_shipped_tokenizers_are_the_ones_that_the_word_list_gives(bundle, built):
-    for place in ("clip", "diffusion/tokenizer"):
-        for name in ("vocab.json", "merges.txt"):
-            assert (check.WEIGHTS / place / name).read_bytes() == (built / name).read_bytes()
-
-
 def test_listed_and_rare_words_are_one_token(tokenizer):
     pieces = {w: tokenizer.tokenize(w) for w in words.words()}
     assert [w for w, p in pieces.items() if len(p) != 1] == []
@@ -163,10 +156,7 @@ def test_any_text_encodes_and_comes_back(tokenizer):
 
 def test_no_caption_is_longer_than_the_text_encoder(tokenizer):
     rng = np.random.default_rng(0)
-    texts = [
-        scenes.caption(scenes.sample_scene(rng, pairs=1.0, graded=1.0), rng, "stained glass window", rare="sks")
-        for _ in range(300)
-    ]
+    texts = [world.caption(world.sample_judges(rng), rng) for _ in range(500)]
     assert max(len(ids) for ids in tokenizer(texts).input_ids) <= words.LENGTH
 
 
@@ -193,7 +183,7 @@ def test_attention_is_wide_enough_for_two_orthogonal_adapters(bundle):
 
 def test_the_encoder_is_the_principal_components_and_the_decoder_undoes_it(bundle, pictures):
     vae, x = bundle.pipe.vae, autoencoder.to_float(np.stack(pictures))
-    basis, mean = torch.linalg.qr(torch.randn(48, 16, generator=torch.Generator().manual_seed(0))).Q.T, torch.zeros(48)
+    basis, mean = torch.linalg.qr(torch.randn(48, 20, generator=torch.Generator().manual_seed(0))).Q.T, torch.zeros(48)
     fresh = autoencoder.build()
     autoencoder.write_encoder(fresh, basis, mean)
     with torch.no_grad():
@@ -266,32 +256,6 @@ def test_a_killed_fit_ends_with_the_same_weights(tmp_path: Path):
     second.run(loss_of(resumed))
     torch.testing.assert_close(resumed.weight, line.weight, rtol=0, atol=0)
     torch.testing.assert_close(second.averages["line"]["weight"], whole.averages["line"]["weight"], rtol=0, atol=0)
-
-
-# -------------------------------------------------------------------------------------------------- denoiser
-
-
-def test_the_denoiser_starts_as_the_copy_of_its_input_whatever_its_size():
-    """Its last branch taken out, eps is z: to one percent, also for noise a tenth too large."""
-    noise = denoiser.Noise()
-    torch.manual_seed(0)
-    unet = denoiser.build().eval()
-    denoiser.start_at_identity(unet, noise.kept)
-    last = unet.up_blocks[-1].resnets[-1]
-    z, text = torch.randn(2, 16, 16, 16), torch.randn(2, 32, denoiser.TEXT_WIDTH)
-    z = torch.cat([z, 1.1 * z])
-
-    def answer(t):
-        with torch.no_grad():
-            return unet(z, t, text.repeat(2, 1, 1), return_dict=False)[0]
-
-    whole = {t: answer(t) for t in (100, 900)}
-    last.conv2.weight.data.zero_()
-    alone = {t: answer(t) for t in (100, 900)}
-    for t in (100, 900):
-        assert float((alone[t] - z).square().mean().sqrt()) < 0.01
-    moved = {t: float((whole[t] - alone[t]).square().mean().sqrt()) for t in (100, 900)}
-    assert moved[900] < 0.2 * moved[100]
 
 
 # ---------------------------------------------------------------------------------------------- learnable styles

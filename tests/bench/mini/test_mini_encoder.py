@@ -20,7 +20,7 @@ CLIP = ROOT / "bench" / "mini" / "weights" / "clip"
 def world():
     images = np.stack([picture(seed).transpose(1, 2, 0) for seed in range(6)])
     captions = [[f"picture {i} told as {k}" for k in range(5)] for i in range(6)]
-    return World(images, captions, {}, images)
+    return World(images, captions, {})
 
 
 @pytest.fixture(scope="module")
