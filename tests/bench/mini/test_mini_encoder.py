@@ -88,5 +88,5 @@ def test_a_bundle_over_its_limit_is_refused(tmp_path, monkeypatch):
     (tmp_path / "net.bin").write_bytes(b"x" * 2000)
     assert export.check_size(tmp_path) == 2000
     monkeypatch.setattr(export, "LIMIT_BYTES", 1999)
-    with pytest.raises(ValueError, match="over the limit of 32: make a network smaller"):
+    with pytest.raises(ValueError, match="over the limit of 48: make a network smaller"):
         export.check_size(tmp_path)
