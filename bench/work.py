@@ -34,7 +34,7 @@ from bench.fairness import contract
 from bench.progress import progress
 from bench.store.record import Record, Store, atomic_write, image_name, save_images, strength_folder
 from bench.tokens import split_notes
-from bench.training_checks import high_ends
+from bench.training.checks import high_ends
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.adapters.bank import Bank
 from bench.contracts import Ask, BenchError, Loss, Method, Recipe, TrainingData
-from bench.training_checks import untrained
+from bench.training.checks import untrained
 
 CHECKPOINT_SHARE = 0.01  # at most this part of the time goes into checkpoints
 

@@ -5,17 +5,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from test_pack import a_cell
+from test_packs import a_cell
 from test_trainer import TwoPhase, jobs_of, trained
 from tiny import TinyBackbone, tiny_dataset
 from torch.nn.functional import mse_loss
 
-from bench.adapters import Bank
+from bench.adapters.bank import Bank
 from bench.contracts import Ask, Loss
-from bench.record import Store
 from bench.run import run
-from bench.trainer import Training, generator
-from bench.training_checks import high_ends
+from bench.store.record import Store
+from bench.training.checks import high_ends
+from bench.training.trainer import Training, generator
 
 TOLD = "The method declares the adapter 'style', but none of its 2 steps trained it; raise method.recipe.steps"
 
@@ -117,6 +117,6 @@ def test_few_steps_or_none_are_no_training_to_judge(tmp_path):
 
 
 def test_the_record_has_the_note(tmp_path):
-    record = run(a_cell(tmp_path, steps=40, method="test_training_checks.wild"))
+    record = run(a_cell(tmp_path, steps=40, method="test_checks.wild"))
     (note,) = [note for note in record.notes if note.startswith("training: ")]
     assert record.status == "done" and "ends high" in note
