@@ -34,6 +34,7 @@ from bench.fairness import contract
 from bench.progress import progress
 from bench.store.record import Record, Store, atomic_write, image_name, save_images, strength_folder
 from bench.tokens import split_notes
+from bench.training.checks import high_ends
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,6 +202,8 @@ class Work:
 
     def save_adapters(self) -> None:
         if self.method.recipe is not None:
+            for sentence in high_ends(self._log.path):
+                self.note(sentence)
             for name, spec in self.bank.specs.items():
                 if getattr(spec, "file", None) is None:
                     self.bank.save(name, self.seat or 0, self.folder / "adapters")

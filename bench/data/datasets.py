@@ -16,12 +16,13 @@ import json
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError, Dataset, Example, Pair
+from bench.data.dataset_paths import anchored
 from bench.data.fetch import File, cache_folder, checksums, human, sha256, verify
 from bench.data.images import StoredImages
 from bench.data.prompt_lists import left_out
@@ -79,7 +80,9 @@ def describe(name: str) -> dict[str, Any]:
     if name not in names():
         near = difflib.get_close_matches(name, names(), 3) or names()
         raise BenchError(f"no dataset is called {name!r}; did you mean {', '.join(near)}? (folders of datasets/)")
-    spec = {**json.loads(json.dumps(KEYS)), **_merged(FOLDER / name / "dataset.yaml")}
+    path = FOLDER / name / "dataset.yaml"
+    staged = (_merged(path).get("files") or {}).get("sha256") or ()
+    spec = {**json.loads(json.dumps(KEYS)), **_merged(path, staged)}
     spec["name"] = name
     return _known(spec)
 
@@ -94,13 +97,16 @@ def _yaml(path: Path) -> dict[str, Any]:
         raise BenchError(f"{path} cannot be read as YAML ({error}); correct it.") from error
 
 
-def _merged(path: Path) -> dict[str, Any]:
-    """One yaml over those that its `base` names (paths relative to it; the later wins)."""
-    own = dict(_yaml(path))
+def _merged(path: Path, staged: Container[str] | None = None) -> dict[str, Any]:
+    """One yaml over those that its `base` names (paths relative to it; the later wins).
+
+    With the names of `staged` files, every other path is absolute.
+    """
+    own = dict(_yaml(path) if staged is None else anchored(_yaml(path), path.parent, staged))
     bases = own.pop("base", [])
     spec: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
-        spec = _over(spec, _merged((path.parent / base).resolve()))
+        spec = _over(spec, _merged((path.parent / base).resolve(), staged))
     return _over(spec, own)
 
 
