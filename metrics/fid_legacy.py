@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.contracts import BenchError
 from metrics.fid import Frechet
-from metrics.networks import ImageNetwork, Inception
+from metrics.inception import Inception
+from metrics.networks import ImageNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor

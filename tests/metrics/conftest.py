@@ -7,7 +7,8 @@ import pytest
 from metric_cases import dataset, scenes, sepia
 
 from bench.contracts import Evaluation
-from metrics.networks import LpipsNet, OpenClip
+from metrics.lpips_network import LpipsNet
+from metrics.networks import OpenClip
 
 TINY_CLIP = {
     "embed_dim": 16,
@@ -58,7 +59,7 @@ def inception_file(tmp_path_factory):
     """Random weights with calibrated batch norm: without it activations vanish and every image looks the same."""
     import torch
 
-    from metrics.networks import inception_layers
+    from metrics.inception import inception_layers
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)

@@ -10,7 +10,7 @@ from metric_cases import dataset, scenes, sepia
 
 from bench.cell import build
 from bench.contracts import BenchError, Evaluation, Example, Impossible
-from metrics import networks
+from metrics import lpips_network, networks
 from metrics.clip_score import ClipScore
 from metrics.features import feature_store
 from metrics.oracle import Oracle, OracleClip
@@ -239,7 +239,7 @@ def test_a_second_scoring_passes_no_image_through_a_network(alex, clip, evaluati
         raise AssertionError("a network was run again")
 
     monkeypatch.setattr(networks.OpenClip, "forward", refuse)
-    monkeypatch.setattr(networks.LpipsNet, "maps", refuse)
+    monkeypatch.setattr(lpips_network.LpipsNet, "maps", refuse)
     assert [metric.score(case).values for metric in metrics] == first
 
 

@@ -61,6 +61,10 @@ GPU = torch.cuda.is_available()
 PLACES = {"mini": "all", "sd15": "attention", "sdxl": "attention"}
 
 
+LPIPS = {"_target_": "metrics.lpips_network.LpipsNet", "name": "lpips-alex-64", "size": 64,
+         "weights": "bench/mini/weights/lpips/alexnet.safetensors"}  # fmt: skip
+
+
 def clock() -> float:
     if GPU:
         torch.cuda.synchronize()
@@ -231,7 +235,7 @@ def a_cell(options: argparse.Namespace, results: Path, seed: int) -> Cell:
     recipe = {"_target_": "bench.contracts.Recipe", "steps": 1, "lr": 1e-4, "clip_norm": 1.0}
     method = {"_target_": "methods.dreambooth.DreamBooth", "name": "dreambooth", "rank": 4, "where": options.where}
     metrics = {"style_gram": {"_target_": "metrics.style.StyleGram",
-                              "network": {"_target_": "metrics.networks.MiniPerceptual"}}}  # fmt: skip
+                              "network": LPIPS}}  # fmt: skip
     mini = {"_target_": "bench.backbones.stable_diffusion.StableDiffusion", "path": MINI, "dtype": "float32"}
     sampler = options.sampler
     return Cell(

@@ -18,7 +18,8 @@ from speed_networks import Networks
 
 from bench.contracts import Evaluation
 from metrics.cmmd import biased
-from metrics.networks import LpipsNet, _load_clip, resize_clean
+from metrics.lpips_network import LpipsNet
+from metrics.networks import _load_clip, resize_clean
 from metrics.perceptual import standardise
 
 BATCH = 16

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metrics.networks import Inception, LpipsNet, Network, OpenClip, inception_layers
+from metrics.inception import Inception, inception_layers
+from metrics.lpips_network import LpipsNet
+from metrics.networks import Network, OpenClip
 
 TINY_CLIP = {
     "embed_dim": 16,

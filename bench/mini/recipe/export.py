@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 
 from bench.mini.recipe import unet as denoiser
 
+WEIGHTS = Path(__file__).parents[1] / "weights"
 LIMIT_BYTES = 48 * 2**20
 
 
@@ -88,6 +89,7 @@ def export(work: Path, out: Path) -> None:
         json.dumps({k: v for k, v in json.loads(index.read_text()).items() if k != "_name_or_path"}, indent=2)
     )
     _open_in_float32(staging / "diffusion" / "text_encoder" / "config.json")
+    shutil.copytree(WEIGHTS / "lpips", staging / "lpips")  # published, not trained here
     size = check_size(staging)
     _replace_files(staging, out)
     print(f"export: {size / 2**20:.1f} MB in {out}", flush=True)

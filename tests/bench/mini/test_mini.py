@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from bench.mini import check, scenes, styles
-from bench.mini.perceptual import PerceptualTrunk
 from bench.mini.recipe import tokenizer as words
 from bench.mini.recipe import vae as autoencoder
 from bench.mini.recipe import world
@@ -113,13 +112,6 @@ def test_a_style_looks_alike_at_other_sizes(name, pictures):
     assert np.abs(shrunk - truth).mean() < np.abs(small - truth).mean()
 
 
-def test_the_truth_closes_the_whole_gap_and_the_baseline_none(bundle, pictures):
-    baseline = check._chw(pictures)
-    truth = check._chw([styles.duotone(x) for x in pictures])
-    assert check.style_gap(truth, baseline, "duotone") == pytest.approx({"rgb": 1.0, "perceptual": 1.0})
-    assert check.style_gap(baseline, baseline, "duotone") == pytest.approx({"rgb": 0.0, "perceptual": 0.0})
-
-
 # --------------------------------------------------------------------------------------------------- tokenizer
 
 
@@ -164,7 +156,7 @@ def test_no_caption_is_longer_than_the_text_encoder(tokenizer):
 
 
 def test_the_bundle_is_small():
-    assert sum(f.stat().st_size for f in check.WEIGHTS.rglob("*") if f.is_file()) <= 32 * 2**20
+    assert sum(f.stat().st_size for f in check.WEIGHTS.rglob("*") if f.is_file()) <= 48 * 2**20
 
 
 def test_diffusers_opens_and_samples_and_seeds_do_not_depend_on_the_batch(bundle):
@@ -199,25 +191,6 @@ def test_open_clip_opens_its_folder_and_finds_captions(bundle):
     texts = bundle.embed_texts([scenes.plain_caption(s) for s in told])
     assert images.shape == texts.shape == (64, 256)
     assert float(((images @ texts.T).argmax(1) == torch.arange(64)).float().mean()) >= 0.85
-
-
-def test_the_perceptual_distance_is_a_squared_distance(bundle):
-    trunk = PerceptualTrunk.load(check.WEIGHTS / "perceptual")
-    rng = torch.Generator().manual_seed(0)
-    for side in (64, 96):
-        a, b = (torch.rand(3, 3, side, side, generator=rng) * 2 - 1 for _ in range(2))
-        torch.testing.assert_close(trunk(a, a), torch.zeros(3))
-        torch.testing.assert_close(trunk(a, b), trunk(b, a))
-        torch.testing.assert_close(((trunk.embed(a) - trunk.embed(b)) ** 2).sum(1), trunk(a, b), rtol=1e-3, atol=1e-5)
-        assert (trunk(a, b) > 0).all()
-    assert all((w >= 0).all() for w in trunk.weights)
-
-
-def test_the_perceptual_distance_grows_with_distortion(bundle, pictures):
-    trunk = PerceptualTrunk.load(check.WEIGHTS / "perceptual")
-    x = autoencoder.to_float(np.stack(pictures))
-    mixed = [float(trunk(x, (1 - s) * x + s * x.roll(1, 0)).mean()) for s in (0.1, 0.3, 0.6, 1.0)]
-    assert mixed == sorted(mixed)
 
 
 # ------------------------------------------------------------------------------------------------------ recipe
