@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError
-from bench.store.record import Store, atomic_write
+from bench.files import atomic_write
+from bench.store.record import Store
 
 if TYPE_CHECKING:
     import numpy as np

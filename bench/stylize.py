@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.contracts import BenchError
-from bench.store.record import atomic_write
+from bench.files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np

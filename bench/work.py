@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bench.cell import PARTS, Cell, build, construct, digest
+from bench.cell import PARTS, Cell
 from bench.contracts import (
     AdapterSpec,
     Backbone,
@@ -29,10 +29,13 @@ from bench.contracts import (
     Spec,
 )
 from bench.data.fetch import cache_folder
+from bench.data.image_files import image_name, save_images, strength_folder
 from bench.data.images import StoredImages, stored
 from bench.fairness import contract
+from bench.files import atomic_write
 from bench.progress import progress
-from bench.store.record import Record, Store, atomic_write, image_name, save_images, strength_folder
+from bench.settings import build, construct, digest
+from bench.store.record import Record, Store
 from bench.tokens import split_notes
 
 if TYPE_CHECKING:
@@ -122,7 +125,7 @@ class Work:
     def bank(self) -> Bank:
         """The cell's adapters on the backbone, trained if the cell is finished."""
         from bench.adapters.bank import Bank
-        from bench.training.trainer import generator
+        from bench.seeding import generator
 
         bank = Bank(self.backbone, self.specs(), [generator("adapters", self.cell.seed)])
         for name in bank.specs:

@@ -10,7 +10,8 @@ import pandas as pd
 from PIL import Image
 
 from bench.data import datasets as data
-from bench.store.record import Record, Store, image_name, save_images, strength_folder
+from bench.data.image_files import image_name, save_images, strength_folder
+from bench.store.record import Record, Store
 
 NASTY = "</script><script>window.hacked=1</script>"
 PROMPTS = ["a \"quoted\" <b>cat</b> & 'dog'", NASTY, "a photo of a cup", "a photo of a tree", "a photo of a car",

@@ -248,7 +248,7 @@ class Bank:
         """Write an adapter, or fine-tuned weights in diffusers' folders and names, below a folder."""
         from safetensors.torch import save
 
-        from bench.store.record import atomic_write
+        from bench.files import atomic_write
 
         state = self.state(name, cell)
         for path, beginning in self.files(name).items():

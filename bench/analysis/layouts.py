@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.analysis import fingerprints, statistics, table
 from bench.analysis.table_model import ROW, Column, Numbers, Row, Sheet, Value, cells, numbers
-from bench.cell import canonical
 from bench.contracts import BenchError
+from bench.settings import canonical
 
 if TYPE_CHECKING:
     import pandas as pd

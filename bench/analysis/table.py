@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import paths
-from bench.cell import digest, own_strength_of
+from bench.cell import own_strength_of
 from bench.contracts import BenchError
 from bench.fairness import PREFIX
-from bench.store.record import Record, atomic_write, read_record
+from bench.files import atomic_write
+from bench.settings import digest
+from bench.store.record import Record, read_record
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,8 +26,8 @@ from bench.data.fetch import File, cache_folder, checksums, human, sha256, verif
 from bench.data.images import StoredImages
 from bench.data.prompt_lists import left_out
 from bench.data.style_folder import laid_out, seen_in_both
+from bench.files import atomic_write
 from bench.paths import ROOT
-from bench.store.record import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np

@@ -24,8 +24,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bench.contracts import BenchError
+from bench.files import atomic_write
 from bench.paths import ROOT
-from bench.store.record import atomic_write
 
 CHUNK = 1 << 18  # bytes
 TIMEOUT_S = 30.0

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from bench.cell import PARTS, SPEED, canonical
+from bench.cell import PARTS, SPEED
+from bench.settings import canonical
 from bench.store.record import Record
 
 SAFE = re.compile(r"[A-Za-z_][\w./-]*")

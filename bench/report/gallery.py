@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.analysis.table import _name, _settings
 from bench.cell import own_strength_of
-from bench.store.record import Record, strength_folder
+from bench.data.image_files import strength_folder
+from bench.store.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -55,7 +55,7 @@ def _make(asked: Any) -> None:
 
 
 def _read(asked: Any) -> None:
-    from bench.store.record import atomic_write
+    from bench.files import atomic_write
     from bench.study.answers import read
     from bench.study.strengths import metrics_agree, strengths, with_metrics
 

@@ -19,12 +19,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from bench import backbones
-from bench.cell import Cell, digest
+from bench.cell import Cell
 from bench.contracts import BenchError, Impossible
 from bench.data import datasets as data
 from bench.data.fetch import cache_folder
+from bench.files import atomic_write
 from bench.progress import clock
-from bench.store.record import Record, Store, atomic_write
+from bench.settings import digest
+from bench.store.record import Record, Store
 from bench.sweeps.sweep import Settings, Sweep, Verdicts, code
 
 PROBES = ".probe"

@@ -15,10 +15,10 @@ from safetensors import safe_open
 
 from bench.__main__ import CONF, cell, register_datasets
 from bench.analysis import table
-from bench.cell import build
 from bench.contracts import BenchError, Recipe
 from bench.data.images import stored
 from bench.run import run
+from bench.settings import build
 from bench.store.record import Store, dumps
 from bench.work import Work
 

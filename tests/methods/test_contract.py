@@ -13,7 +13,7 @@ from tiny import TinyBackbone, tiny_dataset, tiny_image_encoder
 from bench.adapters.bank import Bank
 from bench.contracts import Ask, CrossAttentionSpec, Loss, Method
 from bench.sampling.sampler import Request, Sampler, sample, shots
-from bench.training.trainer import generator
+from bench.seeding import generator
 from bench.work import LABELS
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
@@ -28,7 +28,7 @@ def settings(name):
 
 def method(name, folder):
     """The method of conf/, its settings fitted to the tiny backbone: narrow, with other blocks, and without weights."""
-    from bench.cell import build
+    from bench.settings import build
 
     spec = {key: value for key, value in settings(name).items() if key not in LABELS}
     if "rank" in spec:

@@ -45,12 +45,13 @@ from bench.adapters.bank import Bank  # noqa: E402
 from bench.cell import Cell  # noqa: E402
 from bench.contracts import Example, Method, Recipe  # noqa: E402
 from bench.data import datasets as data  # noqa: E402
+from bench.files import atomic_write  # noqa: E402
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots  # noqa: E402
-from bench.store.record import atomic_write  # noqa: E402
+from bench.seeding import generator  # noqa: E402
 from bench.sweeps.packs import run_pack  # noqa: E402
 from bench.training.compiling import ways_of  # noqa: E402
 from bench.training.latents import Latents  # noqa: E402
-from bench.training.trainer import Job, Training, generator  # noqa: E402
+from bench.training.trainer import Job, Training  # noqa: E402
 from methods.dreambooth import DreamBooth  # noqa: E402
 from methods.pair import PairCustomization  # noqa: E402
 

@@ -9,7 +9,7 @@ from tiny import tiny_dataset
 from bench.adapters.bank import Bank, read_lora
 from bench.contracts import AdapterSpec, BenchError, Recipe
 from bench.sampling.sampler import Request, Sampler, sample, shots
-from bench.training.trainer import generator
+from bench.seeding import generator
 from bench.work import _loaded
 from methods.dreambooth import DreamBooth
 

@@ -6,7 +6,7 @@ from tiny import TinyBackbone
 
 from bench.adapters.bank import Bank, basis
 from bench.contracts import AdapterSpec, Ask, BenchError
-from bench.training.trainer import generator
+from bench.seeding import generator
 
 
 def bank_of(backbone, specs, cells=1):

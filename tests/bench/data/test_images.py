@@ -11,8 +11,8 @@ import pytest
 from bench.contracts import BenchError
 from bench.data import datasets as data
 from bench.data import images
+from bench.data.image_files import load_image, save_images
 from bench.data.images import StoredImages, image_keys, in_batches, pixel_key, stored
-from bench.store.record import load_image, save_images
 
 NAMES = [f"{row:03d}-s0" for row in range(7)]
 

@@ -7,8 +7,9 @@ from PIL import Image
 
 from bench.__main__ import CONF, cell, register_datasets
 from bench.contracts import BenchError
+from bench.data.image_files import save_images
 from bench.grid import GAP, collect, grid, main
-from bench.store.record import Record, Store, save_images
+from bench.store.record import Record, Store
 from bench.work import Work
 
 

@@ -15,8 +15,8 @@ from bench.adapters.bank import Bank
 from bench.contracts import BenchError, Recipe
 from bench.sampling.inversion import invert, stylise, there_and_back
 from bench.sampling.sampler import Request, Sampler, Shot
+from bench.seeding import generator
 from bench.store.record import Record, Store
-from bench.training.trainer import generator
 from bench.work import Work
 from methods.pair import PairCustomization
 

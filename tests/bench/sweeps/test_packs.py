@@ -21,11 +21,11 @@ from bench.contracts import BenchError, Metric, Score
 from bench.data import datasets as data
 from bench.data.images import stored
 from bench.run import run
+from bench.seeding import generator
 from bench.store.record import Store
 from bench.sweeps.packs import packs, run_pack
 from bench.track import Silent
 from bench.training import probe, slots
-from bench.training.trainer import generator
 
 ROOT = Path(__file__).parents[3]
 STEPS = 5
