@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from bench import paths
 from bench.compose import cell, settings
 from bench.contracts import BenchError
-from bench.data import datasets as data
+from bench.data import schema
 from bench.run import run
 from bench.store.record import Record
 from bench.sweeps import launch
@@ -27,10 +27,10 @@ def register_datasets() -> None:
     """Every datasets/<name>/dataset.yaml is a choice of the group `dataset`."""
     # Hydra only reads the store, but would copy it once per group
     ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
-    for name in data.names():
+    for name in schema.names():
         folder, _, leaf = name.rpartition("/")
         group = f"dataset/{folder}" if folder else "dataset"
-        ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=data.describe(name))
+        ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=schema.describe(name))
 
 
 def register_launchers() -> None:

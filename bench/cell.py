@@ -42,14 +42,14 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """All that the images depend on."""
         from bench import backbones
-        from bench.data import datasets as data
+        from bench.data import identity
 
         weights = backbones.identity(dict(self.backbone))
         method = {key: value for key, value in self.method.items() if key not in NOT_IDENTITY}
         files = contents(method)
         return {
             "method": method | ({"files": files} if files else {}),
-            "dataset": {"name": self.dataset["name"], "content": data.identity(dict(self.dataset))},
+            "dataset": {"name": self.dataset["name"], "content": identity.identity(dict(self.dataset))},
             "backbone": {key: self.backbone.get(key) for key in BACKBONE} | {"weights": weights},
             "trainer": {key: value for key, value in self.trainer.items() if key not in SPEED},
             "sampler": dict(self.sampler),
@@ -95,7 +95,7 @@ def identity(metric: str) -> tuple[str, ...]:
 
 def contents(settings: Any) -> dict[str, str]:
     """A digest of every file or folder that the settings name by a path (relative: from the repository root)."""
-    from bench.data.fetch import sha256
+    from bench.data.files import sha256
     from bench.paths import ROOT
 
     found = {}

@@ -19,8 +19,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from bench.contracts import BenchError
-from bench.data.fetch import cache_folder, human, mirror_folder, weights, weights_state
-from bench.paths import ROOT
+from bench.data.files import human
+from bench.data.weights import weights, weights_state
+from bench.paths import ROOT, cache_folder, mirror_folder
 from bench.settings import build
 from bench.store.provenance import PACKAGES
 

@@ -28,11 +28,11 @@ from bench.contracts import (
     Metric,
     Spec,
 )
-from bench.data.fetch import cache_folder
 from bench.data.image_files import image_name, save_images, strength_folder
 from bench.data.images import StoredImages, stored
 from bench.fairness import contract
 from bench.files import atomic_write
+from bench.paths import cache_folder
 from bench.progress import progress
 from bench.settings import build, construct, digest
 from bench.store.record import Record, Store
@@ -89,9 +89,9 @@ class Work:
 
     @cached_property
     def dataset(self) -> Dataset:
-        from bench.data import datasets as data
+        from bench.data import sources
 
-        missing = data.missing(dict(self.cell.dataset))
+        missing = sources.missing(dict(self.cell.dataset))
         if missing:
             raise BenchError(missing)
         content = self.cell.identity["dataset"]["content"]
@@ -529,6 +529,6 @@ def _loaded(backbone: str) -> Backbone:
 @lru_cache(maxsize=4)
 def _dataset(spec: str, resolution: int, content: str) -> Dataset:
     """The dataset of a json spec with this content; the cells of a sweep in one process share it."""
-    from bench.data import datasets as data
+    from bench.data import loading
 
-    return data.load(json.loads(spec), resolution)
+    return loading.load(json.loads(spec), resolution)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.contracts import Backbone, BenchError, CrossAttentionSpec, Impossible
-from bench.data.fetch import weights_at
+from bench.data.weights import weights_at
 
 if TYPE_CHECKING:
     from bench.adapters.bank import Block

@@ -51,7 +51,7 @@ class CrossAttentionSpec:
     heads: int = 0
     depth: int = 4  # of the resampler
     scales: float | Mapping[str, Any] = 1.0  # for all layers, or {"up": {"block_0": [0, 1, 0]}}: unlisted blocks are 0
-    file: str | None = None  # weights in IP-Adapter's public format; see `bench.data.fetch.weights_at`
+    file: str | None = None  # weights in IP-Adapter's public format; see `bench.data.weights.weights_at`
 
 
 def tuned(tune: str, rank: int, where: str, text_encoder: bool = False) -> AdapterSpec | FullSpec:

@@ -174,13 +174,13 @@ def _mark(rows: Sequence[Row]) -> None:
 def _prompts(config: Mapping[str, Any]) -> Sequence[str]:
     """The evaluation prompts in their order; empty when only the staged dataset knows them and it is not here."""
     from bench.contracts import BenchError
-    from bench.data import datasets as data
+    from bench.data import evaluation
 
     spec = config.get("asked", {}).get("dataset")
     if spec is None:
         return []
     try:
-        return list(data.prompts(spec))
+        return list(evaluation.prompts(spec))
     except (BenchError, OSError, KeyError):
         return []
 

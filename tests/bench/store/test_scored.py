@@ -13,7 +13,7 @@ from bench.analysis import table
 from bench.analysis.layouts import Source, metrics
 from bench.cell import identity
 from bench.contracts import BenchError, Metric, Score
-from bench.data.datasets import describe
+from bench.data.schema import describe
 from bench.run import complete, run
 from bench.store import scored
 from bench.store.record import Record, Store, dumps
