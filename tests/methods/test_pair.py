@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from tiny import TinyBackbone, picture, tiny_dataset
 from torch.nn.functional import mse_loss
 
-from bench.adapters.bank import Bank, basis
+from bench.adapters.bank import Bank
+from bench.adapters.low_rank import basis
 from bench.contracts import BenchError, Example, Pair, Recipe, Text
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
 from bench.seeding import generator

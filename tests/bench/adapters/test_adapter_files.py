@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 from tiny import tiny_dataset
 
-from bench.adapters.bank import Bank, read_lora
+from bench.adapters.bank import Bank
+from bench.adapters.lora_files import read_lora
 from bench.contracts import AdapterSpec, BenchError, Recipe
 from bench.sampling.sampler import Request, Sampler, sample, shots
 from bench.seeding import generator

@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny import TinyBackbone
 
-from bench.adapters.bank import Bank, basis
+from bench.adapters.bank import Bank
+from bench.adapters.low_rank import basis
 from bench.contracts import AdapterSpec, Ask, BenchError
 from bench.seeding import generator
 
