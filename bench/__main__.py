@@ -54,14 +54,14 @@ def main(config: DictConfig) -> None:
 
 def report(record: Record, folder: Path, brief: bool) -> None:
     """The verdict on one cell: a line in a sweep, a table row and where to look otherwise."""
-    from bench.analysis import table
+    from bench.analysis import frames, plain_text
 
     if record.status != "done":
         print(f"{record.status}: {record.run_id}: {record.reason}")
     elif brief:
         print(f"done: {record.run_id}")
     else:
-        print(table.render(table.wide(table.frame([record]))))
+        print(plain_text.render(frames.wide(frames.frame([record]))))
         print("\n".join([*(f"note: {note}" for note in record.notes), f"images: {folder / 'grid.png'}"]))
 
 

@@ -247,7 +247,7 @@ class Work:
 
     def show(self, record: Record) -> None:
         """A grid of images, and what the tracker wants to see."""
-        from bench.analysis import table
+        from bench.analysis import frames
         from bench.grid import grid
 
         shown = [shot.index for shot in self.shots]
@@ -261,7 +261,7 @@ class Work:
         path = self.folder / "grid.png"
         grid(rows, [self.shots[i].prompt for i in first], path)
         self.tracker.images("grid", path)
-        self.tracker.table("metrics", table.long([record]))
+        self.tracker.table("metrics", frames.long([record]))
         for file in sorted((self.folder / "adapters").glob("*.safetensors")):
             self.tracker.artifact(f"{self.cell.run_id}-{file.stem}", file, "adapter")
 
