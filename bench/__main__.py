@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from bench import paths
 from bench.compose import cell, settings
 from bench.contracts import BenchError
-from bench.data import datasets as data
+from bench.data import schema
 from bench.run import run
 from bench.store.record import Record
 from bench.sweeps import launch
@@ -27,10 +27,10 @@ def register_datasets() -> None:
     """Every datasets/<name>/dataset.yaml is a choice of the group `dataset`."""
     # Hydra only reads the store, but would copy it once per group
     ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
-    for name in data.names():
+    for name in schema.names():
         folder, _, leaf = name.rpartition("/")
         group = f"dataset/{folder}" if folder else "dataset"
-        ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=data.describe(name))
+        ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=schema.describe(name))
 
 
 def register_launchers() -> None:
@@ -54,14 +54,14 @@ def main(config: DictConfig) -> None:
 
 def report(record: Record, folder: Path, brief: bool) -> None:
     """The verdict on one cell: a line in a sweep, a table row and where to look otherwise."""
-    from bench.analysis import table
+    from bench.analysis import frames, plain_text
 
     if record.status != "done":
         print(f"{record.status}: {record.run_id}: {record.reason}")
     elif brief:
         print(f"done: {record.run_id}")
     else:
-        print(table.render(table.wide(table.frame([record]))))
+        print(plain_text.render(frames.wide(frames.frame([record]))))
         print("\n".join([*(f"note: {note}" for note in record.notes), f"images: {folder / 'grid.png'}"]))
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from bench.contracts import BenchError
+from bench.settings import build, digest
 
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
-
 PARTS = ("method", "dataset", "backbone", "trainer", "sampler")  # of a cell's settings, those on which images depend
 SPEED = ("compile",)  # keys of a trainer's yaml on which images do not depend
 NOT_IDENTITY = ("strength", "curve", "deviations")  # keys of a method's yaml on which no image of a strength depends
@@ -46,14 +42,14 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """All that the images depend on."""
         from bench import backbones
-        from bench.data import datasets as data
+        from bench.data import identity
 
         weights = backbones.identity(dict(self.backbone))
         method = {key: value for key, value in self.method.items() if key not in NOT_IDENTITY}
         files = contents(method)
         return {
             "method": method | ({"files": files} if files else {}),
-            "dataset": {"name": self.dataset["name"], "content": data.identity(dict(self.dataset))},
+            "dataset": {"name": self.dataset["name"], "content": identity.identity(dict(self.dataset))},
             "backbone": {key: self.backbone.get(key) for key in BACKBONE} | {"weights": weights},
             "trainer": {key: value for key, value in self.trainer.items() if key not in SPEED},
             "sampler": dict(self.sampler),
@@ -99,7 +95,7 @@ def identity(metric: str) -> tuple[str, ...]:
 
 def contents(settings: Any) -> dict[str, str]:
     """A digest of every file or folder that the settings name by a path (relative: from the repository root)."""
-    from bench.data.fetch import sha256
+    from bench.data.files import sha256
     from bench.paths import ROOT
 
     found = {}
@@ -118,54 +114,3 @@ def _strings(value: Any) -> Iterator[str]:
         yield from (text for item in value.values() for text in _strings(item))
     elif isinstance(value, (list, tuple)):
         yield from (text for item in value for text in _strings(item))
-
-
-def digest(value: Any, length: int = 10) -> str:
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
-
-
-def canonical(value: Any) -> str:
-    """JSON that is the same text for the same settings: keys sorted, and 1.0 written as 1."""
-    return json.dumps(_whole(value), sort_keys=True, default=str)
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _whole(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_whole(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def build(spec: Any, at: str = "") -> Any:
-    """Turn {_target_: package.Class, ...} into an object, inner ones first. `at` names the settings in errors."""
-    if isinstance(spec, Mapping):
-        made = {key: build(value, f"{at}.{key}") for key, value in spec.items()}
-        if "_target_" not in made:
-            return made
-        module, _, attribute = made.pop("_target_").rpartition(".")
-        return construct(getattr(importlib.import_module(module), attribute), made, at)
-    return [build(value, at) for value in spec] if isinstance(spec, (list, tuple)) else spec
-
-
-KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}
-WORDS = {"int": "a whole number", "float": "a number", "str": "a word", "bool": "true or false", "None": "null"}
-
-
-def construct(kind: Any, values: Mapping[str, Any], at: str) -> Any:
-    """kind(**values). Raises BenchError for a key that it does not know, and for a value of a plainly typed field of a
-    dataclass that is not of its type."""
-    at, known = at.lstrip(".") or kind.__name__, inspect.signature(kind).parameters
-    strange = sorted(set(values) - set(known))
-    if strange and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
-        raise BenchError(f"{at}.{strange[0]} was asked for; {at} knows {', '.join(known) or 'no settings'}.")
-    for entry in fields(kind) if is_dataclass(kind) else ():
-        names, value = str(entry.type).split(" | "), values.get(entry.name)
-        if entry.name in values and set(names) <= set(KINDS) and not any(_is(value, name) for name in names):
-            takes = " or ".join(WORDS[name] for name in names)
-            raise BenchError(f"{at}.{entry.name}={value} was asked for; it takes {takes}.")
-    return kind(**values)
-
-
-def _is(value: Any, name: str) -> bool:
-    return isinstance(value, KINDS[name]) and (not isinstance(value, bool) or name == "bool")

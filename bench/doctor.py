@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from bench.cell import build
 from bench.contracts import BenchError
-from bench.data.fetch import cache_folder, human, mirror_folder, weights, weights_state
-from bench.paths import ROOT
-from bench.store.record import PACKAGES
+from bench.data.files import human
+from bench.data.weights import weights, weights_state
+from bench.paths import ROOT, cache_folder, mirror_folder
+from bench.settings import build
+from bench.store.provenance import PACKAGES
 
 OK, NOTE, ABSENT, WRONG = "ok", "note", "absent", "WRONG"
 STATES = {"here": OK, "hub": NOTE, "absent": ABSENT, "wrong": WRONG}  # of weights

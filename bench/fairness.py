@@ -55,11 +55,11 @@ class Fairness:
                     yield f"{group}.{key} is {found} instead of {wanted}"
 
     def _dataset(self, cell: Cell) -> Iterator[str]:
-        from bench.data import datasets as data
+        from bench.data import schema
 
         if self.published_dataset:
-            published = data.describe(cell.dataset["name"])
-            changed = [key for key in data.KEYS if _plain(cell.dataset.get(key)) != _plain(published[key])]
+            published = schema.describe(cell.dataset["name"])
+            changed = [key for key in schema.KEYS if _plain(cell.dataset.get(key)) != _plain(published[key])]
             yield from (f"dataset.{key} is not the published one" for key in changed)
 
     def _late_start(self, cell: Cell) -> Iterator[str]:

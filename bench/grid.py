@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError
-from bench.store.record import Store, atomic_write
+from bench.files import atomic_write
+from bench.store.record import Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,9 +86,9 @@ def _scaled(image: np.ndarray, side: int) -> Any:
 
 def drawn(root: Path, conditions: Sequence[str]) -> pd.DataFrame:
     """A line per record and strength that has images: the order of the rows."""
-    from bench.analysis import table
+    from bench.analysis import frames
 
-    rows = table.wide(table.where(table.frame(Store(root).records()), conditions))
+    rows = frames.wide(frames.where(frames.frame(Store(root).records()), conditions))
     rows = rows[(rows.status == "done") & rows.strength.notna()]
     if rows.empty:
         raise BenchError(
@@ -103,7 +104,7 @@ def collect(root: Path, conditions: Sequence[str], columns: int) -> tuple[list[t
     """
     import numpy as np
 
-    from bench.analysis import table
+    from bench.analysis import frames
     from bench.store.finished import reopen
 
     lines = drawn(root, conditions)
@@ -112,7 +113,7 @@ def collect(root: Path, conditions: Sequence[str], columns: int) -> tuple[list[t
     some = next(iter(cells.values()))
     first = [i for i, shot in enumerate(some.shots) if shot.seed == some.shots[0].seed][:columns]
     rows = [("backbone", some.baseline[first])]
-    label = _label(lines, table.configs(root, lines))
+    label = _label(lines, frames.configs(root, lines))
     rows += [(label(row), cells[row.run_id].sample(row.strength)[first]) for row in lines.itertuples()]
     if some.dataset.oracle is not None:
         rows.append(("style itself", np.stack([some.dataset.oracle(image) for image in some.baseline[first]])))

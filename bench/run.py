@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING
 from bench import fairness
 from bench.cell import Cell
 from bench.contracts import BenchError, Impossible
+from bench.files import atomic_write
 from bench.store import scored
-from bench.store.record import Record, Store, atomic_write, provenance
+from bench.store.provenance import provenance
+from bench.store.record import Record, Store
 from bench.work import Work
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.contracts import BenchError
-from bench.store.record import atomic_write
+from bench.files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def stylised(work: Work, options: argparse.Namespace, prompt: str, strength: float) -> np.ndarray:
     """uint8 (3, P, P)"""
-    from bench.data.datasets import read
+    from bench.data.decoding import read
     from bench.sampling.inversion import stylise
     from bench.sampling.sampler import Request, Shot
 
@@ -77,7 +77,7 @@ def stylised(work: Work, options: argparse.Namespace, prompt: str, strength: flo
 
 def _square(path: Path, fit: bool) -> None:
     """Raises BenchError for what is no image, or not square."""
-    from bench.data.datasets import decode
+    from bench.data.decoding import decode
 
     width, height = decode(path).size
     if width != height and not fit:

@@ -1,11 +1,122 @@
-"""All records as one table: python -m bench.table --where method=pair,dreambooth --latex table.tex"""
+"""All records as one table: python -m bench.table --where method=pair,dreambooth --latex table.tex
+
+It shows what `analysis.layouts` makes of the records: means with 95 % intervals, bold where significant. Numbers of
+unlike fingerprints are refused (`analysis.fingerprints`). Failed and skipped cells are lines with their reason. Where a
+cell departs from the experiment's fairness contract, its method carries a mark and a footnote says how.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bench.analysis.table import main
+from bench.analysis.frames import configs, images, load, where, wide
 from bench.contracts import BenchError
+from bench.files import atomic_write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.analysis.comparisons import Asked
+    from bench.analysis.layouts import Source
+    from bench.analysis.table_model import Sheet
+
+
+LAYOUTS = ("metrics", "styles", "ablation", "curve")
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(prog="python -m bench.table", description="Show all records as one table.")
+    parse.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    parse.add_argument("--where", nargs="+", action="extend", default=[], metavar="COLUMN=A,B", help="* and ? match")
+    parse.add_argument("--by", choices=("seeds", "runs"), default="seeds", help="mean over seeds, or each run")
+    parse.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="what stands in rows and columns")
+    parse.add_argument("--compare", metavar="METRIC", help="every pair of methods: difference, effect, p, verdict")
+    parse.add_argument(
+        "--matched", metavar="METRIC", help="compare where one's strength curve meets the other's METRIC"
+    )
+    parse.add_argument("--pool", action="store_true", help="one row for all datasets, with intervals over them")
+    parse.add_argument("--metrics", help="names, comma-separated, or all; default: conf/table.yaml")
+    parse.add_argument("--mix", action="store_true", help="unlike fingerprints may share a column, with a footnote")
+    parse.add_argument("--shape", choices=("wide", "long"), default="wide", help="of csv and parquet, all columns")
+    for kind in ("csv", "parquet", "markdown", "latex", "html"):
+        parse.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"also write {kind}")
+    return parse
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    if options.matched and not options.compare:
+        raise BenchError("--matched METRIC says where methods are compared; say in what with --compare METRIC.")
+    table = where(load(options.results), options.where)
+    if table.empty:
+        print("No record.")
+        return
+    from bench.analysis import formats
+
+    shown = lay_out(options, table, options.metrics.split(",") if options.metrics else None)
+    print(formats.text(shown))
+    for kind, make in (("markdown", formats.markdown), ("latex", formats.latex), ("html", formats.html)):
+        if path := getattr(options, kind):
+            atomic_write(path, make(shown).encode())
+    if options.csv or options.parquet:
+        write(_as_frame(options, table, shown), options.csv, options.parquet)
+
+
+def _as_frame(options: argparse.Namespace, table: pd.DataFrame, shown: Sheet) -> pd.DataFrame:
+    """All columns of what is shown; of runs, the lines of their records themselves."""
+    from bench.analysis import formats
+
+    if options.compare:
+        return compared(options, table).frame()
+    long = options.shape == "long"
+    if options.layout == "metrics" and options.by == "runs":
+        return table if long else wide(table)
+    whole = shown if options.layout == "styles" else lay_out(options, table, ["all"])
+    return formats.long(whole) if long else formats.wide(whole)
+
+
+def lay_out(options: argparse.Namespace, table: pd.DataFrame, names: Sequence[str] | None) -> Sheet:
+    """The sheet that the command line asks for, of some metrics."""
+    from bench.analysis import layouts
+
+    if options.compare:
+        return compared(options, table).sheet()
+    source = _source(options, table)
+    if options.layout == "styles":
+        return layouts.styles(source, names)
+    if options.layout == "ablation":
+        return layouts.ablation(source, names, configs(options.results, table))
+    if options.layout == "curve":
+        return layouts.curve(source, names)
+    return layouts.metrics(source, names, options.pool, options.by == "runs")
+
+
+def _source(options: argparse.Namespace, table: pd.DataFrame) -> Source:
+    from bench.analysis import layouts
+
+    per_image = images(options.results)
+    return layouts.Source(table, per_image[per_image.run_id.isin(table.run_id)], options.mix)
+
+
+def compared(options: argparse.Namespace, table: pd.DataFrame) -> Asked:
+    """The comparison that the command line asks for."""
+    from bench.analysis import comparisons
+
+    known = configs(options.results, table)
+    return comparisons.asked(_source(options, table), known, options.compare, options.matched)
+
+
+def write(rows: pd.DataFrame, csv: Path | None, parquet: Path | None) -> None:
+    """A frame as files."""
+    if csv:
+        atomic_write(csv, rows.to_csv(index=False).encode())
+    if parquet:
+        atomic_write(parquet, rows.to_parquet(index=False))
+
 
 if __name__ == "__main__":
     try:

@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bench.cell import PARTS, Cell, build, construct, digest
+from bench.cell import PARTS, Cell
 from bench.contracts import (
     AdapterSpec,
     Backbone,
@@ -28,11 +28,14 @@ from bench.contracts import (
     Metric,
     Spec,
 )
-from bench.data.fetch import cache_folder
+from bench.data.image_files import image_name, save_images, strength_folder
 from bench.data.images import StoredImages, stored
 from bench.fairness import contract
+from bench.files import atomic_write
+from bench.paths import cache_folder
 from bench.progress import progress
-from bench.store.record import Record, Store, atomic_write, image_name, save_images, strength_folder
+from bench.settings import build, construct, digest
+from bench.store.record import Record, Store
 from bench.tokens import split_notes
 from bench.training.checks import high_ends
 
@@ -87,9 +90,9 @@ class Work:
 
     @cached_property
     def dataset(self) -> Dataset:
-        from bench.data import datasets as data
+        from bench.data import sources
 
-        missing = data.missing(dict(self.cell.dataset))
+        missing = sources.missing(dict(self.cell.dataset))
         if missing:
             raise BenchError(missing)
         content = self.cell.identity["dataset"]["content"]
@@ -123,7 +126,7 @@ class Work:
     def bank(self) -> Bank:
         """The cell's adapters on the backbone, trained if the cell is finished."""
         from bench.adapters.bank import Bank
-        from bench.training.trainer import generator
+        from bench.seeding import generator
 
         bank = Bank(self.backbone, self.specs(), [generator("adapters", self.cell.seed)])
         for name in bank.specs:
@@ -247,7 +250,7 @@ class Work:
 
     def show(self, record: Record) -> None:
         """A grid of images, and what the tracker wants to see."""
-        from bench.analysis import table
+        from bench.analysis import frames
         from bench.grid import grid
 
         shown = [shot.index for shot in self.shots]
@@ -261,7 +264,7 @@ class Work:
         path = self.folder / "grid.png"
         grid(rows, [self.shots[i].prompt for i in first], path)
         self.tracker.images("grid", path)
-        self.tracker.table("metrics", table.long([record]))
+        self.tracker.table("metrics", frames.long([record]))
         for file in sorted((self.folder / "adapters").glob("*.safetensors")):
             self.tracker.artifact(f"{self.cell.run_id}-{file.stem}", file, "adapter")
 
@@ -529,6 +532,6 @@ def _loaded(backbone: str) -> Backbone:
 @lru_cache(maxsize=4)
 def _dataset(spec: str, resolution: int, content: str) -> Dataset:
     """The dataset of a json spec with this content; the cells of a sweep in one process share it."""
-    from bench.data import datasets as data
+    from bench.data import loading
 
-    return data.load(json.loads(spec), resolution)
+    return loading.load(json.loads(spec), resolution)

@@ -113,7 +113,7 @@ class IPAdapter(Method):
 
 def absent(file: str) -> str | None:
     """A sentence when the weights are not on this machine."""
-    from bench.data.fetch import weights_at
+    from bench.data.weights import weights_at
 
     try:
         weights_at(file)

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.contracts import BenchError
-from bench.data.fetch import cache_folder, sha256
+from bench.data.files import sha256
+from bench.paths import cache_folder
 from metrics.networks import ImageNetwork, best_device, misfit, resize_clean, weights_path
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from bench.data.images import Images, image_keys, in_batches
-from bench.store.record import atomic_write
+from bench.contracts import Images
+from bench.data.images import image_keys, in_batches
+from bench.files import atomic_write
 
 if TYPE_CHECKING:
     from metrics.networks import OpenClip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from bench.data.images import Images
+from bench.contracts import Images
 from metrics.features import images_hash
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.contracts import BenchError
-from bench.data.fetch import weights_file
+from bench.data.weights import weights_file
 from bench.doctor import Check
 from metrics.fid import frechet_distance
 from metrics.networks import ImageNetwork, OpenClip, PerceptualNetwork, unit

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.contracts import BenchError
-from bench.data.fetch import sha256, weights_file, whole
-from bench.data.fetch import weights as registry
+from bench.data.files import sha256, whole
+from bench.data.weights import weights as registry
+from bench.data.weights import weights_file
 from bench.paths import ROOT
 
 if TYPE_CHECKING:

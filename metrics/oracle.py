@@ -11,8 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Evaluation, Impossible, Metric, Score
-from bench.data.images import Images
+from bench.contracts import Evaluation, Images, Impossible, Metric, Score
 from metrics.clip_score import cosine
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.data.images import Images, image_keys, in_batches
+from bench.contracts import Images
+from bench.data.images import image_keys, in_batches
 from metrics.features import FeatureStore, images_hash, joined
 from metrics.networks import PerceptualNetwork, best_device, exact
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.contracts import Evaluation, Impossible
-from bench.data.images import Images
+from bench.contracts import Evaluation, Images, Impossible
 from metrics.features import feature_store
 from metrics.networks import ImageNetwork
 

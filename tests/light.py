@@ -10,9 +10,10 @@ from pathlib import Path
 
 from bench.cell import Cell
 from bench.contracts import BenchError
-from bench.data.datasets import describe
+from bench.data.schema import describe
+from bench.files import atomic_write
 from bench.run import complete, held
-from bench.store.record import Record, Store, atomic_write
+from bench.store.record import Record, Store
 from bench.sweeps.sweep import Settings, judge, submit
 
 MINI = {

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from bench.data import datasets as data
-from bench.store.record import Record, Store, image_name, save_images, strength_folder
+from bench.data import identity, schema
+from bench.data.image_files import image_name, save_images, strength_folder
+from bench.store.record import Record, Store
 
 NASTY = "</script><script>window.hacked=1</script>"
 PROMPTS = ["a \"quoted\" <b>cat</b> & 'dog'", NASTY, "a photo of a cup", "a photo of a tree", "a photo of a car",
@@ -28,7 +29,7 @@ def dataset(name, folder, prompts, seeds):
         path = folder / f"{'plain stylised'.split()[k]}.png"
         Image.new("RGB", (32, 32), colour).save(path)
         pair.append(str(path))
-    return {**json.loads(json.dumps(data.KEYS)), "name": name, "noun": "cup", "licence": "none", "source": "drawn",
+    return {**json.loads(json.dumps(schema.KEYS)), "name": name, "noun": "cup", "licence": "none", "source": "drawn",
             "prompts": list(prompts), "seeds": list(seeds), "pair": pair, "controls": []}  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def config(method, spec, seed):
     asked = {"method": {"name": method, "version": 1, "strength": 2.0}, "dataset": spec, "trainer": {}, "sampler": {}}
     asked["backbone"] = {"name": "tiny", "resolution": 32}
     parts = {key: asked[key] for key in ("method", "backbone", "trainer", "sampler")}
-    content = {"name": spec["name"], "content": data.identity(spec)}
+    content = {"name": spec["name"], "content": identity.identity(spec)}
     return {**parts, "dataset": content, "seed": seed, "scored": [], "asked": asked}
 
 

@@ -16,8 +16,9 @@ from bench.adapters.bank import Bank
 from bench.adapters.image_encoder import ImageEncoder
 from bench.contracts import Example, Recipe
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
+from bench.seeding import generator
 from bench.training.latents import Latents
-from bench.training.trainer import Job, generator, train
+from bench.training.trainer import Job, train
 from methods.dreambooth import DreamBooth
 from methods.ip_adapter import IPAdapter
 from methods.pair import PairCustomization

@@ -97,7 +97,7 @@ tiny = functools.cache(TinyBackbone)  # one that tests share, for each dtype; ba
 def tiny_bank(method, filled=None, backbone=None):
     """The adapters that a method asks for, on a backbone, with random weights when `filled` is a seed."""
     from bench.adapters.bank import Bank
-    from bench.training.trainer import generator
+    from bench.seeding import generator
 
     bank = Bank(backbone or tiny(), method.adapters(tiny_dataset()), [generator("adapters", 0)])
     for name, theta in bank.theta.items() if filled is not None else ():

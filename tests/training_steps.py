@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.contracts import Ask, Loss
-from bench.training.trainer import generator
+from bench.seeding import generator
 
 
 @dataclass

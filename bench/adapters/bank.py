@@ -2,7 +2,6 @@
 
 K cells, B rows, r rank. `down` (K, r, in), `up` (K, out, r); for convolutions `down` (K, r, in, kh, kw).
 The trainable numbers of one adapter lie in one flat tensor `theta` (K, n), so a cell's optimizer sees a single row.
-LoRA: Hu et al. 2021; orthonormal frozen `down`: Pair Customization (arXiv 2405.01536) section 3.2.
 """
 
 from __future__ import annotations
@@ -10,47 +9,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.adapters.cross_attention import CrossAttention, read_image_adapter
 from bench.adapters.full_fine_tuning import FullWeights
+from bench.adapters.lora_files import read_lora
+from bench.adapters.low_rank import INITS, Layer, add_delta, orthonormal, widths
+from bench.adapters.routing import Block
 from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, CrossAttentionSpec, FullSpec, Impossible, Spec, Text
-
-SMALL_RANK, SMALL = 8, 64  # of convolutional adapters: rank, and rank times cells
-
-
-@dataclass
-class Block:
-    """Rows of the current forward pass that use one adapter: `size` consecutive rows for each of `cells`.
-
-    What compiled blocks read of it (`bench.training.compiling`) is tensors and few constants: `picks`, not `cells`.
-    """
-
-    rows: Tensor | None  # (len(cells) * size,), or None for all rows in order
-    cells: tuple[int, ...]
-    picks: Tensor | None  # cells as an index (len(cells),), or None for all cells in order
-    size: int
-    scale: Tensor  # (len(cells) * size,)
-    ones: bool = False  # the scale is 1 everywhere
-    trained: bool = True
-
-
-@dataclass
-class Layer:
-    """One adapter at one site, for all cells."""
-
-    module: Any  # nn.Linear or nn.Conv2d
-    down: Tensor  # (K, r, in) or (K, r, in, kh, kw)
-    up: Tensor  # (K, out, r)
-    scale: float  # alpha / rank
 
 
 class Bank:
@@ -175,7 +147,7 @@ class Bank:
         def add_deltas(module: nn.Module, args: tuple, out: Tensor) -> Tensor | None:
             for name, layer in own.items():
                 for block in self.active.get(name, ()):
-                    out = _add(out, args[0], module, layer, block)
+                    out = add_delta(out, args[0], module, layer, block)
             return out
 
         return add_deltas
@@ -248,7 +220,7 @@ class Bank:
         """Write an adapter, or fine-tuned weights in diffusers' folders and names, below a folder."""
         from safetensors.torch import save
 
-        from bench.store.record import atomic_write
+        from bench.files import atomic_write
 
         state = self.state(name, cell)
         for path, beginning in self.files(name).items():
@@ -296,8 +268,8 @@ class Bank:
     def _create(self, name: str, spec: AdapterSpec) -> None:
         device, dtype = self.backbone.device, _dtype(self.backbone)
         sites = self.backbone.sites(spec.where)
-        downs = {site: (spec.rank, *_width(module)[0]) for site, module in sites.items()}
-        ups = {site: (_width(module)[1], spec.rank) for site, module in sites.items()}
+        downs = {site: (spec.rank, *widths(module)[0]) for site, module in sites.items()}
+        ups = {site: (widths(module)[1], spec.rank) for site, module in sites.items()}
         trained = spec.orthonormal_row is None
         sizes = [prod(downs[site]) * trained + prod(ups[site]) for site in sites]
         theta = torch.zeros(self.cells, sum(sizes), dtype=dtype, device=device)
@@ -311,7 +283,7 @@ class Bank:
             if trained:
                 down = _leaf(values[:, :split], grads[:, :split], downs[site])
             else:
-                frozen = _orthonormal(spec, downs[site]).to(device, dtype)
+                frozen = orthonormal(spec, downs[site]).to(device, dtype)
                 down = frozen.expand(self.cells, *frozen.shape[1:])
             scale = 1.0 if spec.alpha is None else spec.alpha / spec.rank
             self.layers[name][site] = Layer(module, down, up, scale)
@@ -341,52 +313,6 @@ class Bank:
             self.load(name, cell, read_lora(Path(spec.file)))
 
 
-def _orthonormal(spec: AdapterSpec, shape: tuple[int, ...]) -> Tensor:
-    """Rows (1, r, in...) of the frozen basis that the spec names."""
-    assert spec.orthonormal_row is not None
-    first, last, width = spec.orthonormal_row, spec.orthonormal_row + spec.rank, prod(shape[1:])
-    if last > width:
-        raise BenchError(
-            f"Orthonormal adapters need {last} rows in all, but a layer has only {width} inputs; "
-            f"choose ranks that add up to at most {width}, e.g. method.rank={width // 2}."
-        )
-    return basis(width, spec.basis_seed)[first:last].reshape(1, *shape)
-
-
-def _gaussian(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=rng) / shape[0]
-
-
-def _kaiming(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-    return nn.init.kaiming_uniform_(torch.empty(shape), a=1, generator=rng)
-
-
-INITS = {"gaussian": _gaussian, "kaiming": _kaiming}  # of the trained `down` (r, in, ...)
-
-
-@cache
-def basis(width: int, seed: int) -> Tensor:
-    """A random orthonormal basis (width, width), the Q of a Gaussian matrix, the same for every layer of that width."""
-    gaussian = torch.randn(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.linalg.qr(gaussian).Q
-
-
-def read_lora(path: Path) -> dict[str, Tensor]:
-    """A LoRA file in any format that diffusers reads, under the names that `Bank.state` writes."""
-    from diffusers import StableDiffusionPipeline
-
-    if not path.is_file():
-        raise BenchError(f"Loading an adapter: {path} is not a file; give the .safetensors file of a LoRA.")
-    state, alphas = StableDiffusionPipeline.lora_state_dict(str(path), use_safetensors=path.suffix == ".safetensors")
-    scaled = dict(state)
-    for key, alpha in (alphas or {}).items():
-        down = key.removesuffix(".alpha")
-        scaled[f"{down}.lora_B.weight"] = state[f"{down}.lora_B.weight"] * (
-            alpha / state[f"{down}.lora_A.weight"].shape[0]
-        )
-    return {key: value for key, value in scaled.items() if key.startswith("unet.")}
-
-
 def _leaf(values: Tensor, grads: Tensor, shape: Sequence[int]) -> Tensor:
     """A trainable view of the flat numbers whose gradient accumulates in the flat gradient."""
     leaf = values.unflatten(1, tuple(shape)).detach().requires_grad_(True)
@@ -394,70 +320,5 @@ def _leaf(values: Tensor, grads: Tensor, shape: Sequence[int]) -> Tensor:
     return leaf
 
 
-def _width(module: Any) -> tuple[tuple[int, ...], int]:
-    """Input shape of one adapter row, and output width, of a linear or convolutional layer."""
-    if isinstance(module, nn.Conv2d):
-        return (module.in_channels, *module.kernel_size), module.out_channels
-    return (module.in_features,), module.out_features
-
-
 def _dtype(backbone: Backbone) -> torch.dtype:
     return torch.float64 if backbone.dtype == torch.float64 else torch.float32
-
-
-def _add(out: Tensor, x: Tensor, module: Any, layer: Layer, block: Block) -> Tensor:
-    """`out` plus scale * up(down(x)) on the rows of the block."""
-    if block.rows is not None:
-        x = x.index_select(0, block.rows)
-    down, up = _pick(layer.down, block), _pick(layer.up, block)
-    delta = (_conv(x, down, up, module, block) if down.dim() == 5 else _linear(x, down, up)).to(out.dtype)
-    if not (block.ones and layer.scale == 1):
-        delta = delta * (block.scale * layer.scale).to(out.dtype).view(-1, *[1] * (delta.dim() - 1))
-    return out + delta if block.rows is None else out.index_add(0, block.rows, delta)
-
-
-def _pick(stacked: Tensor, block: Block) -> Tensor:
-    """(K, ...) -> (len(cells), ...)"""
-    kept = stacked if block.trained else stacked.detach()
-    return kept if block.picks is None else kept.index_select(0, block.picks)
-
-
-def _linear(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """x (k * b, ..., in) -> (k * b, ..., out), the k-th part of the rows through the k-th adapter."""
-    if len(down) == 1:
-        return F.linear(F.linear(x, down[0]), up[0])
-    hidden = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.transpose(1, 2))
-    return torch.bmm(hidden, up.transpose(1, 2)).reshape(*x.shape[:-1], up.shape[1])
-
-
-def _conv(x: Tensor, down: Tensor, up: Tensor, module: Any, block: Block) -> Tensor:
-    """x (k * b, in, H, W) -> (k * b, out, H', W'), the k-th part of the rows through the k-th adapter."""
-    k, rank = down.shape[:2]
-    shape = (module.stride, module.padding, module.dilation)
-    if k == 1:
-        return F.conv2d(F.conv2d(x, down[0], None, *shape), up[0, :, :, None, None])
-    if rank <= SMALL_RANK and k * rank <= SMALL:
-        hidden = _dense(x, down, shape, block.size)
-    else:
-        hidden = _grouped(x, down, shape, block.size)
-    ups = up.repeat_interleave(block.size, 0) if block.size > 1 else up
-    return torch.bmm(ups, hidden.flatten(2)).unflatten(2, hidden.shape[2:])
-
-
-def _dense(x: Tensor, down: Tensor, shape: tuple[Any, Any, Any], size: int) -> Tensor:
-    """(k * b, in, H, W) -> (k * b, r, H', W'): every row through all adapters, then its own is picked.
-
-    For few narrow adapters this is quicker than a grouped convolution (twice, at 4 to 8 cells of rank 4 on CPU).
-    """
-    k, rank = down.shape[:2]
-    hidden = F.conv2d(x, down.flatten(0, 1), None, *shape)
-    own = torch.arange(k, device=x.device)
-    return hidden.unflatten(1, (k, rank)).unflatten(0, (k, size))[own, :, own].flatten(0, 1)
-
-
-def _grouped(x: Tensor, down: Tensor, shape: tuple[Any, Any, Any], size: int) -> Tensor:
-    """(k * b, in, H, W) -> (k * b, r, H', W'): one grouped convolution for all cells."""
-    k = len(down)
-    x = x.unflatten(0, (k, size)).transpose(0, 1).flatten(1, 2)  # (b, k * in, H, W)
-    hidden = F.conv2d(x, down.flatten(0, 1), None, *shape, groups=k)  # (b, k * r, H', W')
-    return hidden.unflatten(1, (k, -1)).transpose(0, 1).flatten(0, 1)

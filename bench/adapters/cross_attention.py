@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.contracts import Backbone, BenchError, CrossAttentionSpec, Impossible
-from bench.data.fetch import weights_at
+from bench.data.weights import weights_at
 
 if TYPE_CHECKING:
-    from bench.adapters.bank import Block
+    from bench.adapters.routing import Block
 
 HEAD = 64  # width of a resampler's attention head, in all public files
 PLACE = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.|mid_block\.")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError
-from bench.data.fetch import weights_at
+from bench.data.weights import weights_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +31,8 @@ KEPT_BYTES = 256 * 2**20  # of features that are remembered
 class ImageEncoder:
     """A CLIP image tower. Construction is cheap; weights are loaded at first use, from this machine alone.
 
-    `path`, `text_encoder` and `tokenizer` are as in `bench.data.fetch.weights_at`. `features`: "pooled" (E is the width
-    of the projected embedding) or "patches" (the penultimate layer, as IP-Adapter Plus reads it; E is the width of the
+    `path`, `text_encoder` and `tokenizer` are as in `data.weights.weights_at`. `features`: "pooled" (E is the width of
+    the projected embedding) or "patches" (the penultimate layer, as IP-Adapter Plus reads it; E is the width of the
     tower).
     The text tower of the same CLIP is in open_clip's folder; in transformers' format `text_encoder` and `tokenizer`
     name it.

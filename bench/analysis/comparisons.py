@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.analysis import resampling, statistics, table
+from bench.analysis import resampling, statistics
+from bench.analysis.closeness import NOTHING, Side, closeness, pair_of, prompts_of
 from bench.analysis.layouts import ARROWS, ONE, Configs, Source, by_settings, labels
-from bench.analysis.matched import Curve, Matched, Pair, of_datasets, of_pair
+from bench.analysis.matched import Matched, of_datasets, of_pair
 from bench.analysis.table_model import Column, Numbers, Row, Sheet, Value, numbers
 from bench.cell import own_strength_of
 from bench.contracts import BenchError, Impossible
@@ -26,11 +27,11 @@ from bench.contracts import BenchError, Impossible
 if TYPE_CHECKING:
     import pandas as pd
 
+
 KEY = ["method", "settings"]
 FRAME = "dataset backbone a b at difference low high effect p p_holm verdict more n reason".split()
 UNITS = {True: "styles", False: "training seeds"}
 MISSING = "absent"
-NOTHING = "A and B have no training seed in common"
 P = (
     "p: Holm over the pairs of the dataset, from a test that is stricter than the interval where trainings are few; *: "
     "significant at 5 %."
@@ -149,12 +150,12 @@ class Asked:
     def _compared(self, block: Block, a: Any, b: Any) -> Matched:
         (of_a, _), (of_b, own) = ((self._sides(block.rows[key]), self._own(key, block.rows[key])) for key in (a, b))
         if not block.pooled:
-            return of_pair(_pair(next(iter(of_a.values())), next(iter(of_b.values())), own))
-        prompts = _prompts(*block.rows.values(), self.closeness.frame)
+            return of_pair(pair_of(next(iter(of_a.values())), next(iter(of_b.values())), own))
+        prompts = prompts_of(*block.rows.values(), self.closeness.frame)
         pairs = []
         for dataset, side in of_a.items():
             try:
-                pairs.append(_pair(side, of_b[dataset], own, prompts))
+                pairs.append(pair_of(side, of_b[dataset], own, prompts))
                 pairs[-1].refuse()
             except Impossible as reason:
                 raise Impossible(f"on {side.lines.dataset.iloc[0]}: {reason}") from None
@@ -225,108 +226,6 @@ def _worded(verdict: str, up: bool | None) -> str:
 def _more(more: int | None, verdict: str) -> float:
     """A formula that calls for none where the draws leave it undecided is answered by one."""
     return 0.0 if verdict in ("higher", "lower") else math.nan if more is None else float(max(1, more))
-
-
-# --- curves ------------------------------------------------------------------------------------------------------
-
-
-def closeness(source: Source, column: str) -> Numbers:
-    """The numbers of a column, per image where the records bear out that it is a straight line of such a column's mean.
-
-    `per_image` of conf/table.yaml names the column; that all methods of a dataset share the line is checked.
-    """
-    found = numbers(source.done, source.images, column)
-    name, bracket, network = column.partition(" [")
-    stand = table.per_image().get(name)
-    if not found.of_sets or stand is None:
-        return found
-    other = numbers(source.done, source.images, f"{stand}{bracket}{network}")
-    lined = None if other.of_sets else _lined(found, other)
-    return found if lined is None else replace(other, frame=lined, up=found.up)
-
-
-def _lined(found: Numbers, other: Numbers) -> pd.DataFrame | None:
-    """The values of `other` on the scale of `found`; None where no straight line leads there on some dataset."""
-    import pandas as pd
-
-    keys = ["run_id", "strength"]
-    means = found.frame.set_index(keys).value.to_frame("to").join(other.frame.groupby(keys).value.mean().rename("at"))
-    places = other.frame[["dataset", "backbone", *keys]].drop_duplicates(keys).set_index(keys)
-    parts = []
-    for place, part in statistics.split(means.join(places), ["dataset", "backbone"]).items():
-        low, high = part["at"].to_numpy().argmin(), part["at"].to_numpy().argmax()
-        run = part["at"].iloc[high] - part["at"].iloc[low]
-        slope = (part.to.iloc[high] - part.to.iloc[low]) / run if run > 0 else math.nan
-        line = part.to.iloc[low] + slope * (part["at"] - part["at"].iloc[low])
-        if not np.allclose(line, part.to, rtol=1e-5, atol=1e-6):
-            return None
-        mine = other.frame[(other.frame[["dataset", "backbone"]] == list(place)).all(axis=1)]  # type: ignore[call-overload]
-        parts.append(mine.assign(value=part.to.iloc[low] + slope * (mine.value - part["at"].iloc[low])))
-    return pd.concat(parts) if parts else None
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """A method on one dataset: what is compared and how close it comes to the style, a line per image or run."""
-
-    lines: pd.DataFrame
-    close: pd.DataFrame
-
-    @cached_property
-    def wide(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Closeness and what is compared, a column per strength: means over evaluation seeds."""
-        return _wide(self.close), _wide(self.lines)
-
-    def grids(self, seeds: Sequence[int], prompts: Sequence[int], strengths: Sequence[float]) -> list[np.ndarray]:
-        """Both as (G, n, S), NaN where there are none; a number of a set stands for each prompt."""
-        return [_grid(wide, seeds, prompts, strengths) for wide in self.wide]
-
-
-def _pair(a: Side, b: Side, own: float, prompts: Sequence[int] | None = None) -> Pair:
-    """Both methods' numbers on one dataset, of the training seeds, prompts and strengths that are whole."""
-    seeds = sorted(set(a.lines.seed) & set(b.lines.seed))
-    if not seeds:
-        raise Impossible(NOTHING)
-    known = _prompts(a.lines, b.lines, a.close, b.close) if prompts is None else prompts
-    strengths = sorted(s for s, part in a.lines.groupby("strength") if set(seeds) <= set(part.seed))
-    ax, ay = a.grids(seeds, known, strengths)
-    bx, by = b.grids(seeds, known, [own])
-    ax, bx = _shared(ax, bx)
-    ay, by = _shared(ay, by)
-    for values in (ax, ay):
-        if not np.isfinite(values).all(axis=(0, 2)).any():
-            raise Impossible("A and B have no prompt in common for which both numbers are known")
-    return Pair(Curve(ax, ay), Curve(bx, by))
-
-
-def _prompts(*frames: pd.DataFrame) -> list[int]:
-    """All prompts of any of them; one where all hold numbers of whole sets."""
-    return sorted({p for lines in frames if "prompt" in lines for p in lines.prompt}) or [0]
-
-
-def _wide(lines: pd.DataFrame) -> pd.DataFrame:
-    units = ["seed", "prompt"] if "prompt" in lines else "seed"
-    return lines.pivot_table(index=units, columns="strength", values="value")
-
-
-def _grid(wide: pd.DataFrame, seeds: Sequence[int], prompts: Sequence[int], strengths: Sequence[float]) -> np.ndarray:
-    import pandas as pd
-
-    if wide.index.nlevels == 1:
-        values = wide.reindex(index=seeds, columns=strengths).to_numpy()[:, None, :]
-        return np.repeat(values, len(prompts), axis=1)
-    made = wide.reindex(index=pd.MultiIndex.from_product([seeds, prompts]), columns=strengths)
-    return made.to_numpy().reshape(len(seeds), len(prompts), len(strengths))
-
-
-def _shared(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """NaN for the prompts that are not known on both sides, so that both are averaged over the same ones."""
-    known = np.isfinite(a).all(axis=(0, 2)) & np.isfinite(b).all(axis=(0, 2))
-    keep = known[None, :, None]
-    return np.where(keep, a, np.nan), np.where(keep, b, np.nan)
-
-
-# --- a sheet -----------------------------------------------------------------------------------------------------
 
 
 def sheet(made: pd.DataFrame, column: str, up: bool | None, by: str | None = None) -> Sheet:

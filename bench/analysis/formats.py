@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis.table import RAISED, short_lines
+from bench.analysis.plain_text import RAISED, short_lines
 from bench.analysis.table_model import Column, Row, Sheet, Value
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import fingerprints, statistics, table
+from bench.analysis import fingerprints, frames, plain_text, shown_columns, statistics
 from bench.analysis.table_model import ROW, Column, Numbers, Row, Sheet, Value, cells, numbers
-from bench.cell import canonical
 from bench.contracts import BenchError
+from bench.settings import canonical
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,14 +51,14 @@ class Source:
         return self.scores[self.scores.status == "done"]
 
     def columns(self, names: Sequence[str] | None) -> list[str]:
-        return table.choose(table.wide(self.scores), names)
+        return shown_columns.choose(frames.wide(self.scores), names)
 
     def notes(self, columns: Sequence[str]) -> dict[str, list[str]]:
         """Column -> what must be said of its numbers. Raises BenchError for unlike ones that nobody asked to mix."""
         scored = self.done[self.done.metric.notna()]
-        scored = scored.assign(column=table.column_names(scored))
+        scored = scored.assign(column=frames.column_names(scored))
         scored = scored[scored.column.isin(columns)]
-        mixed = fingerprints.check(scored, table.observed(), self.mix)
+        mixed = fingerprints.check(scored, shown_columns.observed(), self.mix)
         said = [{name: f"unlike numbers share this column: {text}" for name, text in mixed.items()}]
         said.append(fingerprints.publishable(scored))
         return {column: [notes[column] for notes in said if column in notes] for column in columns}
@@ -114,7 +114,7 @@ def _varied(settings: Iterable[Mapping[str, str]]) -> list[str]:
 
 def by_settings(configs: Configs) -> Configs:
     """The configurations of records under the hashes that stand in the column `settings`."""
-    return {table._settings(config): config for config in configs.values()}
+    return {frames.settings_hash(config): config for config in configs.values()}
 
 
 def labels(keys: Iterable[tuple[str, str]], configs: Configs) -> dict[Any, str]:
@@ -137,7 +137,7 @@ def told(keys: Iterable[tuple[str, str]], configs: Configs) -> dict[tuple[str, s
 
 def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """("method.recipe.lr", "0.0001") for every setting that a row's images depend on."""
-    for part in table.SETTINGS:
+    for part in frames.SETTINGS:
         yield from _leaves(part, config.get(part))
 
 
@@ -223,7 +223,7 @@ def _sheet(source: Source, names: Sequence[str] | None, by: list[str], bold: boo
 def _rows(source: Source, by: list[str]) -> Sheet:
     """The sheet with its rows and their footnotes, without numbers: finished ones, and one for each other fate."""
     lines = _lines(source, by)
-    shared, keys = table.shown_keys(lines.drop(columns="n") if "seed" in by else lines)
+    shared, keys = plain_text.shown_keys(lines.drop(columns="n") if "seed" in by else lines)
     sheet = Sheet(keys, shared=shared)
     for line in lines.to_dict("records"):
         marks = sheet.mark(_text(line["deviations"])) + sheet.mark(_text(line["fewer"]))
@@ -243,7 +243,7 @@ def _lines(source: Source, by: list[str]) -> pd.DataFrame:
     import pandas as pd
 
     groups = source.done.drop_duplicates(["run_id", "strength"]).groupby(by, dropna=False)
-    done = pd.concat([groups.size().rename("n"), groups.deviations.agg(table.all_of)], axis=1)
+    done = pd.concat([groups.size().rename("n"), groups.deviations.agg(frames.all_of)], axis=1)
     kinds, most = groups.dataset.nunique(), source.done.dataset.nunique()
     if "dataset" not in by:
         done["fewer"] = [FEWER.format(k=k, most=most) if k < most else "" for k in kinds]

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import statistics, table
+from bench.analysis import frames, statistics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ def numbers(scores: pd.DataFrame, images: pd.DataFrame, column: str) -> Numbers:
     """Per-image values where their mean is the recorded number of every run, else the recorded numbers."""
     keys = ["run_id", "strength"]
     name, _, network = column.partition(" [")
-    if name in table.COST:
+    if name in frames.COST:
         rows = scores.drop_duplicates(keys)
         return Numbers(rows.assign(value=rows[name])[[*ROW, "seed", "run_id", "value"]], RUN_LEVELS, None, costs=True)
     of_net = scores[scores.network.fillna("") == network.removesuffix("]")]

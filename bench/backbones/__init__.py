@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.contracts import BenchError
-from bench.data.fetch import mirror_folder, sha256, weights_folders
-from bench.paths import ROOT
+from bench.data.files import sha256
+from bench.data.weights import weights_folders
+from bench.paths import ROOT, mirror_folder
 
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from bench.contracts import BenchError
-from bench.store.record import atomic_write, load_image
+from bench.contracts.dataset import Images
+from bench.data.image_files import load_image
+from bench.errors import BenchError
+from bench.files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,11 +150,8 @@ def _remembered(known: Path) -> dict[str, list]:
 
 
 def stored(folder: Path, names: Sequence[str]) -> StoredImages:
-    """The images called <name>.png of a folder that `bench.store.record.save_images` wrote."""
+    """The images called <name>.png of a folder that `bench.data.image_files.save_images` wrote."""
     return StoredImages([folder / f"{name}.png" for name in names], load_image, folder / KEYS)
-
-
-Images: TypeAlias = "np.ndarray | StoredImages"  # uint8 (N, 3, P, P)
 
 
 def image_keys(images: Images) -> list[str]:

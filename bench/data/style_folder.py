@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.contracts import BenchError
-from bench.data.fetch import sha256
+from bench.data.files import sha256
 
 PARTED = ("person", "background")
 ROLES = ("references", *PARTED, "auxiliary", "reference_set")

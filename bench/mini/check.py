@@ -307,7 +307,7 @@ def learned(results: Path) -> list[tuple[str, str, float, float]]:
 
     The best strength is the one whose smaller share is largest; rows of one method and style are averaged over seeds.
     """
-    from bench.analysis.table import load, where
+    from bench.analysis.frames import load, where
 
     rows = where(load(results), [f"dataset={','.join(styles.HELD_OUT)}", "backbone=mini"])
     shares = rows[rows.metric.isin(["oracle_closed_rgb", "oracle_closed_lpips"])]

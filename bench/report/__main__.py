@@ -32,8 +32,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    from bench.files import atomic_write
     from bench.report.page import TITLE, Wishes, build, gathered
-    from bench.store.record import atomic_write
 
     asked = parser().parse_args(arguments)
     out = asked.out or asked.results / "report.html"

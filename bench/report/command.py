@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from bench.cell import PARTS, SPEED, canonical
+from bench.cell import PARTS, SPEED
+from bench.settings import canonical
 from bench.store.record import Record
 
 SAFE = re.compile(r"[A-Za-z_][\w./-]*")
@@ -34,13 +35,11 @@ def command(record: Record) -> str | None:
 @cache
 def defaults(method: str, dataset: str, backbone: str) -> Mapping[str, Any]:
     """What these names alone compose to; nothing where one of them is gone from this version."""
-    from bench.analysis import table
-    from bench.data import datasets as data
+    from bench.data import schema
+    from bench.paths import CONF
 
-    settings = [
-        table.CONF.parent / group / f"{name}.yaml" for group, name in (("method", method), ("backbone", backbone))
-    ]
-    if dataset not in data.names() or not all(path.is_file() for path in settings):
+    settings = [CONF / group / f"{name}.yaml" for group, name in (("method", method), ("backbone", backbone))]
+    if dataset not in schema.names() or not all(path.is_file() for path in settings):
         return {}
     parts = {part: _composed(part, f"backbone={backbone}") for part in ("backbone", "trainer", "sampler")}
     return {"method": _composed("method", f"method={method}"), "dataset": _described(dataset), **parts}
@@ -70,9 +69,9 @@ def _registered() -> None:
 
 
 def _described(dataset: str) -> Mapping[str, Any]:
-    from bench.data import datasets as data
+    from bench.data import schema
 
-    return json.loads(json.dumps(data.describe(dataset)))
+    return json.loads(json.dumps(schema.describe(dataset)))
 
 
 def _overrides(path: str, default: Any, asked: Any) -> Iterator[str]:

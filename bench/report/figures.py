@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.store.record import atomic_write
+from bench.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,9 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis.table import _name, _settings
+from bench.analysis.frames import name_of, settings_hash
 from bench.cell import own_strength_of
-from bench.store.record import Record, strength_folder
+from bench.data.image_files import strength_folder
+from bench.store.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,7 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str]:
-        return str(_name(self.record.config.get("method"))), _settings(self.record.config)
+        return str(name_of(self.record.config.get("method"))), settings_hash(self.record.config)
 
     @property
     def seed(self) -> int:
@@ -131,7 +132,7 @@ def galleries(records: Sequence[Record], root: Path, wanted: Sequence[str]) -> l
 def _family(record: Record) -> tuple[str, ...]:
     """What images must share to stand in one column."""
     config = record.config
-    names = str(_name(config.get("dataset"))), str(_name(config.get("backbone")))
+    names = str(name_of(config.get("dataset"))), str(name_of(config.get("backbone")))
     parts = [config.get(key) for key in ("dataset", "backbone", "sampler")]
     return *names, hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -149,8 +150,8 @@ def _gallery(records: Sequence[Record], root: Path, wanted: Sequence[str]) -> Ga
     rows.sort(key=lambda row: (*row.key, row.strength, row.seed))
     first = records[0].config
     return Gallery(
-        str(_name(first.get("dataset"))),
-        str(_name(first.get("backbone"))),
+        str(name_of(first.get("dataset"))),
+        str(name_of(first.get("backbone"))),
         rows,
         _prompts(first),
         metric,
@@ -173,13 +174,13 @@ def _mark(rows: Sequence[Row]) -> None:
 def _prompts(config: Mapping[str, Any]) -> Sequence[str]:
     """The evaluation prompts in their order; empty when only the staged dataset knows them and it is not here."""
     from bench.contracts import BenchError
-    from bench.data import datasets as data
+    from bench.data import evaluation
 
     spec = config.get("asked", {}).get("dataset")
     if spec is None:
         return []
     try:
-        return list(data.prompts(spec))
+        return list(evaluation.prompts(spec))
     except (BenchError, OSError, KeyError):
         return []
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import table
+from bench.analysis import frames, shown_columns
 from bench.analysis.table_model import ROW, Column, Row, Sheet
 from bench.report.command import command
 from bench.store.record import Record, Store
@@ -27,7 +27,7 @@ def chosen(
     store = Store(root)
     some = (store.read(run_id) for run_id in sorted(runs or ()))
     records = list(store.records()) if runs is None else [record for record in some if record is not None]
-    lines = table.where(table.frame(records), conditions)
+    lines = frames.where(frames.frame(records), conditions)
     wanted = set(lines.run_id)
     return [record for record in records if record.run_id in wanted], lines
 
@@ -47,8 +47,8 @@ def _cell(record: Record, root: Path, places: dict[str, int], shared: list[dict[
         shared.append(common)
     return {
         "id": record.run_id,
-        **{key: table._name(record.config.get(key)) for key in ("method", "dataset", "backbone", "seed")},
-        "settings": table._settings(record.config),
+        **{key: frames.name_of(record.config.get(key)) for key in ("method", "dataset", "backbone", "seed")},
+        "settings": frames.settings_hash(record.config),
         "status": record.status,
         "reason": record.reason,
         "strengths": sorted({s["strength"] for s in record.scores if s.get("strength") is not None}),
@@ -111,15 +111,15 @@ def _tail(folder: Path) -> str:
 
 def columns(sheet: Sheet) -> list[dict[str, Any]]:
     """Every column that holds a number: its name, network, direction, footnotes, and whether it is shown at first."""
-    first = {column.full for column in sheet.columns if column.name in table.headline()}
-    if not any(column.full in first and column.name not in table.COST for column in sheet.columns):
+    first = {column.full for column in sheet.columns if column.name in shown_columns.headline()}
+    if not any(column.full in first and column.name not in frames.COST for column in sheet.columns):
         first = {column.full for column in sheet.columns}
     return [_column(column, column.full in first) for column in sheet.columns]
 
 
 def _column(column: Column, first: bool) -> dict[str, Any]:
     about = {"key": column.full, "name": column.name, "network": column.network or "", "higher": column.up}
-    return about | {"marks": column.marks, "first": first, "cost": column.name in table.COST}
+    return about | {"marks": column.marks, "first": first, "cost": column.name in frames.COST}
 
 
 def rows(sheet: Sheet, main: Container[tuple[Any, ...]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import comparisons, formats, layouts, table
+from bench.analysis import comparisons, formats, frames, layouts, shown_columns
 from bench.analysis.table_model import Sheet
 from bench.contracts import BenchError
 from bench.report import gather
@@ -69,7 +69,7 @@ def settings() -> dict[str, Any]:
     """conf/report.yaml: which metrics the figures and the gallery's rule use."""
     import yaml
 
-    return yaml.safe_load((table.CONF.parent / "report.yaml").read_text())
+    return yaml.safe_load((shown_columns.CONF.parent / "report.yaml").read_text())
 
 
 @dataclass
@@ -78,12 +78,12 @@ class Gathered:
 
     wishes: Wishes
     records: Sequence[Record]
-    lines: pd.DataFrame  # bench.analysis.table.frame of them
+    lines: pd.DataFrame  # bench.analysis.frames.frame of them
     galleries: Sequence[Gallery]
 
     @cached_property
     def source(self) -> layouts.Source:
-        images = table.images(self.wishes.root)
+        images = frames.images(self.wishes.root)
         return layouts.Source(self.lines, images[images.run_id.isin(self.lines.run_id)], self.wishes.mix)
 
     @cached_property

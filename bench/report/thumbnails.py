@@ -115,15 +115,15 @@ def _all(g: int, gallery: Gallery) -> Iterator[Place]:
 
 def training(gallery: Gallery, side: int) -> dict[str, Any]:
     """The training images of a gallery's dataset as {"images": [{label, caption, data}], "reason"}."""
-    from bench.data import datasets as data
+    from bench.data import identity, loading
 
     config = gallery.rows[0].record.config
     spec = config.get("asked", {}).get("dataset")
     if spec is None:
         return {"images": [], "reason": "the record does not say what it was trained on"}
     try:
-        dataset = data.load(_fewer(spec), config["backbone"]["resolution"])
-        changed = config["dataset"].get("content") not in (None, data.identity(spec))
+        dataset = loading.load(_fewer(spec), config["backbone"]["resolution"])
+        changed = config["dataset"].get("content") not in (None, identity.identity(spec))
     except (BenchError, OSError, KeyError, TypeError) as error:
         return {"images": [], "reason": str(error)}
     reason = "these images have changed since the cells were run" if changed else ""

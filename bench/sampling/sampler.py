@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bench.adapters.bank import Bank
 from bench.backbones.embedding import embedded
-from bench.contracts import EVALUATION_SEED_OFFSET, Ask, BenchError, Dataset, Method, Text, plain_guidance
-from bench.training.trainer import generator
+from bench.contracts import Ask, BenchError, Dataset, Method, Text, plain_guidance
+from bench.seeding import EVALUATION_SEED_OFFSET, generator
 
 Guide = Generator[Ask, Any, Tensor]
 IMAGES_KEPT = 512  # latents at the start of the methods; 256 KiB each on SDXL

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cell import Cell, digest
+from bench.cell import Cell
 from bench.contracts import BenchError
+from bench.settings import digest
 from bench.store.record import Record, loads
 from bench.work import Work
 

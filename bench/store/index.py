@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.contracts import BenchError
-from bench.store.record import atomic_write
+from bench.errors import BenchError
+from bench.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd

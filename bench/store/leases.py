@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.contracts import BenchError
+from bench.errors import BenchError
 
 LEASE_S = 120.0  # without a sign of life for so long, an owner counts as gone
 BEATS = 5  # signs of life in a lease

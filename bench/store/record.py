@@ -8,41 +8,24 @@ called checkpoint*; it survives SIGKILL and becomes the finished folder by one r
 from __future__ import annotations
 
 import contextlib
-import errno
-import functools
-import hashlib
 import json
 import logging
 import math
-import os
-import platform
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.contracts import BenchError
-from bench.paths import ROOT
+from bench.errors import BenchError
+from bench.files import atomic_write, disk_full, replace_folder
 from bench.store import leases
-
-if TYPE_CHECKING:
-    import numpy as np
 
 FORMAT = 1
 STATUSES = ("done", "failed", "skipped")
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+,-]{0,199}")
-PACKAGES = (
-    "torch torchvision diffusers transformers peft open_clip_torch clean-fid lpips torchmetrics torch-fidelity "
-    "numpy scipy pandas pillow hydra-core safetensors wandb"
-).split()
-
 log = logging.getLogger(__name__)
 
 
@@ -198,7 +181,7 @@ class Store:
 
     def _move(self, run_id: str) -> Path:
         source, target = self._unfinished(run_id), self.folder(run_id)
-        _replace_folder(source, target)
+        replace_folder(source, target)
         for path in [*target.glob("checkpoint*"), *target.glob("**/.*")]:  # the latter from killed writes
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         leases.forget_deaths(self.claim_file(run_id))
@@ -214,186 +197,3 @@ def read_record(path: Path) -> Record | None:
     except (OSError, UnicodeDecodeError, BenchError) as error:
         log.warning("%s was left out: %s.", path, error)
         return None
-
-
-# --- files -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def disk_full(folder: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn "no space left" into one BenchError sentence that names the folder and, when known, the bytes needed."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        want = f"{needed:,} bytes had to be written" if needed is not None else "more had to be written"
-        raise BenchError(
-            f"No space left in {folder}: {want} ({error.strerror}); free some space or choose another folder, "
-            "then start again: finished cells are kept."
-        ) from error
-
-
-def atomic_write(path: Path | str, data: bytes) -> None:
-    """Write a file wholly or not at all: temporary file beside it, fsync, rename."""
-    path = Path(path)
-    with disk_full(path.parent, len(data)):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                _write(file, data)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    _sync_folder(path.parent)
-
-
-def _write(file: Any, data: bytes) -> None:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _replace_folder(source: Path, target: Path) -> None:
-    """Move a folder to `target`; what was there is set aside first and then deleted."""
-    if target.exists():
-        aside = Path(tempfile.mkdtemp(dir=source.parent, prefix=".old-"))
-        os.rename(target, aside / target.name)
-        os.rename(source, target)
-        shutil.rmtree(aside)
-    else:
-        os.rename(source, target)
-    _sync_folder(target.parent)
-
-
-def strength_folder(strength: float) -> str:
-    """Folder name of the images of one strength: "strength=3"."""
-    return f"strength={strength:g}"
-
-
-def image_name(prompt: int, seed: int) -> str:
-    """File name, without its ending, of the image for one prompt index and evaluation seed: "004-s1000000"."""
-    return f"{prompt:03d}-s{seed}"
-
-
-def save_images(folder: Path | str, images: np.ndarray, names: Sequence[str]) -> None:
-    """Write images, uint8 (N, 3, P, P), as <name>.png without loss; the folder appears only when all are in it."""
-    from PIL import Image
-
-    folder = Path(folder)
-    with disk_full(folder.parent, images.nbytes):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
-            for image, name in zip(images, names, strict=True):
-                with open(part / f"{name}.png", "wb") as file:
-                    Image.fromarray(image.transpose(1, 2, 0)).save(file, format="png", compress_level=1)
-                    _write(file, b"")
-            os.chmod(part, 0o755)
-            _replace_folder(part, folder)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-
-
-def load_image(path: Path) -> np.ndarray:
-    """One image of a record as uint8 (3, P, P). Raises BenchError."""
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    except (OSError, SyntaxError) as error:
-        raise BenchError(
-            f"The image {path} cannot be read ({error}); delete its cell's folder and run it again."
-        ) from None
-
-
-# --- provenance --------------------------------------------------------------------------------------------------
-
-
-def provenance(dataset: str, weights: str, started: datetime, ended: datetime | None = None) -> dict[str, Any]:
-    """Where a record comes from: code, versions, machine, hashes of data and weights, times (UTC)."""
-    ended = ended or datetime.now(UTC)
-    times = {"started": started.isoformat(timespec="seconds"), "ended": ended.isoformat(timespec="seconds")}
-    hashes = {"dataset_hash": dataset, "weights_hash": weights}
-    return {**provenance_of_code(), "versions": dict(_versions()), **_machine(), "gpu": _gpu(), **hashes, **times}
-
-
-@functools.cache
-def provenance_of_code() -> dict[str, Any]:
-    """Commit and, when files differ from it, a hash of the difference; all None outside git."""
-    top = _git("rev-parse", "--show-toplevel")
-    if top is None or Path(top.decode().strip()).resolve() != ROOT.resolve():
-        return {"commit": None, "dirty": None, "diff_hash": None}
-    diff = _git("diff", "HEAD", "--binary") or b""
-    untracked = (_git("ls-files", "--others", "--exclude-standard", "-z") or b"").split(b"\0")[:-1]
-    changes = hashlib.sha256(diff)
-    for name in untracked:
-        changes.update(name + b"\0" + _contents(ROOT / os.fsdecode(name)))
-    dirty = bool(diff or untracked)
-    commit = (_git("rev-parse", "HEAD") or b"").decode().strip() or None
-    return {"commit": commit, "dirty": dirty, "diff_hash": changes.hexdigest() if dirty else None}
-
-
-def patch() -> bytes:
-    """How the tracked files differ from the commit, as `git apply` reads it; empty outside git."""
-    return (_git("diff", "HEAD", "--binary") or b"") if provenance_of_code()["dirty"] else b""
-
-
-def _git(*arguments: str) -> bytes | None:
-    try:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _contents(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
-@functools.cache
-def _versions() -> tuple[tuple[str, str], ...]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = []
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found.append((package, version(package)))
-    return tuple(found)
-
-
-@functools.cache
-def _machine() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "hostname": socket.gethostname(),
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    }
-
-
-def _cpu() -> str:
-    found = re.search(r"model name\s*: (.*)", _contents(Path("/proc/cpuinfo")).decode(errors="replace"))
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def _gpu() -> str | None:
-    """Name of the current CUDA device, if torch is loaded and has one."""
-    torch = sys.modules.get("torch")
-    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None

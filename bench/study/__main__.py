@@ -55,7 +55,7 @@ def _make(asked: Any) -> None:
 
 
 def _read(asked: Any) -> None:
-    from bench.store.record import atomic_write
+    from bench.files import atomic_write
     from bench.study.answers import read
     from bench.study.strengths import metrics_agree, strengths, with_metrics
 
@@ -73,7 +73,7 @@ def _shown(answers: Answers, joined: Any, agreement: Any) -> str:
     import pandas as pd
     import tabulate
 
-    from bench.analysis import table
+    from bench.analysis import shown_columns
     from bench.study.answers import alpha
 
     def text(frame: Any) -> str:
@@ -84,7 +84,7 @@ def _shown(answers: Answers, joined: Any, agreement: Any) -> str:
     known = alpha(answers.votes)
     head += f"Krippendorff's alpha {known:.3f}" if known == known else "no two raters to compare"
     columns = ["item", "strength", "low", "high", "win_rate", "comparisons"]
-    metrics = [c for name in table.headline() for c in joined if table._bare(c) == name]
+    metrics = [c for name in shown_columns.headline() for c in joined if shown_columns._bare(c) == name]
     parts = [head, text(pd.DataFrame(answers.raters)), text(joined[[*columns, *metrics]])]
     return "\n\n".join([*parts, text(agreement)] if len(agreement) else parts)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.contracts import BenchError
+from bench.files import atomic_write
 from bench.report import gather
 from bench.report.gallery import Gallery, galleries
 from bench.report.page import _json, asset, render
 from bench.report.thumbnails import PREFIX, encoded, training
-from bench.store.record import atomic_write
 from bench.study.trials import Side, Trial, trials
 
 QUESTION = "Which picture shows the style of the example better, and still shows what the text says?"

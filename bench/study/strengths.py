@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import table
+from bench.analysis import frames, shown_columns
 from bench.store.record import Store
 from bench.study.answers import Answers, Vote
 
@@ -101,9 +101,9 @@ def with_metrics(found: pd.DataFrame, answers: Answers, root: Path) -> pd.DataFr
 
     shown = {(side["item"], side["run_id"], side["strength"]) for side in _sides(answers.key)}
     wanted = pd.DataFrame(sorted(shown), columns=["item", "run_id", "strength"])
-    rows = table.wide(table.frame(_records(root, set(wanted.run_id))))
+    rows = frames.wide(frames.frame(_records(root, set(wanted.run_id))))
     joined = wanted.merge(rows, on=["run_id", "strength"], how="left")
-    means = joined.groupby("item")[table.metric_columns(rows)].mean().dropna(axis=1, how="all")
+    means = joined.groupby("item")[frames.metric_columns(rows)].mean().dropna(axis=1, how="all")
     merged = found.merge(means.reset_index(), on="item", how="left")
     merged.attrs["higher_is_better"] = rows.attrs["higher_is_better"]
     return merged
@@ -177,7 +177,7 @@ def _agreement(answers: Answers, values: Mapping[tuple[Any, ...], float], up: bo
 
 
 def _spearman(joined: pd.DataFrame, metric: str, up: bool) -> float:
-    column = next((name for name in joined if table._bare(name) == metric), None)
+    column = next((name for name in joined if shown_columns._bare(name) == metric), None)
     known = joined.dropna(subset=[column]) if column else joined.iloc[:0]
     if column is None or len(known) < 3 or known[column].nunique() < 2:
         return math.nan

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from bench.cell import Cell, build
+from bench.cell import Cell
 from bench.run import settled
+from bench.settings import build
 from bench.sweeps import plan, pool
 from bench.sweeps.sweep import Settings, State, Sweep, judge, merged, submit
 from bench.sweeps.worker import Leave, Worker

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING
 
-from bench.cell import PARTS, Cell, digest
+from bench.cell import PARTS, Cell
 from bench.contracts import BenchError
 from bench.run import begin, settled, whole
+from bench.settings import digest
 from bench.store.record import Record
 from bench.work import Work
 

@@ -19,12 +19,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from bench import backbones
-from bench.cell import Cell, digest
+from bench.cell import Cell
 from bench.contracts import BenchError, Impossible
-from bench.data import datasets as data
-from bench.data.fetch import cache_folder
+from bench.data import evaluation, sources
+from bench.files import atomic_write
+from bench.paths import cache_folder
 from bench.progress import clock
-from bench.store.record import Record, Store, atomic_write
+from bench.settings import digest
+from bench.store.record import Record, Store
 from bench.sweeps.sweep import Settings, Sweep, Verdicts, code
 
 PROBES = ".probe"
@@ -129,8 +131,8 @@ def foretold(cell: Cell, record: Record) -> float:
     cost, asked = record.cost, record.config["asked"]
     steps = (cell.method.get("recipe") or {}).get("steps", 0)
     scored = {text.rpartition(" ")[2] for text in record.config["scored"]}  # strengths
-    made = data.image_count(asked["dataset"]) * len(scored)
-    wanted = data.image_count(cell.dataset) * len(cell.strengths)
+    made = evaluation.image_count(asked["dataset"]) * len(scored)
+    wanted = evaluation.image_count(cell.dataset) * len(cell.strengths)
     total = steps / cost["steps_per_s"] if cost.get("steps_per_s") else 0.0
     total += wanted / cost["images_per_s"] if cost.get("images_per_s") else 0.0
     return total + cost.get("score_s", 0.0) * wanted / max(1, made)
@@ -207,7 +209,7 @@ def _impossible_because(cell: Cell) -> str:
 
 
 def _stop_if_absent(cell: Cell) -> None:
-    for sentence in (data.missing(dict(cell.dataset)), backbones.missing(dict(cell.backbone))):
+    for sentence in (sources.missing(dict(cell.dataset)), backbones.missing(dict(cell.backbone))):
         if sentence:
             raise BenchError(sentence)
 

@@ -24,12 +24,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.cell import Cell, digest
+from bench.cell import Cell
 from bench.contracts import BenchError
+from bench.files import atomic_write
 from bench.paths import ROOT
 from bench.run import complete
+from bench.settings import digest
 from bench.store import leases
-from bench.store.record import Record, Store, atomic_write, patch
+from bench.store.provenance import patch
+from bench.store.record import Record, Store
 
 SWEEPS = ".sweeps"
 STATES = ("done", "failed", "skipped", "running", "open")
@@ -332,7 +335,7 @@ PHASES = ("load_s", "baseline_s", "prior_s", "train_s", "sample_s", "score_s")
 @functools.cache
 def code() -> dict[str, Any]:
     """Commit, whether files differ from it, and a hash of all sources that a cell runs through."""
-    from bench.store.record import provenance_of_code
+    from bench.store.provenance import provenance_of_code
 
     sources = hashlib.sha256()
     for folder in SOURCES:

@@ -21,10 +21,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.cell import Cell, digest
+from bench.cell import Cell
 from bench.contracts import BenchError
+from bench.files import atomic_write
+from bench.settings import digest
 from bench.store import leases
-from bench.store.record import Record, atomic_write, provenance
+from bench.store.provenance import provenance
+from bench.store.record import Record
 from bench.sweeps.packs import shapes
 from bench.sweeps.sweep import Entry, Sweep, seconds
 from bench.work import Work

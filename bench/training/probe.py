@@ -12,7 +12,8 @@ import torch
 
 from bench.adapters.bank import Bank
 from bench.contracts import FullSpec
-from bench.training.trainer import Job, Training, generator
+from bench.seeding import generator
+from bench.training.trainer import Job, Training
 from bench.work import Work
 
 MOST = 16

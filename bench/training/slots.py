@@ -10,8 +10,9 @@ from functools import partial
 from bench.adapters.bank import Bank
 from bench.contracts import FullSpec
 from bench.progress import progress
+from bench.seeding import generator
 from bench.training.compiling import Pace, offered, ways_of
-from bench.training.trainer import Training, generator
+from bench.training.trainer import Training
 from bench.work import Work, draw
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ clipping norm and random numbers, so a cell trained in a pack ends at the weight
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from bench.adapters.bank import Bank
 from bench.contracts import Ask, BenchError, Loss, Method, Recipe, TrainingData
+from bench.seeding import generator
 from bench.training.checks import untrained
 
 CHECKPOINT_SHARE = 0.01  # at most this part of the time goes into checkpoints
@@ -67,12 +67,6 @@ def steps_left(job: Job) -> int:
         return job.recipe.steps
     with safe_open(job.checkpoint, "pt") as file:
         return job.recipe.steps - int(file.get_tensor("k"))
-
-
-def generator(*key: int | str) -> torch.Generator:
-    """A random generator that depends on the key alone."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def learning_rate(recipe: Recipe, k: int) -> float:
@@ -280,7 +274,7 @@ class _Run:
     def _save(self, path: Path) -> None:
         from safetensors.torch import save
 
-        from bench.store.record import atomic_write
+        from bench.files import atomic_write
 
         tensors = {f"{name}/theta": row for name, row in self.rows.items()}
         for name, row in self.rows.items():

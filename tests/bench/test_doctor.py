@@ -93,7 +93,7 @@ def test_the_table_ends_with_a_count_and_the_status_says_whether_all_is_well(mon
 def test_every_golden_number_names_its_source_and_every_check_can_be_built():
     import yaml
 
-    from bench.cell import build
+    from bench.settings import build
 
     asked = yaml.safe_load((doctor.ROOT / "conf" / "doctor.yaml").read_text())
     numbers = [spec for spec in asked["checks"] if {"score", "probabilities"} & set(spec)]

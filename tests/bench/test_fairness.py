@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from bench import fairness
 from bench import run as order
 from bench.__main__ import CONF, cell, register_datasets
-from bench.analysis import table
+from bench.analysis import frames, plain_text
 from bench.contracts import BenchError
 from bench.fairness import PREFIX, contract
 from bench.run import run
@@ -143,7 +143,7 @@ def test_the_table_marks_methods_and_says_below_how_they_depart(style):
     records = [record_of("lora", 0), record_of("lora", 1)]
     records += [record_of("full", 0, "full fine-tuning"), record_of("full", 1, "full fine-tuning", "too slow")]
     records += [record_of("more", s, "2000 training steps, the budget is 750") for s in (0, 1)]
-    text = table.render(table.summary(table.frame(records)), ["up_a"], style)
+    text = plain_text.render(frames.summary(frames.frame(records)), ["up_a"], style)
     lines = text.splitlines()
     methods = {word for line in lines for word in line.strip("| ").split()[:1]}
     assert {"lora", "full¹", "more²"} <= methods
@@ -154,7 +154,7 @@ def test_the_table_marks_methods_and_says_below_how_they_depart(style):
 
 
 def test_each_run_keeps_its_own_departures_in_the_files():
-    rows = table.wide(table.frame([record_of("full", 0, "a"), record_of("full", 1, "a", "b"), record_of("lora", 0)]))
+    rows = frames.wide(frames.frame([record_of("full", 0, "a"), record_of("full", 1, "a", "b"), record_of("lora", 0)]))
     assert dict(zip(rows.run_id, rows.deviations, strict=True)) == {"full-0": "a", "full-1": "a; b", "lora-0": ""}
 
 

@@ -14,11 +14,11 @@ from hydra import compose, initialize_config_dir
 from safetensors import safe_open
 
 from bench.__main__ import CONF, cell, register_datasets
-from bench.analysis import table
-from bench.cell import build
+from bench.analysis import frames, plain_text
 from bench.contracts import BenchError, Recipe
 from bench.data.images import stored
 from bench.run import run
+from bench.settings import build
 from bench.store.record import Store, dumps
 from bench.work import Work
 
@@ -102,7 +102,7 @@ def test_another_strength_is_sampled_from_the_stored_adapter(done, results, monk
     assert str(values(more)) == str(values(done)) and set(values(more, 0.0)) == set(values(done))
     assert values(more, 0.0)["lpips_content"] == 0  # style guidance 0 is the backbone
     assert not np.array_equal(stored(folder / "strength=3", names), stored(folder / "strength=0", names))
-    rows = table.wide(table.frame([more]))
+    rows = frames.wide(frames.frame([more]))
     assert sorted(rows.strength) == [0.0, 3.0]
 
 
@@ -137,8 +137,8 @@ def test_real_photographs(results):
     assert poster.status == "done", poster.reason
     pair = run(composed(results, "method=pair", subject, *prompts))
     assert pair.status == "skipped" and pair.reason.startswith("Method pair needs pairs; dataset dreambooth/duck_toy")
-    assert "pair" in table.render(table.wide(table.frame([pair]))) and "needs pairs" in table.render(
-        table.wide(table.frame([pair]))
+    assert "pair" in plain_text.render(frames.wide(frames.frame([pair]))) and "needs pairs" in plain_text.render(
+        frames.wide(frames.frame([pair]))
     )
 
 

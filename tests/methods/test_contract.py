@@ -20,8 +20,8 @@ from training_steps import global_random, walk, walk_on
 from bench.adapters.bank import Bank
 from bench.contracts import CrossAttentionSpec, Method
 from bench.sampling.sampler import Request, Sampler, sample, shots
+from bench.seeding import generator
 from bench.training.latents import Latents
-from bench.training.trainer import generator
 from bench.work import LABELS
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
@@ -44,7 +44,7 @@ def settings(name):
 
 def method(name, folder):
     """The method of conf/, its settings fitted to the tiny backbone: narrow, with other blocks, and without weights."""
-    from bench.cell import build
+    from bench.settings import build
 
     spec = {key: value for key, value in settings(name).items() if key not in LABELS}
     if "rank" in spec:

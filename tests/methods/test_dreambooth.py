@@ -7,8 +7,9 @@ from torch.nn.functional import mse_loss
 
 from bench.adapters.bank import Bank
 from bench.contracts import BenchError, Example, FullSpec, Recipe
+from bench.seeding import generator
 from bench.training.latents import Latents
-from bench.training.trainer import Job, generator, train
+from bench.training.trainer import Job, train
 from methods.dreambooth import DreamBooth
 from methods.zero_shot import ZeroShot
 

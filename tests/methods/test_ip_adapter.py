@@ -18,8 +18,9 @@ from bench.adapters.cross_attention import CrossAttention, read_image_adapter
 from bench.adapters.image_encoder import ImageEncoder
 from bench.contracts import Ask, BenchError, CrossAttentionSpec, Example, Impossible, Recipe, Text
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
+from bench.seeding import generator
 from bench.training.latents import Latents
-from bench.training.trainer import Job, generator, train
+from bench.training.trainer import Job, train
 from methods.ip_adapter import IPAdapter
 
 CONF = Path(__file__).parents[2] / "conf" / "method"

@@ -10,11 +10,13 @@ from safetensors.torch import save_file
 from tiny import TinyBackbone, picture, tiny_dataset
 from torch.nn.functional import mse_loss
 
-from bench.adapters.bank import Bank, basis
+from bench.adapters.bank import Bank
+from bench.adapters.low_rank import basis
 from bench.contracts import BenchError, Example, Pair, Recipe, Text
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
+from bench.seeding import generator
 from bench.training.latents import Latents
-from bench.training.trainer import Job, generator, train
+from bench.training.trainer import Job, train
 from methods.pair import PairCustomization, content_names
 
 RECIPE = Recipe(steps=5, lr=1e-2, weight_decay=1e-4, flip=True)

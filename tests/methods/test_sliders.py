@@ -14,8 +14,9 @@ from bench.adapters.bank import Bank
 from bench.backbones.sites import sites
 from bench.contracts import BenchError, Loss, Pair, Recipe
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
+from bench.seeding import generator
 from bench.training.latents import Latents
-from bench.training.trainer import Job, generator, train
+from bench.training.trainer import Job, train
 from methods.sliders import TextualSlider, VisualSlider
 
 RECIPE = Recipe(steps=5, lr=1e-2, weight_decay=1e-2)

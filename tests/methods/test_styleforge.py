@@ -9,8 +9,9 @@ from torch.nn.functional import mse_loss
 
 from bench.adapters.bank import Bank
 from bench.contracts import AdapterSpec, Example, FullSpec, Recipe
+from bench.seeding import generator
 from bench.training.latents import Latents
-from bench.training.trainer import Job, generator, train
+from bench.training.trainer import Job, train
 from methods.styleforge import MultiStyleForge, StyleForge
 
 RECIPE = Recipe(steps=5, lr=1e-2, weight_decay=1e-2, batch_size=2)

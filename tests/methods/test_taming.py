@@ -9,8 +9,8 @@ from bench.adapters.bank import Bank
 from bench.adapters.image_encoder import ImageEncoder
 from bench.contracts import Ask, Example, Loss, Recipe
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
+from bench.seeding import generator
 from bench.training.latents import Latents
-from bench.training.trainer import generator
 from methods.taming import TamingStyle, clean
 
 RECIPE = Recipe(steps=2, lr=1e-3, batch_size=2)

@@ -3,8 +3,8 @@ import multiprocessing
 import numpy as np
 import pytest
 
+from bench.data.image_files import load_image, save_images
 from bench.data.images import pixel_key, stored
-from bench.store.record import load_image, save_images
 from metrics.features import FeatureStore, images_hash
 from metrics.perceptual import distances
 

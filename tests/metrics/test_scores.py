@@ -8,8 +8,8 @@ import pytest
 import torch
 from metric_cases import dataset, scenes, sepia
 
-from bench.cell import build
 from bench.contracts import BenchError, Evaluation, Example, Impossible
+from bench.settings import build
 from metrics import lpips_network, networks
 from metrics.clip_score import ClipScore
 from metrics.features import feature_store

@@ -29,11 +29,12 @@ from speed_networks import Networks, stand_ins
 from tabulate import tabulate
 
 import bench.data.images
-from bench.cell import build
-from bench.contracts import Dataset, Evaluation, Example, Impossible, Pair
-from bench.data.images import Images, stored
+from bench.contracts import Dataset, Evaluation, Example, Images, Impossible, Pair
+from bench.data.image_files import save_images
+from bench.data.images import stored
+from bench.files import atomic_write
 from bench.paths import ROOT
-from bench.store.record import atomic_write, save_images
+from bench.settings import build
 from metrics.features import feature_store
 from metrics.fid import centred, trace_root
 from metrics.prdc import Prdc

@@ -44,13 +44,14 @@ from tabulate import tabulate  # noqa: E402
 from bench.adapters.bank import Bank  # noqa: E402
 from bench.cell import Cell  # noqa: E402
 from bench.contracts import Example, Method, Recipe  # noqa: E402
-from bench.data import datasets as data  # noqa: E402
+from bench.data import loading, schema  # noqa: E402
+from bench.files import atomic_write  # noqa: E402
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots  # noqa: E402
-from bench.store.record import atomic_write  # noqa: E402
+from bench.seeding import generator  # noqa: E402
 from bench.sweeps.packs import run_pack  # noqa: E402
 from bench.training.compiling import ways_of  # noqa: E402
 from bench.training.latents import Latents  # noqa: E402
-from bench.training.trainer import Job, Training, generator  # noqa: E402
+from bench.training.trainer import Job, Training  # noqa: E402
 from methods.dreambooth import DreamBooth  # noqa: E402
 from methods.pair import PairCustomization  # noqa: E402
 
@@ -108,7 +109,7 @@ def methods(where: str) -> dict[str, Method]:
 
 
 def described(few: bool = True) -> dict[str, Any]:
-    plan = data.describe("halftone")
+    plan = schema.describe("halftone")
     return plan | {"prompts": plan["prompts"][: IMAGES // 2], "seeds": [0, 1]} if few else plan
 
 
@@ -261,7 +262,7 @@ def start_up(name: str) -> float:
 def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     backbone = backbone_of(options.backbone, folder / "weights")
-    dataset = data.load(described(), backbone.resolution)
+    dataset = loading.load(described(), backbone.resolution)
     found: dict[str, Any] = {"training": list(train_rows(backbone, dataset, options))}
     found["sampling"] = list(sample_rows(backbone, dataset, options))
     found["start_up_s"] = start_up(options.backbone)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.analysis import table
+from bench.analysis import frames
 from bench.store.record import Record, dumps
 
 METRICS = [f"metric_{i}" for i in range(20)]
@@ -21,12 +21,12 @@ PROMPTS = [f"a photo of thing {i} in place {i % 7}" for i in range(24)]
 def main(count: int, root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     clock("make", lambda: [make(root, i) for i in range(count)])
-    clock("load, no index", lambda: table.load(root))
-    found = clock("load, indexed", lambda: table.load(root))
-    clock("load, one record changed", lambda: (make(root, 0), table.load(root)))
-    clock("summary of it", lambda: table.summary(found))
-    clock("images, no index", lambda: table.images(root))
-    images = clock("images, indexed", lambda: table.images(root))
+    clock("load, no index", lambda: frames.load(root))
+    found = clock("load, indexed", lambda: frames.load(root))
+    clock("load, one record changed", lambda: (make(root, 0), frames.load(root)))
+    clock("summary of it", lambda: frames.summary(found))
+    clock("images, no index", lambda: frames.images(root))
+    images = clock("images, indexed", lambda: frames.images(root))
     print(f"{found.run_id.nunique()} records, {len(found)} scores, {len(images)} images")
 
 

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from bench.adapters.bank import Bank
 from bench.backbones.stable_diffusion import StableDiffusion
-from bench.cell import build
 from bench.contracts import Backbone, Dataset, Example, Text, TrainingData
+from bench.files import atomic_write
 from bench.mini.recipe.training import Progress
 from bench.mini.recipe.world import World
 from bench.paths import ROOT
-from bench.store.record import atomic_write
-from bench.training.trainer import Job, generator, steps_left
+from bench.seeding import generator
+from bench.settings import build
+from bench.training.trainer import Job, steps_left
 from bench.training.trainer import train as trained
 
 SETTINGS = ROOT / "conf" / "method" / "ip_adapter_train.yaml"

@@ -6,10 +6,11 @@ import torch
 from safetensors.torch import save_file
 from tiny import tiny_dataset
 
-from bench.adapters.bank import Bank, read_lora
+from bench.adapters.bank import Bank
+from bench.adapters.lora_files import read_lora
 from bench.contracts import AdapterSpec, BenchError, Recipe
 from bench.sampling.sampler import Request, Sampler, sample, shots
-from bench.training.trainer import generator
+from bench.seeding import generator
 from bench.work import _loaded
 from methods.dreambooth import DreamBooth
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from tiny import TinyBackbone
 
-from bench.adapters.bank import Bank, basis
+from bench.adapters.bank import Bank
+from bench.adapters.low_rank import basis
 from bench.contracts import AdapterSpec, Ask, BenchError
-from bench.training.trainer import generator
+from bench.seeding import generator
 
 
 def bank_of(backbone, specs, cells=1):

@@ -10,8 +10,9 @@ from torch.nn.functional import mse_loss
 from bench.adapters.bank import Bank
 from bench.adapters.cross_attention import attention, block_scales
 from bench.contracts import AdapterSpec, Ask, BenchError, CrossAttentionSpec, Loss, Method, Recipe, Text
+from bench.seeding import generator
 from bench.training.latents import Latents
-from bench.training.trainer import Job, generator, train
+from bench.training.trainer import Job, train
 
 WIDTH = 10
 SPECS = {"image": CrossAttentionSpec(WIDTH, tokens=3), "style": AdapterSpec(3)}

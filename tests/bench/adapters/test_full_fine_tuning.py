@@ -12,8 +12,9 @@ from torch.nn.functional import mse_loss
 from bench.adapters.bank import Bank
 from bench.backbones import embedding
 from bench.contracts import AdapterSpec, Ask, BenchError, FullSpec, Impossible, Loss, Method, Recipe, Text
+from bench.seeding import generator
 from bench.training.latents import Latents
-from bench.training.trainer import Job, generator, train
+from bench.training.trainer import Job, train
 from bench.work import Work
 
 RECIPE = Recipe(steps=6, lr=1e-3, batch_size=2, clip_norm=0.5)

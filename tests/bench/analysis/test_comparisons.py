@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.analysis import comparisons, formats, layouts, matched, resampling, statistics, table
+from bench import table
+from bench.analysis import comparisons, formats, frames, layouts, matched, resampling, shown_columns, statistics
 from bench.analysis.matched import Curve, Pair
 from bench.contracts import BenchError, Impossible
 from bench.store.record import Record, Store
@@ -50,13 +51,13 @@ def world(methods=("pair", "lora"), datasets=("dots",), seeds=3, noise=0.0):
 
 @pytest.fixture(autouse=True)
 def lines_of_closed(monkeypatch):
-    monkeypatch.setattr(table, "per_image", lambda: {"closed": "away"})
+    monkeypatch.setattr(shown_columns, "per_image", lambda: {"closed": "away"})
 
 
 def asked(made, metric="leak", by=None):
     records, images = made
     configs = {record.run_id: record.config for record in records}
-    return comparisons.asked(layouts.Source(table.frame(records), images), configs, metric, by)
+    return comparisons.asked(layouts.Source(frames.frame(records), images), configs, metric, by)
 
 
 def by_pair(frame):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.analysis import fingerprints, layouts, statistics, table
+from bench.analysis import fingerprints, frames, layouts, statistics
 from bench.contracts import BenchError
 from bench.store.record import Record
 
@@ -42,7 +42,7 @@ def world(methods=("one", "two", "three"), datasets=("dots", "lines"), seeds=3):
 @pytest.fixture(scope="module")
 def source():
     records, images = world()
-    return layouts.Source(table.frame(records), images)
+    return layouts.Source(frames.frame(records), images)
 
 
 def by_key(sheet, *names):
@@ -81,7 +81,7 @@ def test_numbers_whose_images_do_not_average_to_them_are_numbers_of_sets(source)
 
 def test_the_standard_error_in_the_record_widens_the_interval():
     records = [cell("one", "dots", s, [score("low_k", 2.0), score("low_k_se", 0.5)]) for s in range(3)]
-    sheet = layouts.metrics(layouts.Source(table.frame(records), pd.DataFrame()), ["low_k", "low_k_se"])
+    sheet = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["low_k", "low_k_se"])
     value, error = sheet.rows[0].values
     assert (value.low, value.high) == pytest.approx((2 - 0.98, 2 + 0.98), abs=0.01)
     assert [column.up for column in sheet.columns] == [False, None]  # nobody wins in standard errors
@@ -102,7 +102,7 @@ def test_pooled_rows_generalise_over_datasets(source):
 
 def test_one_training_is_marked_and_never_bold():
     records, images = world(seeds=1)
-    sheet = layouts.metrics(layouts.Source(table.frame(records), images), ["up_a"])
+    sheet = layouts.metrics(layouts.Source(frames.frame(records), images), ["up_a"])
     assert not any(row.values[0].bold for row in sheet.rows)
     assert all(sheet.notes[row.marks[-1] - 1].startswith("one training") for row in sheet.rows)
     assert any("Inconclusive" in line and "up_a [net-a]" in line for line in sheet.legend)
@@ -121,7 +121,7 @@ def test_one_training_beside_three_is_not_bold_and_does_not_take_it_from_them(so
 
 def test_styles_stand_in_columns_with_their_mean_and_rank():
     records, images = world(datasets=("dots", "lines", "ink"))
-    source = layouts.Source(table.frame(records), images)
+    source = layouts.Source(frames.frame(records), images)
     sheet = layouts.styles(source, ["up_a"])
     assert [column.name for column in sheet.columns] == ["dots", "ink", "lines", "all 3", "mean rank"]
     flat = by_key(layouts.metrics(source, ["up_a"]), "method", "dataset")
@@ -139,11 +139,11 @@ def test_styles_stand_in_columns_with_their_mean_and_rank():
 def test_an_ablation_shows_what_differs_in_the_settings():
     records = [cell("one", "dots", s, [score("up_a", steps + s)], steps) for s in range(2) for steps in (5, 50)]
     configs = {record.run_id: record.config for record in records}
-    sheet = layouts.ablation(layouts.Source(table.frame(records), pd.DataFrame()), ["up_a"], configs)
+    sheet = layouts.ablation(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a"], configs)
     place = sheet.keys.index("recipe.steps")
     assert {row.labels[place]: row.values[0].mean for row in sheet.rows} == {"5": 5.5, "50": 50.5}
     assert "settings" not in sheet.keys and "recipe.lr" not in sheet.keys
-    same = layouts.Source(table.frame(records[::2]), pd.DataFrame())
+    same = layouts.Source(frames.frame(records[::2]), pd.DataFrame())
     with pytest.raises(BenchError, match="same settings"):
         layouts.ablation(same, ["up_a"], configs)
 
@@ -151,7 +151,7 @@ def test_an_ablation_shows_what_differs_in_the_settings():
 def test_a_curve_holds_rows_with_several_strengths_in_order():
     records = [cell("one", "dots", s, [score("up_a", g + s, strength=g) for g in (2.0, 0.5, 10.0)]) for s in range(2)]
     records.append(cell("two", "dots", 0, [score("up_a", 9.0)]))
-    source = layouts.Source(table.frame(records), pd.DataFrame())
+    source = layouts.Source(frames.frame(records), pd.DataFrame())
     sheet = layouts.curve(source, ["up_a"])
     assert [(row.key["method"], row.key["strength"]) for row in sheet.rows] == [("one", g) for g in (0.5, 2.0, 10.0)]
     assert not any(value.bold for row in sheet.rows for value in row.values)
@@ -162,7 +162,7 @@ def test_a_curve_holds_rows_with_several_strengths_in_order():
 def test_departures_failures_and_single_rows_are_told():
     records = [cell("one", "dots", 0, [score("up_a", 1.0)], notes=["fairness: 900 steps", "a note"])]
     records.append(Record("bad", "failed", "NaN at step 7", {"method": {"name": "two"}, "dataset": {"name": "dots"}}))
-    sheet = layouts.metrics(layouts.Source(table.frame(records), pd.DataFrame()), ["up_a"])
+    sheet = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a"])
     assert sheet.notes == ["900 steps", layouts.SETS] and sheet.rows[0].marks == (1,)
     assert sheet.reasons == ["failed: two on dots: NaN at step 7"] and sheet.rows[1].values[0].text == "failed"
     assert math.isnan(sheet.rows[0].values[0].low)
@@ -177,7 +177,7 @@ def unlike(**second):
     other = {**about, **second}
     records = [cell(m, d, 0, [score("up_a", 1.0, **(f | {"reference": f["reference"] + d}))])
                for m, f in (("one", about), ("two", other)) for d in ("dots", "lines")]  # fmt: skip
-    return layouts.Source(table.frame(records), pd.DataFrame())
+    return layouts.Source(frames.frame(records), pd.DataFrame())
 
 
 def test_the_same_measure_on_datasets_with_their_own_references_shares_a_column():
@@ -225,6 +225,6 @@ def test_a_recipe_may_not_change_from_one_dataset_to_the_next():
 
 def test_numbers_that_are_not_fit_to_publish_say_so():
     records = [cell("one", "dots", 0, [score("up_a", 1.0, publishable=False), score("low_b", 1.0, publishable=True)])]
-    sheet = layouts.metrics(layouts.Source(table.frame(records), pd.DataFrame()), ["up_a", "low_b"])
+    sheet = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a", "low_b"])
     said = [[sheet.notes[i - 1] for i in column.marks] for column in sheet.columns]
     assert "do not publish" in said[0][0] and said[1] == [layouts.SETS]

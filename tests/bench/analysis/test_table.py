@@ -9,7 +9,8 @@ import time
 import pandas as pd
 import pytest
 
-from bench.analysis import table
+from bench import table
+from bench.analysis import frames, plain_text, shown_columns
 from bench.contracts import BenchError
 from bench.store.record import Record, Store
 
@@ -52,7 +53,7 @@ def records():
 
 def test_mean_and_deviation_over_seeds_equal_a_double_loop(records):
     numbers, cells = records
-    rows = table.summary(table.frame(cells))
+    rows = frames.summary(frames.frame(cells))
     for (m, d, g), row in rows[rows.status == "done"].set_index(["method", "dataset", "strength"]).iterrows():
         values = [numbers[m, d, s, g] for s in range(3)]
         assert row["up_a [net-a]"] == pytest.approx(statistics.mean(values))
@@ -63,28 +64,28 @@ def test_mean_and_deviation_over_seeds_equal_a_double_loop(records):
 
 def test_each_run_has_its_own_line_per_strength(records):
     numbers, cells = records
-    rows = table.wide(table.frame(cells))
+    rows = frames.wide(frames.frame(cells))
     found = {(r.method, r.dataset, r.seed, r.strength): r._asdict() for r in rows[rows.status == "done"].itertuples()}
     values = dict(zip(found, rows.loc[rows.status == "done", "up_a [net-a]"], strict=True))
     assert values == numbers
 
 
 def test_failed_and_skipped_cells_are_lines_with_their_reason(records):
-    rows = table.summary(table.frame(records[1]))
+    rows = frames.summary(frames.frame(records[1]))
     odd = {
         (row.method, row.dataset): (row.status, row.reason, row.n) for row in rows[rows.status != "done"].itertuples()
     }
     assert odd == {("three", "dots"): ("failed", "the loss was NaN at step 7", 1),
                    ("three", "lines"): ("skipped", "it needs pairs", 3)}  # fmt: skip
-    text = table.render(rows, ["up_a"])
+    text = plain_text.render(rows, ["up_a"])
     assert "failed: three on dots: the loss was NaN at step 7" in text
     assert "skipped: three on lines: it needs pairs" in text and text.count("it needs pairs") == 1
 
 
 def test_only_unhappy_cells_still_make_a_table():
-    rows = table.summary(table.frame([unhappy("failed", "three", "dots", 0, "no weights")]))
-    assert "failed: three on dots: no weights" in table.render(rows)
-    assert table.render(table.summary(table.frame([]))) == "No record."
+    rows = frames.summary(frames.frame([unhappy("failed", "three", "dots", 0, "no weights")]))
+    assert "failed: three on dots: no weights" in plain_text.render(rows)
+    assert plain_text.render(frames.summary(frames.frame([]))) == "No record."
 
 
 def test_unlike_networks_never_share_a_column():
@@ -92,54 +93,54 @@ def test_unlike_networks_never_share_a_column():
         done("one", "dots", 0, [score(1.0, "low_b", 1.0)]),
         done("two", "dots", 0, [score(1.0, "low_b", 9.0, "net-b")]),
     ]
-    rows = table.wide(table.frame(cells)).set_index("method")
+    rows = frames.wide(frames.frame(cells)).set_index("method")
     assert rows.loc["one", "low_b [net-a]"] == 1.0 and math.isnan(rows.loc["one", "low_b [net-b]"])
     assert rows.loc["two", "low_b [net-b]"] == 9.0 and math.isnan(rows.loc["two", "low_b [net-a]"])
-    assert len(table.choose(rows.reset_index(), ["low_b"])) == 2
+    assert len(shown_columns.choose(rows.reset_index(), ["low_b"])) == 2
 
 
 def test_unlike_settings_are_not_averaged():
     cells = [done("one", "dots", seed, [score(1.0, "up_a", 10.0 * steps + seed)], steps=steps)
              for seed in (0, 1) for steps in (5, 50)]  # fmt: skip
-    rows = table.summary(table.frame(cells))
-    assert sorted(rows["up_a [net-a]"]) == [50.5, 500.5] and "settings" in table.render(rows)
+    rows = frames.summary(frames.frame(cells))
+    assert sorted(rows["up_a [net-a]"]) == [50.5, 500.5] and "settings" in plain_text.render(rows)
 
 
 def test_missing_numbers_stay_missing():
     cells = [done("one", "dots", 0, [score(1.0, "up_a", math.nan), score(1.0, "low_b", -0.5)])]
     cells[0].scores.append({"strength": 1.0, "group": "left out", "metric": None, "value": None})
-    rows = table.summary(table.frame(cells))
+    rows = frames.summary(frames.frame(cells))
     assert math.isnan(rows.loc[0, "up_a [net-a]"]) and rows.loc[0, "low_b [net-a]"] == -0.5
-    assert table.choose(rows, ["all"]) == ["low_b [net-a]", "train_s"]
-    assert "-0.5" in table.render(rows, ["low_b"]) and "nan" not in table.render(rows, ["all"])
+    assert shown_columns.choose(rows, ["all"]) == ["low_b [net-a]", "train_s"]
+    assert "-0.5" in plain_text.render(rows, ["low_b"]) and "nan" not in plain_text.render(rows, ["all"])
 
 
 def test_where_takes_lists_and_patterns(records):
-    frame = table.frame(records[1])
-    assert set(table.where(frame, ["method=one,two", "dataset=d*"]).run_id.str[:4]) == {"one-", "two-"}
-    assert set(table.where(frame, ["strength=0.5"]).strength) == {0.5}
+    frame = frames.frame(records[1])
+    assert set(frames.where(frame, ["method=one,two", "dataset=d*"]).run_id.str[:4]) == {"one-", "two-"}
+    assert set(frames.where(frame, ["strength=0.5"]).strength) == {0.5}
     half = records[1][0]
     half.config["asked"] = {"method": {"strength": 0.5}}
-    assert set(table.where(table.frame([half]), ["own=True"]).strength) == {0.5}
-    assert set(table.where(frame, ["own=True"]).strength) == {1.0}  # one that names none
+    assert set(frames.where(frames.frame([half]), ["own=True"]).strength) == {0.5}
+    assert set(frames.where(frame, ["own=True"]).strength) == {1.0}  # one that names none
     with pytest.raises(BenchError, match="--where takes column=value"):
-        table.where(frame, ["mehtod=one"])
+        frames.where(frame, ["mehtod=one"])
 
 
 def test_an_unknown_metric_is_answered_with_those_there_are(records):
     with pytest.raises(BenchError, match=r"metric fdi; there are up_a \[net-a\], train_s"):
-        table.render(table.summary(table.frame(records[1])), ["fdi"])
+        plain_text.render(frames.summary(frames.frame(records[1])), ["fdi"])
 
 
 def test_arrows_follow_the_direction(records):
     cells = [done("one", "dots", 0, [score(1.0, "up_a", 1.0), score(1.0, "low_b", 2.0)])]
-    text = table.render(table.wide(table.frame(cells)), ["all"])
+    text = plain_text.render(frames.wide(frames.frame(cells)), ["all"])
     assert "up_a ↑" in text and "low_b ↓" in text
 
 
 def test_numbers_have_the_figures_that_their_spread_warrants():
     def shown(value, spread):
-        return table._number({"a": value, "a sd": spread}, "a")
+        return plain_text._number({"a": value, "a sd": spread}, "a")
 
     assert [shown(23.8213, 2.81), shown(92.84, 11.2), shown(0.00978, 0.0014)] == [
         "23.8±2.8",
@@ -151,17 +152,17 @@ def test_numbers_have_the_figures_that_their_spread_warrants():
 
 def test_the_headline_of_a_full_table_fits_130_columns(monkeypatch):
     names = ["clip_t", "fid", "fid_null", "kid", "lpips_leak", "oracle_closed_lpips", "train_s"]
-    monkeypatch.setattr(table, "headline", lambda: names)
+    monkeypatch.setattr(shown_columns, "headline", lambda: names)
     cells = [done("dreambooth", "stained_glass", seed, [score(1.0, name, 0.012345 * (seed + 1), "mini-perceptual")
              for name in names[:-1]]) for seed in range(3)]  # fmt: skip
     cells += [unhappy("skipped", "three", "lines", 0, "it needs pairs")]
-    shown = table.render(table.summary(table.frame(cells)))
+    shown = plain_text.render(frames.summary(frames.frame(cells)))
     assert max(map(len, shown.splitlines())) <= 130 and shown.count("±") == 7 and "  skipped" in shown
 
 
 def test_the_long_table_holds_only_numbers(records):
-    frame = table.long(records[1])
-    assert list(frame) == table.SCORE and len(frame) == len(records[0])
+    frame = frames.long(records[1])
+    assert list(frame) == frames.SCORE and len(frame) == len(records[0])
 
 
 def test_command_writes_files_that_read_back(records, tmp_path, capsys):
@@ -215,14 +216,13 @@ def test_a_thousand_records_take_less_than_two_seconds(tmp_path):
 
         (folder / "record.json").write_text(dumps(done("one", f"set{seed % 10}", seed, scores)))
     started = time.perf_counter()
-    rows = table.summary(table.load(tmp_path))
+    rows = frames.summary(frames.load(tmp_path))
     assert len(rows) == 20 and time.perf_counter() - started < 2
 
 
 def test_the_table_needs_no_torch(tmp_path):
     code = (
-        "import sys; from bench.analysis import table; table.main(['--results', sys.argv[1]]); "
-        "assert 'torch' not in sys.modules"
+        "import sys; from bench import table; table.main(['--results', sys.argv[1]]); assert 'torch' not in sys.modules"
     )
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert result.stdout == "No record.\n"

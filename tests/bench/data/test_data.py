@@ -13,15 +13,16 @@ import pytest
 from PIL import Image
 
 from bench.contracts import BenchError, with_token
-from bench.data import datasets as data
+from bench.data import decoding, identity, loading, rendering, schema, sources
 from bench.mini import scenes, styles
+from bench.paths import ROOT
 
 P = 16
 needs_mirror = pytest.mark.skipif(
     "BENCH_MIRROR" not in os.environ, reason="the photographs are not here: no BENCH_MIRROR"
 )
-STYLES = [name for name in data.names() if data.describe(name)["rendered"]]
-SUBJECTS = [name for name in data.names() if name.startswith("dreambooth/")]
+STYLES = [name for name in schema.names() if schema.describe(name)["rendered"]]
+SUBJECTS = [name for name in schema.names() if name.startswith("dreambooth/")]
 
 
 def picture(height=20, width=30, channels=3, seed=0) -> np.ndarray:
@@ -37,28 +38,28 @@ def saved(path: Path, array: np.ndarray, **options) -> str:
 
 
 def folder_spec(**changes) -> dict:
-    return {**data.describe("folder"), "controls": [], **changes}
+    return {**schema.describe("folder"), "controls": [], **changes}
 
 
 def loaded(**changes):
-    return data.load(folder_spec(**changes), P)
+    return loading.load(folder_spec(**changes), P)
 
 
 # --- every dataset that ships ------------------------------------------------------------------------------------
 
 
 def test_there_is_a_dataset_for_every_held_out_style_subject_and_special_case():
-    assert {data.describe(name)["oracle"] for name in STYLES} == set(styles.HELD_OUT) and len(STYLES) >= 8
+    assert {schema.describe(name)["oracle"] for name in STYLES} == set(styles.HELD_OUT) and len(STYLES) >= 8
     assert len(SUBJECTS) == 30
-    assert {"parkhouse", "poster_duck", "folder"} < set(data.names())
+    assert {"parkhouse", "poster_duck", "folder"} < set(schema.names())
 
 
 def test_datasets_hold_no_python():
-    assert not list(data.FOLDER.rglob("*.py"))
+    assert not list(schema.FOLDER.rglob("*.py"))
 
 
 def test_style_prompts_are_canonical_captions_of_24_different_scenes():
-    prompts = data.describe("halftone")["prompts"]
+    prompts = schema.describe("halftone")["prompts"]
     canonical = {
         f"a photo of {scenes._article(f'{colour} {thing}')} {places[0]}"
         for colour in scenes.COLOURS
@@ -70,26 +71,26 @@ def test_style_prompts_are_canonical_captions_of_24_different_scenes():
 
 @pytest.mark.parametrize("name", STYLES)
 def test_style_words_are_those_of_the_style(name):
-    spec = data.describe(name)
+    spec = schema.describe(name)
     assert spec["style_words"] == f"in {styles.STYLE_WORDS[spec['oracle']]} style"
     assert spec["noun"] in spec["rendered"]["kept_for_pairs"]
 
 
 def test_seeds_of_the_rendered_styles_differ():
-    assert len({data.describe(name)["rendered"]["seed"] for name in STYLES}) == len(STYLES)
+    assert len({schema.describe(name)["rendered"]["seed"] for name in STYLES}) == len(STYLES)
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_controls_of_a_subject_are_eight_photographs_of_other_things(name):
-    spec = data.describe(name)
-    others = [data.describe(other) for other in spec["controls"]]
+    spec = schema.describe(name)
+    others = [schema.describe(other) for other in spec["controls"]]
     assert name not in spec["controls"] and not any(other["noun"] == "dog" == spec["noun"] for other in others)
-    assert sum(count for _, count in data._control_datasets(spec)) == data.CONTROLS
+    assert sum(count for _, count in sources.control_datasets(spec)) == schema.CONTROLS
     assert "unique" not in str(spec["prompts"]) and all("{noun}" in prompt for prompt in spec["prompts"])
 
 
 def test_the_subjects_have_the_158_photographs_of_the_original():
-    assert sum(len(data.describe(name)["files"]["sha256"]) for name in SUBJECTS) == 158
+    assert sum(len(schema.describe(name)["files"]["sha256"]) for name in SUBJECTS) == 158
 
 
 @needs_mirror
@@ -99,7 +100,7 @@ def test_subject_prompts_and_class_words_are_those_of_the_original():
     things, living = (re.findall(r"^'(a .*)'\.format", part, re.MULTILINE) for part in text.split("prompt_list")[1:])
     assert len(things) == len(living) == 25
     for name in SUBJECTS:
-        spec = data.describe(name)
+        spec = schema.describe(name)
         assert spec["noun"] == classes[name.partition("/")[2]]
         published = living if spec["noun"] in ("dog", "cat") else things
         assert [with_token(prompt.format(noun=spec["noun"]), spec["noun"], "sks") for prompt in spec["prompts"]] == [
@@ -108,24 +109,24 @@ def test_subject_prompts_and_class_words_are_those_of_the_original():
 
 
 def test_every_subject_is_attributed():
-    text = (data.FOLDER / "dreambooth" / "ATTRIBUTION.md").read_text()
+    text = (schema.FOLDER / "dreambooth" / "ATTRIBUTION.md").read_text()
     assert all(f"**{name.partition('/')[2]}**" in text for name in SUBJECTS)
 
 
 def test_addresses_are_pinned_to_a_whole_commit():
-    for name in data.names():
-        for file in data.files(data.describe(name)):
+    for name in schema.names():
+        for file in sources.files(schema.describe(name)):
             commit = file.url.split("/")[5]
             assert len(commit) == 40 and int(commit, 16), file.url
 
 
 def test_nothing_heavy_is_imported_to_describe_and_identify():
     code = (
-        "import sys; from bench.data import datasets as data; "
-        "[data.identity(data.describe(n)) for n in data.names()];"
+        "import sys; from bench.data import identity, schema; "
+        "[identity.identity(schema.describe(n)) for n in schema.names()];"
         "assert not {'torch', 'numpy', 'PIL', 'pandas', 'bench.mini'} & set(sys.modules), sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=data.ROOT)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 # --- descriptions ------------------------------------------------------------------------------------------------
@@ -135,12 +136,12 @@ def test_a_base_is_merged_mappings_deeply_and_the_rest_replaced(tmp_path):
     (tmp_path / "one.yaml").write_text("noun: a\nprompts: [x, y]\nrendered: {seed: 0, pairs: 1}\n")
     (tmp_path / "two.yaml").write_text("noun: b\n")
     (tmp_path / "own.yaml").write_text("base: [one.yaml, two.yaml]\nprompts: [z]\nrendered: {seed: 5}\n")
-    assert data._merged(tmp_path / "own.yaml") == {"noun": "b", "prompts": ["z"], "rendered": {"seed": 5, "pairs": 1}}
+    assert schema._merged(tmp_path / "own.yaml") == {"noun": "b", "prompts": ["z"], "rendered": {"seed": 5, "pairs": 1}}
 
 
 def test_an_unknown_dataset_is_a_sentence():
     with pytest.raises(BenchError, match="no dataset is called 'halftoen'; did you mean halftone"):
-        data.describe("halftoen")
+        schema.describe("halftoen")
 
 
 def test_an_unknown_key_is_a_sentence():
@@ -151,9 +152,9 @@ def test_an_unknown_key_is_a_sentence():
 def test_broken_yaml_is_a_sentence(tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [1, 2\n")
     with pytest.raises(BenchError, match="broken.yaml cannot be read as YAML"):
-        data._merged(tmp_path / "broken.yaml")
+        schema._merged(tmp_path / "broken.yaml")
     with pytest.raises(BenchError, match="nowhere.yaml cannot be read"):
-        data._merged(tmp_path / "nowhere.yaml")
+        schema._merged(tmp_path / "nowhere.yaml")
 
 
 @pytest.mark.parametrize(
@@ -183,8 +184,8 @@ def test_a_pair_is_loaded_with_its_words(tmp_path):
     dataset = loaded(pair=[plain, drawn], noun="dog", style_words="in ink style")
     (pair,) = dataset.pairs
     assert pair.content.caption == pair.style.caption == "a photo of a dog" and pair.content.noun == "dog"
-    assert (pair.content.image == data.read(Path(plain), P)).all()
-    assert (pair.style.image == data.read(Path(drawn), P)).all()
+    assert (pair.content.image == decoding.read(Path(plain), P)).all()
+    assert (pair.style.image == decoding.read(Path(drawn), P)).all()
     assert dataset.provides == {"pairs", "class"} and dataset.oracle is None and dataset.reference_set is None
     assert dataset.styled("a cat") == "a cat in ink style"
 
@@ -195,15 +196,17 @@ def test_several_pairs_and_a_folder_of_references(tmp_path):
     dataset = loaded(pair=[paths[:2], paths[2:]], references=str(tmp_path))
     assert len(dataset.pairs) == 2 and len(dataset.references) == 4
     for example, path in zip(dataset.references, paths, strict=True):
-        assert (example.image == data.read(Path(path), P)).all()
+        assert (example.image == decoding.read(Path(path), P)).all()
     assert len(loaded(references=paths[:3]).references) == 3
 
 
 def test_controls_of_your_own_images_are_eight_plain_scenes_about_other_things(tmp_path):
     pair = [saved(tmp_path / f"{k}.png", picture(seed=k)) for k in range(2)]
-    images = data.load({**data.describe("folder"), "pair": pair, "noun": "cat"}, P).controls
+    images = loading.load({**schema.describe("folder"), "pair": pair, "noun": "cat"}, P).controls
     assert len(images) == 8 and len({image.tobytes() for image in images}) == 8
-    drawn = [data._scene(0, data.CONTROL, k, only=[o for o in scenes.OBJECTS if o != "cat"]) for k in range(8)]
+    drawn = [
+        rendering._scene(0, rendering.CONTROL, k, only=[o for o in scenes.OBJECTS if o != "cat"]) for k in range(8)
+    ]
     assert len({scene.object for scene in drawn} - {"cat"}) == 8
 
 
@@ -223,26 +226,26 @@ def test_pair_of_different_sizes(tmp_path):
 
 def test_missing_file(tmp_path):
     spec = folder_spec(pair=[saved(tmp_path / "a.png", picture()), str(tmp_path / "b.png")])
-    assert "b.png, which is no file here; correct the path" in data.missing(spec)
+    assert "b.png, which is no file here; correct the path" in sources.missing(spec)
     with pytest.raises(BenchError, match="b.png, which is no file here"):
-        data.load(spec, P)
+        loading.load(spec, P)
     with pytest.raises(BenchError, match="b.png does not exist"):
-        data.decode(tmp_path / "b.png")
+        decoding.decode(tmp_path / "b.png")
 
 
 def test_empty_folder(tmp_path):
     spec = folder_spec(references=str(tmp_path))
-    assert "is empty: it holds no images" in data.missing(spec)
+    assert "is empty: it holds no images" in sources.missing(spec)
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(BenchError, match="is empty: it holds no images .*put some there or name another folder"):
-        data.load(spec, P)
+        loading.load(spec, P)
 
 
 def test_a_folder_that_is_none_and_a_folder_in_the_place_of_an_image(tmp_path):
     with pytest.raises(BenchError, match="nowhere, which is not a folder; type dataset.references=/path"):
         loaded(references=str(tmp_path / "nowhere"))
     with pytest.raises(BenchError, match="is a folder where an image is needed"):
-        data.decode(tmp_path)
+        decoding.decode(tmp_path)
 
 
 def test_what_is_no_image(tmp_path):
@@ -259,7 +262,7 @@ def test_a_truncated_image_of_any_kind_is_a_sentence_at_any_length(tmp_path, kin
     for length in range(0, len(whole), max(1, len(whole) // 40)):
         path.write_bytes(whole[:length])
         try:
-            data.read(path, P)
+            decoding.read(path, P)
         except BenchError as error:
             assert "cut cannot be read as an image, it is truncated" in str(error)
             refused += 1
@@ -275,7 +278,7 @@ def test_the_camera_s_orientation_is_honoured(tmp_path):
         exif = Image.Exif()
         exif[0x0112] = orientation
         path = saved(tmp_path / f"{orientation}.png", array, exif=exif)
-        assert (data.read(Path(path), 24) == turned.transpose(2, 0, 1)).all()
+        assert (decoding.read(Path(path), 24) == turned.transpose(2, 0, 1)).all()
 
 
 def test_sizes_of_a_pair_are_compared_upright(tmp_path):
@@ -287,7 +290,7 @@ def test_sizes_of_a_pair_are_compared_upright(tmp_path):
 
 def test_transparency_lies_on_white(tmp_path):
     array = picture(P, P, 4)
-    read = data.read(Path(saved(tmp_path / "a.png", array)), P).astype(int)
+    read = decoding.read(Path(saved(tmp_path / "a.png", array)), P).astype(int)
     for y in range(P):
         for x in range(P):
             alpha = array[y, x, 3] / 255
@@ -300,20 +303,20 @@ def test_a_palette_with_a_transparent_colour_lies_on_white(tmp_path):
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((0, 0), 0)
     image.save(tmp_path / "a.png", transparency=1)
-    read = data.read(tmp_path / "a.png", P)
+    read = decoding.read(tmp_path / "a.png", P)
     assert read[:, 0, 0].tolist() == [255, 0, 0] and (read[:, 1:, 1:] == 255).all()
 
 
 def test_grey_becomes_rgb_and_sixteen_bits_are_scaled(tmp_path):
     grey = picture(P, P)[..., 0]
-    eight = data.read(Path(saved(tmp_path / "8.png", grey)), P)
-    sixteen = data.read(Path(saved(tmp_path / "16.png", grey.astype(np.uint16) * 257)), P)
+    eight = decoding.read(Path(saved(tmp_path / "8.png", grey)), P)
+    sixteen = decoding.read(Path(saved(tmp_path / "16.png", grey.astype(np.uint16) * 257)), P)
     assert (eight == grey).all() and (sixteen == grey).all() and eight.shape == (3, P, P)
 
 
 def test_cmyk_becomes_rgb(tmp_path):
     Image.new("CMYK", (P, P), (0, 0, 0, 0)).save(tmp_path / "a.jpg")
-    assert (data.read(tmp_path / "a.jpg", P) >= 254).all()
+    assert (decoding.read(tmp_path / "a.jpg", P) >= 254).all()
 
 
 @pytest.mark.parametrize("height, width", [(64, 96), (96, 64), (64, 64), (16, 16)])
@@ -323,12 +326,14 @@ def test_short_side_then_centre(height, width):
     small = image.resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS)
     left, top = (small.width - 16) // 2, (small.height - 16) // 2
     expected = np.asarray(small.crop((left, top, left + 16, top + 16))).transpose(2, 0, 1)
-    assert np.abs(data.fit(image, 16).astype(int) - expected).max() <= 2  # PIL rounds once more where it resizes twice
+    assert (
+        np.abs(decoding.fit(image, 16).astype(int) - expected).max() <= 2
+    )  # PIL rounds once more where it resizes twice
 
 
 def test_shrinking_is_antialiased():
     checks = np.indices((256, 256)).sum(0)[..., None].repeat(3, -1) % 2 * np.uint8(255)
-    assert np.ptp(data.fit(Image.fromarray(checks.astype(np.uint8)), 16).astype(int)) <= 2
+    assert np.ptp(decoding.fit(Image.fromarray(checks.astype(np.uint8)), 16).astype(int)) <= 2
 
 
 # --- identity ----------------------------------------------------------------------------------------------------
@@ -337,12 +342,12 @@ def test_shrinking_is_antialiased():
 def test_identity_follows_contents_not_paths(tmp_path):
     (tmp_path / "x").mkdir()
     pairs = [[saved(tmp_path / place / f"{k}.png", picture(seed=k)) for k in range(2)] for place in (".", "x")]
-    first, second = (data.identity(folder_spec(pair=pair)) for pair in pairs)
+    first, second = (identity.identity(folder_spec(pair=pair)) for pair in pairs)
     assert first == second
     saved(tmp_path / "x" / "1.png", picture(seed=7))
-    assert data.identity(folder_spec(pair=pairs[1])) != first
-    assert data.identity(folder_spec(pair=pairs[0][::-1])) != first
-    assert data.identity(folder_spec(references=pairs[0])) != first
+    assert identity.identity(folder_spec(pair=pairs[1])) != first
+    assert identity.identity(folder_spec(pair=pairs[0][::-1])) != first
+    assert identity.identity(folder_spec(references=pairs[0])) != first
 
 
 @pytest.mark.parametrize(
@@ -351,24 +356,24 @@ def test_identity_follows_contents_not_paths(tmp_path):
     + [("seeds", [0, 1, 2], False), ("noun", "boat", False), ("style_words", "in x style", False)],
 )
 def test_identity_follows_every_setting_that_images_depend_on(key, value, same):
-    spec = data.describe("halftone")
-    assert (data.identity({**spec, key: value}) == data.identity(spec)) == same
+    spec = schema.describe("halftone")
+    assert (identity.identity({**spec, key: value}) == identity.identity(spec)) == same
 
 
 def test_identity_of_a_rendered_style_follows_the_source_that_draws_it(monkeypatch):
-    before = {name: data.identity(data.describe(name)) for name in ("halftone", "poster_duck", "dreambooth/cat")}
-    monkeypatch.setattr(data, "_source", lambda: "another")
-    changed = [name for name, old in before.items() if data.identity(data.describe(name)) != old]
+    before = {name: identity.identity(schema.describe(name)) for name in ("halftone", "poster_duck", "dreambooth/cat")}
+    monkeypatch.setattr(identity, "drawing_source", lambda: "another")
+    changed = [name for name, old in before.items() if identity.identity(schema.describe(name)) != old]
     assert changed == ["halftone", "poster_duck"]
 
 
 @needs_mirror
 def test_a_pinned_dataset_has_its_identity_before_it_is_staged(monkeypatch, tmp_path):
-    staged = data.identity(data.describe("dreambooth/duck_toy"))
+    staged = identity.identity(schema.describe("dreambooth/duck_toy"))
     monkeypatch.delenv("BENCH_MIRROR")
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    assert data.missing(data.describe("dreambooth/duck_toy")) is not None
-    assert data.identity(data.describe("dreambooth/duck_toy")) == staged
+    assert sources.missing(schema.describe("dreambooth/duck_toy")) is not None
+    assert identity.identity(schema.describe("dreambooth/duck_toy")) == staged
 
 
 # --- staged photographs ------------------------------------------------------------------------------------------
@@ -376,41 +381,41 @@ def test_a_pinned_dataset_has_its_identity_before_it_is_staged(monkeypatch, tmp_
 
 def test_photographs_that_are_not_staged_are_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    sentence = data.missing(data.describe("parkhouse"))
+    sentence = sources.missing(schema.describe("parkhouse"))
     for words in ("parkhouse/real/dog.png", "none that covers redistribution", "python -m bench.fetch parkhouse"):
         assert words in sentence
     assert "BENCH_MIRROR" in sentence
     with pytest.raises(BenchError, match="are not on this machine"):
-        data.load(data.describe("parkhouse"), P)
+        loading.load(schema.describe("parkhouse"), P)
 
 
 def test_wrong_checksum(monkeypatch, tmp_path):
     monkeypatch.setenv("BENCH_MIRROR", str(tmp_path))
     (tmp_path / "dreambooth" / "duck_toy").mkdir(parents=True)
-    spec = {**data.describe("dreambooth/duck_toy"), "controls": []}
-    for file in data.files(spec):
+    spec = {**schema.describe("dreambooth/duck_toy"), "controls": []}
+    for file in sources.files(spec):
         saved(tmp_path / file.path, picture())
-    assert data.missing(spec) is None
+    assert sources.missing(spec) is None
     with pytest.raises(BenchError, match=r"00.jpg has the wrong checksum.*python -m bench.fetch dreambooth/duck_toy"):
-        data.load(spec, P)
+        loading.load(spec, P)
 
 
 @needs_mirror
 def test_a_subject_is_its_photographs():
-    dataset = data.load(data.describe("dreambooth/duck_toy"), P)
+    dataset = loading.load(schema.describe("dreambooth/duck_toy"), P)
     assert dataset.provides == {"references", "class"} and dataset.style_words is None
     assert [example.caption for example in dataset.references] == ["a photo of a toy"] * 4
     assert len(dataset.controls) == 8 and dataset.prompts[0] == "a toy in the jungle" and len(dataset.prompts) == 25
     path = Path(os.environ["BENCH_MIRROR"]) / "dreambooth" / "duck_toy" / "02.jpg"
-    assert (dataset.references[2].image == data.read(path, P)).all()
+    assert (dataset.references[2].image == decoding.read(path, P)).all()
 
 
 @needs_mirror
 def test_the_poster_pair_is_a_photograph_and_its_posterised_self():
-    dataset = data.load(data.describe("poster_duck"), 64)
+    dataset = loading.load(schema.describe("poster_duck"), 64)
     (pair,) = dataset.pairs
     path = Path(os.environ["BENCH_MIRROR"]) / "dreambooth" / "duck_toy" / "00.jpg"
-    assert (pair.content.image == data.read(path, 64)).all()
+    assert (pair.content.image == decoding.read(path, 64)).all()
     assert (pair.style.image == dataset.oracle(pair.content.image)).all()
     assert len(np.unique(pair.style.image.reshape(3, -1), axis=1).T) <= 8
     assert dataset.references == () and len(dataset.controls) == 8
@@ -421,7 +426,7 @@ def test_the_poster_pair_is_a_photograph_and_its_posterised_self():
 
 def rendered(name="halftone", **plan) -> dict:
     """The style with few pictures."""
-    spec = data.describe(name)
+    spec = schema.describe(name)
     few = {"references": 3, "auxiliary": 3, "reference_set": 5, **plan}
     return {**spec, "controls": [], "rendered": {**spec["rendered"], **few}}
 
@@ -431,16 +436,16 @@ def same(ours, theirs) -> bool:
 
 
 def test_a_style_provides_what_the_issue_asks_for():
-    plan = data.describe("halftone")["rendered"]
+    plan = schema.describe("halftone")["rendered"]
     assert {key: plan[key] for key in ("pairs", "references", "auxiliary", "reference_set")} == {
         "pairs": 1, "references": 20, "auxiliary": 20, "reference_set": 512,
     }  # fmt: skip
-    dataset = data.load(rendered(), 64)
+    dataset = loading.load(rendered(), 64)
     assert dataset.provides == {"pairs", "references", "auxiliary", "class", "oracle"}
 
 
 def test_the_stylised_half_is_the_oracle_of_the_plain_one():
-    dataset = data.load(rendered("blueprint", pairs=3), 64)
+    dataset = loading.load(rendered("blueprint", pairs=3), 64)
     for pair in dataset.pairs:
         assert (dataset.oracle(pair.content.image) == pair.style.image).all()
         drawn = styles.HELD_OUT["blueprint"](pair.content.image.transpose(1, 2, 0).copy())
@@ -451,7 +456,7 @@ def test_the_stylised_half_is_the_oracle_of_the_plain_one():
 
 
 def test_pictures_are_the_same_each_time_and_more_leave_the_earlier_ones():
-    once, again, more = (data.load(rendered(**plan), 64) for plan in ({}, {}, {"references": 4, "auxiliary": 5}))
+    once, again, more = (loading.load(rendered(**plan), 64) for plan in ({}, {}, {"references": 4, "auxiliary": 5}))
     assert same(once.references, again.references) and same(once.auxiliary, again.auxiliary)
     assert same(once.references, more.references[:3]) and same(once.auxiliary, more.auxiliary[:3])
     assert once.content_hash == again.content_hash != more.content_hash
@@ -459,55 +464,57 @@ def test_pictures_are_the_same_each_time_and_more_leave_the_earlier_ones():
 
 
 def test_no_reference_shows_what_a_prompt_asks_for():
-    spec = data.describe("halftone")
+    spec = schema.describe("halftone")
     captions = {
-        scenes.plain_caption(data._scene(spec["rendered"]["seed"], role, k, unlike=spec["prompts"]))
-        for role in (data.REFERENCES, data.AUXILIARY)
+        scenes.plain_caption(rendering._scene(spec["rendered"]["seed"], role, k, unlike=spec["prompts"]))
+        for role in (rendering.REFERENCES, rendering.AUXILIARY)
         for k in range(20)
     }
     assert not captions & set(spec["prompts"]) and len(captions) > 30
-    first = scenes.plain_caption(data._scene(1, data.REFERENCES, 0))
-    assert scenes.plain_caption(data._scene(1, data.REFERENCES, 0, unlike=[first])) != first
+    first = scenes.plain_caption(rendering._scene(1, rendering.REFERENCES, 0))
+    assert scenes.plain_caption(rendering._scene(1, rendering.REFERENCES, 0, unlike=[first])) != first
 
 
 def test_auxiliary_pictures_are_in_known_styles_by_turns():
-    dataset = data.load(rendered(auxiliary=2), 64)
-    scene = data._scene(data.describe("halftone")["rendered"]["seed"], data.AUXILIARY, 1, unlike=dataset.prompts)
+    dataset = loading.load(rendered(auxiliary=2), 64)
+    scene = rendering._scene(
+        schema.describe("halftone")["rendered"]["seed"], rendering.AUXILIARY, 1, unlike=dataset.prompts
+    )
     manner = sorted(styles.KNOWN)[1]
     assert (dataset.auxiliary[1].image.transpose(1, 2, 0) == styles.KNOWN[manner](scenes.render(scene))).all()
 
 
 def test_styles_are_drawn_at_the_resolution_asked_for():
-    dataset = data.load(rendered(references=1, auxiliary=1), 96)
+    dataset = loading.load(rendered(references=1, auxiliary=1), 96)
     assert dataset.pairs[0].style.image.shape == (3, 96, 96)
     assert (dataset.oracle(dataset.pairs[0].content.image) == dataset.pairs[0].style.image).all()
 
 
 def test_the_reference_set_is_drawn_once_and_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    dataset = data.load(rendered(), 64)
+    dataset = loading.load(rendered(), 64)
     assert not (tmp_path / "reference_sets").exists()  # not before a metric asks
     images = dataset.reference_set()
     assert images.shape == (5, 3, 64, 64) and images.dtype == np.uint8
-    others = data.load(rendered("blueprint"), 64).reference_set
-    monkeypatch.setattr(data, "_draw", None)
+    others = loading.load(rendered("blueprint"), 64).reference_set
+    monkeypatch.setattr(rendering, "_draw", None)
     assert (dataset.reference_set() == images).all()
     assert others().shape == images.shape  # another style of the same scenes: nothing is rendered again
 
 
 def test_the_reference_set_is_the_oracle_of_scenes_about_no_training_object(monkeypatch, tmp_path):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    dataset, plan = data.load(rendered(), 64), rendered()["rendered"]
+    dataset, plan = loading.load(rendered(), 64), rendered()["rendered"]
     others = [name for name in scenes.OBJECTS if name not in plan["kept_for_pairs"]]
     for k, image in enumerate(dataset.reference_set()):
-        scene = data._scene(plan["reference_seed"], data.REFERENCE_SET, k, only=others)
+        scene = rendering._scene(plan["reference_seed"], rendering.REFERENCE_SET, k, only=others)
         assert scene.object not in plan["kept_for_pairs"]
         assert (image == dataset.oracle(scenes.render(scene).transpose(2, 0, 1))).all()
 
 
 def test_a_damaged_reference_set_is_drawn_again(monkeypatch, tmp_path):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    make = data.load(rendered(), 64).reference_set
+    make = loading.load(rendered(), 64).reference_set
     images = make()
     for path in (tmp_path / "reference_sets").iterdir():
         path.write_bytes(path.read_bytes()[:100])
@@ -516,14 +523,14 @@ def test_a_damaged_reference_set_is_drawn_again(monkeypatch, tmp_path):
 
 def test_an_unknown_style_is_a_sentence():
     with pytest.raises(BenchError, match="has oracle: 'halftoon', no style of bench/mini/styles.py; known are"):
-        data.load({**rendered(), "oracle": "halftoon"}, P)
+        loading.load({**rendered(), "oracle": "halftoon"}, P)
     with pytest.raises(BenchError, match="rendered but names no style"):
-        data.load({**rendered(), "oracle": None}, P)
+        loading.load({**rendered(), "oracle": None}, P)
 
 
 # --- evaluation prompts from a table -----------------------------------------------------------------------------
 
-CONCEPTS = [name for name in data.names() if name.startswith("sliders/")]
+CONCEPTS = [name for name in schema.names() if name.startswith("sliders/")]
 TABLE = 'case,prompt,seed\n0,a {cat},3\n1,a {cat},11\n2,"a car, parked",3\n3,a {cat},3\n'
 
 
@@ -536,7 +543,7 @@ def tabled(tmp_path, text=TABLE, ending="csv", **table):
 def test_a_table_gives_each_prompt_its_own_seeds_and_braces_stay(tmp_path):
     from bench.sampling.sampler import shots
 
-    dataset = data.load(tabled(tmp_path), P)
+    dataset = loading.load(tabled(tmp_path), P)
     assert dataset.prompts == ("a {cat}", "a car, parked") and dataset.own_seeds == ((3, 11), (3,))
     assert [(shot.index, shot.prompt, shot.seed) for shot in shots(dataset)] == [
         (0, "a {cat}", 3), (0, "a {cat}", 11), (1, "a car, parked", 3)
@@ -547,7 +554,9 @@ def test_a_table_gives_each_prompt_its_own_seeds_and_braces_stay(tmp_path):
 def test_without_a_column_of_seeds_the_seeds_of_the_dataset_serve_all_prompts(tmp_path):
     from bench.sampling.sampler import shots
 
-    dataset = data.load(tabled(tmp_path, "Prompt\tKind\na cat\t1\na car\t2\n", "tsv", column="Prompt", seeds=None), P)
+    dataset = loading.load(
+        tabled(tmp_path, "Prompt\tKind\na cat\t1\na car\t2\n", "tsv", column="Prompt", seeds=None), P
+    )
     assert [(shot.prompt, shot.seed) for shot in shots(dataset)] == [
         (prompt, seed) for prompt in ("a cat", "a car") for seed in (0, 1)
     ]
@@ -556,9 +565,9 @@ def test_without_a_column_of_seeds_the_seeds_of_the_dataset_serve_all_prompts(tm
 def test_the_content_of_a_table_names_the_dataset_and_its_place_does_not(tmp_path):
     (tmp_path / "moved").mkdir()
     first, moved = tabled(tmp_path), tabled(tmp_path / "moved")
-    assert data.identity(first) == data.identity(moved)
-    assert data.identity(tabled(tmp_path / "moved", TABLE.replace("11", "12"))) != data.identity(first)
-    assert data.identity(tabled(tmp_path, seeds=None)) != data.identity(first)
+    assert identity.identity(first) == identity.identity(moved)
+    assert identity.identity(tabled(tmp_path / "moved", TABLE.replace("11", "12"))) != identity.identity(first)
+    assert identity.identity(tabled(tmp_path, seeds=None)) != identity.identity(first)
 
 
 @pytest.mark.parametrize(
@@ -573,7 +582,7 @@ def test_the_content_of_a_table_names_the_dataset_and_its_place_does_not(tmp_pat
 )
 def test_damaged_tables_are_sentences(tmp_path, text, table, words):
     with pytest.raises(BenchError, match=words):
-        data.load(tabled(tmp_path, text, **table), P)
+        loading.load(tabled(tmp_path, text, **table), P)
 
 
 def test_a_table_that_is_not_there_is_a_sentence():
@@ -586,7 +595,7 @@ def test_a_table_that_is_not_there_is_a_sentence():
 def test_the_images_of_a_slider_concept_are_the_published_rows_in_order(name):
     from bench.sampling.sampler import shots
 
-    dataset = data.load(data.describe(name), P)
+    dataset = loading.load(schema.describe(name), P)
     lines = (Path(os.environ["BENCH_MIRROR"]) / "sliders" / f"prompts-{dataset.noun}.csv").read_text().splitlines()
     published = [(line.split(",")[1], int(line.split(",")[2])) for line in lines[1:]]
     assert [(shot.prompt, shot.seed) for shot in shots(dataset)] == published and len(published) == 500

@@ -10,34 +10,34 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from training_steps import global_random
 
-from bench.data import datasets as data
+from bench.data import evaluation, identity, loading, schema, sources
 
 P = 64
 FEW = {"references": 2, "auxiliary": 2, "reference_set": 2}  # of what is rendered
-datasets = pytest.mark.parametrize("name", data.names())
+datasets = pytest.mark.parametrize("name", schema.names())
 
 
 def few(name):
     """The dataset with few images; skipped when it is for images of the user, or when they are to be fetched."""
-    spec = {**data.describe(name), "controls": []}
-    named = [role for role in ("rendered", "pair", *data.FOLDERS) if spec[role]]
-    to_fetch = any(file.place() is None for file in data.files(spec))
+    spec = {**schema.describe(name), "controls": []}
+    named = [role for role in ("rendered", "pair", *schema.FOLDERS) if spec[role]]
+    to_fetch = any(file.place() is None for file in sources.files(spec))
     if to_fetch or not (named or isinstance(spec["prompts"], dict)):
-        pytest.skip(str(data.missing(spec)))
+        pytest.skip(str(sources.missing(spec)))
     if spec["rendered"]:
         spec["rendered"] = {**spec["rendered"], **FEW}
-    for role in data.FOLDERS:
+    for role in schema.FOLDERS:
         if spec[role] is not None:
-            spec[role] = data._images_of(spec, role)[:2]
-    return {**spec, "controls": [data.SCENES] if data.SCENES in data.describe(name)["controls"] else []}
+            spec[role] = sources.images_of(spec, role)[:2]
+    return {**spec, "controls": [schema.SCENES] if schema.SCENES in schema.describe(name)["controls"] else []}
 
 
 def paired(name):
     """The dataset, skipped when it has no pair."""
-    spec = data.describe(name)
+    spec = schema.describe(name)
     if not (spec["pair"] or (spec["rendered"] or {}).get("pairs")):
         pytest.skip("it has no pair")
-    return data.load(few(name), P)
+    return loading.load(few(name), P)
 
 
 # --- the description ---------------------------------------------------------------------------------------------
@@ -45,11 +45,11 @@ def paired(name):
 
 @datasets
 def test_it_is_described_in_full(name):
-    spec = data.describe(name)
-    assert set(spec) == set(data.KEYS) and spec["name"] == name
+    spec = schema.describe(name)
+    assert set(spec) == set(schema.KEYS) and spec["name"] == name
     assert spec["licence"] and spec["source"], "it names no licence or no source"
     assert type(spec["version"]) is int and spec["version"] >= 1
-    header = (data.FOLDER / name / "dataset.yaml").read_text().partition("\n")[0]
+    header = (schema.FOLDER / name / "dataset.yaml").read_text().partition("\n")[0]
     assert header.startswith("# python -m bench") and f"dataset={name}" in header, "its first line is no command"
     assert re.fullmatch(r"[\w./ -]*\{noun\}[\w./ -]*|[^{}]+", spec["caption"]), (
         "its caption has other braces than {noun}"
@@ -59,11 +59,11 @@ def test_it_is_described_in_full(name):
 @datasets
 def test_its_evaluation_is_a_list_of_different_prompts_and_seeds(name):
     """Any number of them. A table of prompts is read where it is here."""
-    spec = data.describe(name)
+    spec = schema.describe(name)
     assert len(set(spec["seeds"])) == len(spec["seeds"]) and min(spec["seeds"]) >= 0, "a seed is repeated or negative"
     if isinstance(spec["prompts"], dict):
         return
-    prompts = data.prompts(spec)
+    prompts = evaluation.prompts(spec)
     assert len(set(prompts)) == len(prompts) and all(prompts), "a prompt is repeated or empty"
     assert not [prompt for prompt in prompts if "{" in prompt], "a prompt keeps a brace"
     words = spec["style_words"]
@@ -73,19 +73,19 @@ def test_its_evaluation_is_a_list_of_different_prompts_and_seeds(name):
 @datasets
 def test_no_prompt_is_about_the_object_of_its_pair(name):
     """Else a copied training image would pass for the right content."""
-    spec = data.describe(name)
+    spec = schema.describe(name)
     if not (spec["pair"] or spec["rendered"]):
         pytest.skip("it has no pair")
     assert spec["style_words"], "a pair shows a style, which has no words"
-    about = [prompt for prompt in data.prompts(spec) if re.search(rf"\b{re.escape(spec['noun'])}\b", prompt)]
+    about = [prompt for prompt in evaluation.prompts(spec) if re.search(rf"\b{re.escape(spec['noun'])}\b", prompt)]
     assert not about
 
 
 @datasets
 def test_its_identity_does_not_depend_on_where_the_command_is_given(name, tmp_path, monkeypatch):
-    here = data.identity(data.describe(name))
+    here = identity.identity(schema.describe(name))
     monkeypatch.chdir(tmp_path)
-    assert data.identity(data.describe(name)) == here and re.fullmatch("[0-9a-f]{12}", here)
+    assert identity.identity(schema.describe(name)) == here and re.fullmatch("[0-9a-f]{12}", here)
 
 
 # --- the images --------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_its_identity_does_not_depend_on_where_the_command_is_given(name, tmp_pa
 def test_its_images_are_whole_and_the_same_each_time(name):
     spec = few(name)
     with global_random(1):
-        dataset = data.load(spec, P)
+        dataset = loading.load(spec, P)
     examples = [half for pair in dataset.pairs for half in (pair.content, pair.style)]
     examples += [*dataset.references, *dataset.auxiliary]
     for image in [*(example.image for example in examples), *dataset.controls]:
@@ -103,7 +103,7 @@ def test_its_images_are_whole_and_the_same_each_time(name):
     assert all(example.caption and example.noun for example in examples)
     if spec["rendered"]:
         with global_random(2):
-            again = data.load(spec, P)
+            again = loading.load(spec, P)
         both = zip(dataset.references, again.references, strict=True)
         assert all((ours.image == theirs.image).all() for ours, theirs in both)
 
@@ -111,7 +111,7 @@ def test_its_images_are_whole_and_the_same_each_time(name):
 @datasets
 def test_it_does_not_compare_with_what_it_trains_on(name):
     """No control and no image of the reference set is a training image."""
-    dataset = data.load(few(name), P)
+    dataset = loading.load(few(name), P)
     trained = {half.image.tobytes() for pair in dataset.pairs for half in (pair.content, pair.style)}
     trained |= {example.image.tobytes() for example in dataset.references}
     compared = [] if dataset.reference_set is None else list(np.asarray(dataset.reference_set()))

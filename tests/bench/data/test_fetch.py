@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import re
 import shutil
 import threading
@@ -12,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench import fetch, paths
 from bench.contracts import BenchError
-from bench.data import datasets as data
-from bench.data import fetch
-from bench.data.fetch import File, inside, sha256, stage, weights_file
+from bench.data import download, files, schema, sources, weights
+from bench.data.download import stage
+from bench.data.files import File, inside, sha256
+from bench.data.weights import weights_file
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
 HASH = hashlib.sha256(CONTENT).hexdigest()
@@ -137,9 +140,9 @@ def test_a_connection_that_always_breaks_ends_in_a_sentence(server):
 
 
 def test_what_is_not_there_is_said_at_once(server, tmp_path):
-    with pytest.raises(fetch.NotThere, match="is not there .HTTP 404."):
+    with pytest.raises(download.NotThere, match="is not there .HTTP 404."):
         stage(File("a/x.bin", f"{server}/gone", HASH))
-    with pytest.raises(fetch.NotThere, match="is not there"):
+    with pytest.raises(download.NotThere, match="is not there"):
         stage(File("a/x.bin", (tmp_path / "nothing").as_uri(), HASH))
     assert len(Handler.asked) == 1
 
@@ -174,7 +177,7 @@ def test_the_mirror_comes_first(tmp_path, server):
 def test_what_was_staged_serves_as_a_mirror_elsewhere(server, tmp_path, monkeypatch):
     file = File("a/x.bin", f"{server}/x", HASH)
     stage(file)
-    monkeypatch.setenv("BENCH_MIRROR", str(fetch.staged_folder()))
+    monkeypatch.setenv("BENCH_MIRROR", str(paths.staged_folder()))
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "another"))
     assert stage(file).read_bytes() == CONTENT
 
@@ -188,14 +191,14 @@ def test_a_mirror_that_is_no_folder_is_named(monkeypatch):
 def test_an_unpublished_hash_is_recorded_on_first_fetch_and_held_to(server, capsys):
     file = File("a/x.bin", f"{server}/x")
     stage(file)
-    assert fetch.checksums() == {"a/x.bin": HASH}
+    assert files.checksums() == {"a/x.bin": HASH}
     assert "no published sha256; recorded" in capsys.readouterr().out
     file.cached().write_bytes(b"another file under the same name")
     with pytest.raises(BenchError, match="wrong checksum"):
         stage(file)
     file.cached().unlink()
     assert stage(file).read_bytes() == CONTENT
-    assert len(fetch.checksums()) == 1
+    assert len(files.checksums()) == 1
 
 
 # --- space, links, paths -----------------------------------------------------------------------------------------
@@ -214,7 +217,7 @@ def test_no_space_while_writing_is_a_sentence_and_keeps_the_start(server, monkey
 
     file = File("a/x.bin", f"{server}/x", HASH)
     with monkeypatch.context() as patch, pytest.raises(BenchError, match="no space left while writing .*BENCH_CACHE"):
-        patch.setattr(fetch.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         stage(file)
     assert stage(file).read_bytes() == CONTENT
 
@@ -230,11 +233,11 @@ def test_no_path_leaves_its_folder(path, tmp_path):
 def test_nothing_is_written_through_a_link(server, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
-    fetch.staged_folder().mkdir(parents=True)
-    (fetch.staged_folder() / "a").symlink_to(outside)
+    paths.staged_folder().mkdir(parents=True)
+    (paths.staged_folder() / "a").symlink_to(outside)
     with pytest.raises(BenchError, match="written outside"):
         stage(File("a/x.bin", f"{server}/x", HASH))
-    (fetch.staged_folder() / "y.bin.part").symlink_to(outside / "victim")
+    (paths.staged_folder() / "y.bin.part").symlink_to(outside / "victim")
     with pytest.raises(BenchError, match="written outside"):
         stage(File("y.bin", f"{server}/x", HASH))
     assert list(outside.iterdir()) == []
@@ -256,14 +259,14 @@ def test_digests_are_remembered_until_the_file_changes(tmp_path, monkeypatch):
     [(None, "size unknown"), ("4 GB", "4 GB"), (999, "999 B"), (1500, "1.5 kB"), (2_400_000_000, "2.4 GB")],
 )
 def test_sizes_are_written_for_people(size, words):
-    assert fetch.human(size) == words
+    assert files.human(size) == words
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
 
 
 def test_the_registry_is_complete_and_its_prefixes_match_the_file_names():
-    for id, entry in fetch.weights().items():
+    for id, entry in weights.weights().items():
         assert entry["licence"] and entry["used_by"] and entry["loader"], id
         assert ("hub" in entry) != ("file" in entry), id
         if "file" in entry:
@@ -283,7 +286,8 @@ def registered(monkeypatch, server):
         "owned": {"file": "owner/net/model.bin", "url": f"{server}/x", "sha256": None},
     }
     more = {"used_by": "a test", "licence": "MIT", "loader": "tests"}
-    monkeypatch.setattr(fetch, "weights", lambda: {id: {**more, **entry} for id, entry in table.items()})
+    for module in (weights, fetch):
+        monkeypatch.setattr(module, "weights", lambda: {id: {**more, **entry} for id, entry in table.items()})
 
 
 @pytest.mark.parametrize(
@@ -324,8 +328,8 @@ def test_weights_are_found_in_the_hubs_own_cache(registered, tmp_path, monkeypat
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0")
     assert weights_file("owned") == snapshot / "model.bin"
-    assert fetch.weights_state("owned")[0] == "here"
-    assert f"no published sha256, {HASH[:16]}... here" in fetch.weights_state("owned")[1]
+    assert weights.weights_state("owned")[0] == "here"
+    assert f"no published sha256, {HASH[:16]}... here" in weights.weights_state("owned")[1]
 
 
 def test_a_file_of_the_same_tensors_under_another_name_is_not_held_to_the_hash(registered, tmp_path):
@@ -336,14 +340,14 @@ def test_a_file_of_the_same_tensors_under_another_name_is_not_held_to_the_hash(r
 
 
 def test_each_state_of_weights_is_told(registered, tmp_path, capsys):
-    assert fetch.weights_state("net")[0] == "absent" and fetch.weights_state("hub")[0] == "hub"
+    assert weights.weights_state("net")[0] == "absent" and weights.weights_state("hub")[0] == "hub"
     place = tmp_path / "mirror" / "weights" / "net.pth"
     place.parent.mkdir()
     place.write_bytes(b"another network")
-    state, about = fetch.weights_state("net")
+    state, about = weights.weights_state("net")
     assert state == "wrong" and "wrong checksum" in about
     place.write_bytes(CONTENT)
-    assert fetch.weights_state("net") == ("here", f"{place} (sha256 as published)")
+    assert weights.weights_state("net") == ("here", f"{place} (sha256 as published)")
     fetch.show_weights()
     assert "here    a test; size unknown; MIT; read by tests" in capsys.readouterr().out
 
@@ -362,12 +366,12 @@ def test_files_that_are_cut_short_are_told_from_whole_ones(tmp_path):
 
     path = tmp_path / "net.safetensors"
     save_file({"w": np.zeros(1000, np.float32)}, path)
-    assert fetch.whole(path, "fetch it.") == path
+    assert files.whole(path, "fetch it.") == path
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BenchError, match="is truncated or no safetensors file .*; fetch it."):
-        fetch.whole(path, "fetch it.")
+        files.whole(path, "fetch it.")
     with pytest.raises(BenchError, match="does not exist; fetch it."):
-        fetch.whole(tmp_path / "gone.bin", "fetch it.")
+        files.whole(tmp_path / "gone.bin", "fetch it.")
 
 
 # --- command line ------------------------------------------------------------------------------------------------
@@ -382,11 +386,11 @@ def dataset(tmp_path, monkeypatch, server):
         "noun: toy\nprompts: [a toy]\nlicence: CC0\nsource: here\nreferences: all\n"
         f"files: {{folder: toy, url: {server}, sha256: {{x.jpg: {HASH}}}}}\n"
     )
-    monkeypatch.setattr(data, "FOLDER", folder)
-    for cached in (data.names, data._yaml):
+    monkeypatch.setattr(schema, "FOLDER", folder)
+    for cached in (schema.names, schema._yaml):
         cached.cache_clear()
     yield
-    for cached in (data.names, data._yaml):
+    for cached in (schema.names, schema._yaml):
         cached.cache_clear()
 
 
@@ -402,7 +406,7 @@ def test_a_dataset_is_staged_with_its_licence_shown(dataset, capsys):
 def test_one_failure_does_not_keep_the_others_from_being_staged(dataset, capsys):
     assert fetch.main(["nothing", "toy"]) == 1
     assert "no dataset is called 'nothing'; did you mean toy?" in capsys.readouterr().err
-    assert data.missing(data.describe("toy")) is None
+    assert sources.missing(schema.describe("toy")) is None
 
 
 def test_weights_are_staged_checked_and_listed(registered, capsys):
@@ -410,7 +414,7 @@ def test_weights_are_staged_checked_and_listed(registered, capsys):
     assert fetch.main(["weights", "net", "--check"]) == 1
     assert fetch.main(["weights", "all"]) == 0
     assert "hf download someone/net" in capsys.readouterr().out
-    assert weights_file("net") == fetch.staged_folder() / "weights" / "net.pth"
+    assert weights_file("net") == paths.staged_folder() / "weights" / "net.pth"
     assert fetch.main(["weights", "net", "--check"]) == 0
 
 
@@ -432,7 +436,7 @@ def test_errors_of_the_server_are_tried_again(monkeypatch, server):
         calls.append(url)
         raise urllib.error.HTTPError(url, 503, "busy", {}, None)
 
-    monkeypatch.setattr(fetch, "_attempt", busy)
+    monkeypatch.setattr(download, "_attempt", busy)
     with pytest.raises(BenchError, match="could not be fetched in 5 tries"):
         stage(File("a/x.bin", f"{server}/x", HASH), wait_s=0)
-    assert len(calls) == fetch.TRIES
+    assert len(calls) == download.TRIES

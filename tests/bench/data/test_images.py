@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from bench.contracts import BenchError
-from bench.data import datasets as data
-from bench.data import images
+from bench.data import decoding, images, loading
+from bench.data.image_files import load_image, save_images
 from bench.data.images import StoredImages, image_keys, in_batches, pixel_key, stored
-from bench.store.record import load_image, save_images
 
 NAMES = [f"{row:03d}-s0" for row in range(7)]
 
@@ -168,10 +167,10 @@ def test_a_reference_set_of_files_is_recognised_by_the_next_process(tmp_path, pi
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     save_images(tmp_path / "set", pixels, NAMES)
     places = [tmp_path / "set" / f"{name}.png" for name in NAMES]
-    first = data.reference_images(places, 8)
+    first = loading.reference_images(places, 8)
     np.testing.assert_array_equal(first[:], pixels)
     keys = first.keys
-    monkeypatch.setattr(data, "decode", lambda path: pytest.fail(f"{path} was decoded again"))
-    assert data.reference_images(places, 8).keys == keys == image_keys(pixels)
+    monkeypatch.setattr(decoding, "decode", lambda path: pytest.fail(f"{path} was decoded again"))
+    assert loading.reference_images(places, 8).keys == keys == image_keys(pixels)
     with pytest.raises(pytest.fail.Exception):
-        data.reference_images(places, 4).keys  # noqa: B018
+        loading.reference_images(places, 4).keys  # noqa: B018

@@ -10,7 +10,7 @@ import test_dataset_contract as contract
 from PIL import Image
 
 from bench.contracts import BenchError
-from bench.data import datasets as data
+from bench.data import decoding, loading, schema
 from bench.mini import scenes, styles
 
 NAME = "mine"
@@ -43,7 +43,7 @@ def scene(k):
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     """Its folder, beside the shipped bases. The command is given elsewhere."""
-    shutil.copytree(data.FOLDER, tmp_path / "datasets")
+    shutil.copytree(schema.FOLDER, tmp_path / "datasets")
     folder = tmp_path / "datasets" / NAME
     for place in ("drawn", "more"):
         (folder / place).mkdir(parents=True)
@@ -55,9 +55,9 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setattr(data, "FOLDER", tmp_path / "datasets")
-    data.names.cache_clear()
+    schema.names.cache_clear()
     yield folder
-    data.names.cache_clear()
+    schema.names.cache_clear()
 
 
 def failing(folder, tmp_path, monkeypatch):
@@ -79,15 +79,15 @@ def test_it_passes_and_nothing_is_skipped(mine, tmp_path, monkeypatch):
 
 
 def test_its_paths_start_at_its_yaml(mine):
-    dataset = data.load(data.describe(NAME), 64)
+    dataset = loading.load(schema.describe(NAME), 64)
     assert [len(dataset.pairs), len(dataset.references), len(dataset.reference_set())] == [1, 2, 2]
-    assert (dataset.pairs[0].style.image == data.read(mine / "drawn.png", 64)).all()
+    assert (dataset.pairs[0].style.image == decoding.read(mine / "drawn.png", 64)).all()
 
 
 def test_paths_of_the_command_line_start_where_it_is_given(mine):
     shutil.copy(mine / "drawn" / "1.png", "mine.png")  # in the current folder
-    dataset = data.load({**data.describe(NAME), "references": ["mine.png"]}, 64)
-    assert (dataset.references[0].image == data.read(mine / "drawn" / "1.png", 64)).all()
+    dataset = loading.load({**schema.describe(NAME), "references": ["mine.png"]}, 64)
+    assert (dataset.references[0].image == decoding.read(mine / "drawn" / "1.png", 64)).all()
 
 
 def test_paths_of_a_base_start_at_the_base_and_a_root_is_anchored_too(mine):
@@ -96,15 +96,15 @@ def test_paths_of_a_base_start_at_the_base_and_a_root_is_anchored_too(mine):
     (mine.parent / "base.yaml").write_text("noun: house\nprompts: {file: p.csv, column: text}\nroot: base/style\n")
     (mine.parent / "p.csv").write_text("text\na cup\n")
     (mine / "dataset.yaml").write_text("base: ../base.yaml\nlicence: x\nsource: x\ncontrols: []\n")
-    spec = data.describe(NAME)
-    dataset = data.load(spec, 64)
+    spec = schema.describe(NAME)
+    dataset = loading.load(spec, 64)
     assert dataset.prompts == ("a cup",) and len(dataset.references) == 2
     assert spec["root"] == str(mine.parent / "base/style")
 
 
 def test_staged_names_are_no_paths():
-    spec = data.describe("poster_duck")
-    assert spec["pair"] == ["00.jpg"] and data.describe("dreambooth/duck_toy")["references"] == "all"
+    spec = schema.describe("poster_duck")
+    assert spec["pair"] == ["00.jpg"] and schema.describe("dreambooth/duck_toy")["references"] == "all"
 
 
 PLANTED = {  # mistake: a change of the yaml, or of the files; and who catches it

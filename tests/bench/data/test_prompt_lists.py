@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from bench.contracts import BenchError
-from bench.data import datasets as data
+from bench.data import evaluation, identity, schema, sources
 from bench.data.prompt_lists import left_out
 
 needs_mirror = pytest.mark.skipif("BENCH_MIRROR" not in os.environ, reason="PartiPrompts is not here: no BENCH_MIRROR")
@@ -16,9 +16,9 @@ TABLE = "prompt,group,kind\na,x,p\nb c,x,q\nd,x,q\ne,y,p\nf,z,q\ng,x,q\n"
 
 @needs_mirror
 def test_the_rebuilt_list_has_the_published_length_and_misses_the_documented_kinds():
-    spec = data.describe("styleforge")
-    prompts, own_seeds = data._asked(spec)
-    with open(data._place(spec, "PartiPrompts.tsv"), encoding="utf-8", newline="") as file:
+    spec = schema.describe("styleforge")
+    prompts, own_seeds = evaluation.evaluation_prompts(spec)
+    with open(sources.image_place(spec, "PartiPrompts.tsv"), encoding="utf-8", newline="") as file:
         rows = list(
             csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         )  # as it stands, quotation marks and all
@@ -43,7 +43,7 @@ def asked(tmp_path, text=TABLE, **rule):
     path = tmp_path / "list.csv"
     path.write_text(text)
     table = {"file": str(path), "column": "prompt", "left_out": {"by": "group", **rule}}
-    return data._asked({**data.describe("folder"), "prompts": table})[0]
+    return evaluation.evaluation_prompts({**schema.describe("folder"), "prompts": table})[0]
 
 
 def test_conditions_come_in_their_order_and_rows_in_theirs(tmp_path):
@@ -82,7 +82,7 @@ def test_the_rule_and_the_table_are_part_of_the_identity(tmp_path):
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.csv"
         path.write_text(text)
         table = {"file": str(path), "column": "prompt", "left_out": {"by": "group", **rule}}
-        return data.identity({**data.describe("folder"), "prompts": table})
+        return identity.identity({**schema.describe("folder"), "prompts": table})
 
     names = [named(counts={"x": 1}), named(counts={"x": 2}), named(TABLE + "h,x,q\n", counts={"x": 1})]
     assert len(set(names)) == 3 and named(counts={"x": 1}) == names[0]

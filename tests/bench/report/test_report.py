@@ -19,7 +19,7 @@ from PIL import Image
 from report_records import METHODS, NASTY, PROMPTS, STRENGTHS, STYLES, TRUTH, study_of
 
 from bench.__main__ import CONF, cell, register_datasets
-from bench.analysis import table
+from bench.analysis import frames
 from bench.contracts import BenchError
 from bench.report.__main__ import main
 from bench.report.command import command, value
@@ -119,7 +119,7 @@ def test_settings_of_one_method_are_told_apart_in_words(found):
     record = next(record for record in found.records if record.status == "done")
     ranks = [{**record.config, "method": {**record.config["method"], "rank": rank}} for rank in (4, 8)]
     records = [replace(record, run_id=f"{record.run_id}-{k}", config=config) for k, config in enumerate(ranks)]
-    two = replace(found, records=records, lines=table.frame(records))
+    two = replace(found, records=records, lines=frames.frame(records))
     assert {row["settings"] for row in two.drawn["rows"]} == {"rank=4", "rank=8"}
     assert {row["settings"] for row in found.drawn["rows"]} <= set(found.lines.settings)  # nothing to tell apart
 

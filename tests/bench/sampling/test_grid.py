@@ -7,8 +7,9 @@ from PIL import Image
 
 from bench.__main__ import CONF, cell, register_datasets
 from bench.contracts import BenchError
+from bench.data.image_files import save_images
 from bench.grid import GAP, collect, grid, main
-from bench.store.record import Record, Store, save_images
+from bench.store.record import Record, Store
 from bench.work import Work
 
 
@@ -76,7 +77,7 @@ def test_each_method_and_strength_is_a_row_between_the_backbone_and_the_style(re
     assert [label for label, _ in rows] == ["backbone", "dreambooth 4", "pair 1", "pair 3", "style itself"]
     for (_, shown), seed in zip(rows[:-1], (99, 4, 1, 3), strict=True):
         assert np.array_equal(shown, images(seed)[[0, 2]])  # the first evaluation seed of both prompts
-    from bench.data.datasets import stylise
+    from bench.data.rendering import stylise
 
     assert np.array_equal(rows[-1][1], np.stack([stylise("blueprint", image) for image in images(99)[[0, 2]]]))
 

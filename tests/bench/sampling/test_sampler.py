@@ -10,7 +10,7 @@ from tiny import TinyBackbone, tiny_dataset
 from bench.adapters.bank import Bank
 from bench.contracts import AdapterSpec, Ask, Method, Text
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
-from bench.training.trainer import generator
+from bench.seeding import generator
 
 SAMPLER = Sampler(steps=4, cfg=3.0, batch=4)
 

@@ -15,8 +15,8 @@ from bench.adapters.bank import Bank
 from bench.contracts import BenchError, Recipe
 from bench.sampling.inversion import invert, stylise, there_and_back
 from bench.sampling.sampler import Request, Sampler, Shot
+from bench.seeding import generator
 from bench.store.record import Record, Store
-from bench.training.trainer import generator
 from bench.work import Work
 from methods.pair import PairCustomization
 
@@ -173,7 +173,8 @@ def test_a_finished_cell_stylises_an_image(tmp_path, photo, capsys):
 
     shown = np.asarray(Image.open(photo).resize((64, 64), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
     oracle = finished(tmp_path, "method=oracle")
-    from bench.data.datasets import describe, load
+    from bench.data.loading import load
+    from bench.data.schema import describe
 
     assert np.array_equal(made(oracle), load(describe("blueprint"), 64).oracle(shown))
     words = finished(tmp_path, "method=zero_shot")

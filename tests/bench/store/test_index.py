@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.analysis import table
+from bench.analysis import frames
 from bench.store import index
 from bench.store.record import Record, Store, dumps
 
@@ -28,9 +28,9 @@ def put(root: Path, name: str, value: float, seed: int = 0) -> None:
 
 def assert_whole(root):
     """The same as without an index."""
-    pd.testing.assert_frame_equal(table.load(root), table.frame(Store(root).records()), check_dtype=False)
+    pd.testing.assert_frame_equal(frames.load(root), frames.frame(Store(root).records()), check_dtype=False)
     lines = [f"{root / name}/per_image.csv" for name in sorted(os.listdir(root)) if not name.startswith(".")]
-    found = table.images(root)
+    found = frames.images(root)
     assert found.up_a.tolist() == [pd.read_csv(line).up_a[0] for line in lines if os.path.exists(line)]
 
 
@@ -42,7 +42,7 @@ def test_new_changed_and_removed_records_are_noticed(tmp_path):
     put(tmp_path, "cell-9", 9.5)
     os.rename(tmp_path / "cell-1", tmp_path / ".gone")
     assert_whole(tmp_path)
-    assert table.load(tmp_path).set_index("run_id").value.to_dict() == {
+    assert frames.load(tmp_path).set_index("run_id").value.to_dict() == {
         "cell-0": 0.0,
         "cell-2": 0.2,
         "cell-3": 7.5,
@@ -55,32 +55,32 @@ def test_a_file_of_the_same_size_and_time_but_written_anew_is_noticed(tmp_path):
     put(tmp_path, "cell", 0.5)
     path = tmp_path / "cell" / "record.json"
     before = path.stat()
-    assert table.load(tmp_path).value.tolist() == [0.5]
+    assert frames.load(tmp_path).value.tolist() == [0.5]
     (tmp_path / "cell" / "new").write_text(path.read_text().replace("0.5", "0.7"))
     os.replace(tmp_path / "cell" / "new", path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert path.stat().st_size == before.st_size and table.load(tmp_path).value.tolist() == [0.7]
+    assert path.stat().st_size == before.st_size and frames.load(tmp_path).value.tolist() == [0.7]
 
 
 def test_what_is_known_is_not_read_again(tmp_path, monkeypatch):
     for i in range(4):
         put(tmp_path, f"cell-{i}", float(i))
-    table.load(tmp_path)
+    frames.load(tmp_path)
     put(tmp_path, "cell-2", 5.0)
     asked = []
-    monkeypatch.setattr(table, "read_record", lambda path: asked.append(path.parent.name))
-    table.load(tmp_path)
+    monkeypatch.setattr(frames, "read_record", lambda path: asked.append(path.parent.name))
+    frames.load(tmp_path)
     assert asked == ["cell-2"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 no parquet", None])
 def test_a_broken_or_older_index_is_made_again(tmp_path, damage, monkeypatch):
     put(tmp_path, "cell", 0.5)
-    table.load(tmp_path)
+    frames.load(tmp_path)
     if damage is None:
-        monkeypatch.setattr(table, "VERSION", "2")
-        monkeypatch.setattr(table, "_typed", lambda lines, *more: pd.DataFrame({"folder": ["cell"], "value": [9.0]}))
-        assert table.load(tmp_path).value.tolist() == [9.0]
+        monkeypatch.setattr(frames, "VERSION", "2")
+        monkeypatch.setattr(frames, "_typed", lambda lines, *more: pd.DataFrame({"folder": ["cell"], "value": [9.0]}))
+        assert frames.load(tmp_path).value.tolist() == [9.0]
     else:
         (tmp_path / ".index" / "scores.parquet").write_bytes(damage)
         assert_whole(tmp_path)
@@ -91,7 +91,7 @@ def test_prompts_of_any_kind_come_back_as_they_were(tmp_path):
         put(tmp_path, name, 0.5)
         lines = pd.DataFrame({"strength": 1, "prompt": prompts, "seed": 0, f"only_{name}": [0.5, None]})
         lines.to_csv(tmp_path / name / "per_image.csv", index=False)
-    found = table.images(tmp_path)
+    found = frames.images(tmp_path)
     assert found.prompt.tolist() == ["1", "2", 'a "cat", and\na dog', "null"] and found.run_id.tolist() == list("aabb")
     assert found.only_a.notna().tolist() == [True, False, False, False] and found.only_b.tolist()[2] == 0.5
 
@@ -102,18 +102,18 @@ def test_a_record_that_cannot_be_read_is_told_each_time(tmp_path, caplog):
     (tmp_path / "torn" / "record.json").write_text("{")
     for _ in range(2):
         with caplog.at_level(logging.WARNING):
-            assert table.load(tmp_path).run_id.tolist() == ["cell"]
+            assert frames.load(tmp_path).run_id.tolist() == ["cell"]
         assert "torn" in caplog.text
         caplog.clear()
 
 
 def test_nothing_is_written_for_nothing(tmp_path):
-    assert table.load(tmp_path / "absent").empty and table.images(tmp_path / "absent").empty
+    assert frames.load(tmp_path / "absent").empty and frames.images(tmp_path / "absent").empty
     assert not (tmp_path / "absent").exists()
     put(tmp_path, "cell", 0.5)
-    table.load(tmp_path)
+    frames.load(tmp_path)
     before = (tmp_path / ".index" / "scores.parquet").stat()
-    table.load(tmp_path)
+    frames.load(tmp_path)
     assert (tmp_path / ".index" / "scores.parquet").stat() == before
 
 
@@ -127,11 +127,11 @@ def test_several_writers_lose_nothing(tmp_path):
     def write(who):
         for i in range(4):
             put(tmp_path, f"cell-{who}-{i}", who + i / 10, seed=i)
-            assert f"cell-{who}-{i}" in set(table.load(tmp_path).run_id)
+            assert f"cell-{who}-{i}" in set(frames.load(tmp_path).run_id)
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(write, range(3)))
-    assert len(table.load(tmp_path)) == 12
+    assert len(frames.load(tmp_path)) == 12
     assert_whole(tmp_path)
     assert sorted(path.name for path in (tmp_path / ".index").iterdir()) == ["images.parquet", "scores.parquet"]
 

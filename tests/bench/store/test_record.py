@@ -15,10 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench import files
 from bench.contracts import BenchError
+from bench.data import image_files
+from bench.data.image_files import save_images
 from bench.data.images import stored
-from bench.store import record as records
-from bench.store.record import Record, Store, atomic_write, dumps, loads, provenance, save_images
+from bench.files import atomic_write
+from bench.store.provenance import provenance
+from bench.store.record import Record, Store, dumps, loads
 
 ROOT = Path(__file__).parents[3]
 
@@ -214,7 +218,8 @@ def no_space(*_):
 
 def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path, monkeypatch):
     atomic_write(tmp_path / "file", b"old")
-    monkeypatch.setattr(records, "_write", no_space)
+    for module in (files, image_files):
+        monkeypatch.setattr(module, "write_through", no_space)
     with pytest.raises(BenchError, match=rf"No space left in {tmp_path}: 1,000 bytes had to be written"):
         atomic_write(tmp_path / "file", b"n" * 1000)
     with pytest.raises(BenchError, match="No space left in"):
@@ -225,7 +230,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path, monkeypat
 def test_a_publication_on_a_full_disk_keeps_the_work(store, monkeypatch):
     (store.work("one-dots-s0") / "adapter.safetensors").write_bytes(b"weights")
     with monkeypatch.context() as patch:
-        patch.setattr(records, "_write", no_space)
+        patch.setattr(files, "write_through", no_space)
         with pytest.raises(BenchError, match="No space left"):
             store.publish(cell())
     assert store.read("one-dots-s0") is None
@@ -235,11 +240,11 @@ def test_a_publication_on_a_full_disk_keeps_the_work(store, monkeypatch):
 def test_a_real_limit_of_the_kernel_is_the_same_sentence(tmp_path):
     """RLIMIT_FSIZE stops the write in the kernel, as a full disk does."""
     code = (
-        "import resource, sys; from bench.store.record import atomic_write;"
+        "import resource, sys; from bench.files import atomic_write;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); atomic_write(sys.argv[1], b'x' * 2000)"
     )
     error = child(code, tmp_path / "file").communicate()[1]
-    assert error.splitlines()[-1].startswith("bench.contracts.BenchError: No space left in")
+    assert error.splitlines()[-1].startswith("bench.errors.BenchError: No space left in")
     assert not list(tmp_path.iterdir())
 
 
@@ -253,8 +258,8 @@ def test_other_errors_of_the_system_keep_their_name(tmp_path):
 
 def test_images_come_back_without_loss_and_sets_are_whole(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), dtype=np.uint8)
-    names = [records.image_name(prompt, 1_000_000) for prompt in range(3)]
-    folder = tmp_path / records.strength_folder(3.0)
+    names = [image_files.image_name(prompt, 1_000_000) for prompt in range(3)]
+    folder = tmp_path / image_files.strength_folder(3.0)
     save_images(folder, images, names)
     assert folder.name == "strength=3" and (folder / "002-s1000000.png").is_file()
     assert (stored(folder, names[::-1])[:] == images[::-1]).all()
@@ -292,7 +297,7 @@ def test_provenance_names_code_versions_machine_and_hashes():
 
 def test_records_need_no_torch_and_no_git(tmp_path):
     code = (
-        "import sys; from datetime import UTC, datetime; from bench.store.record import provenance;"
+        "import sys; from datetime import UTC, datetime; from bench.store.provenance import provenance;"
         "print(provenance('', '', datetime.now(UTC))['commit']); assert 'torch' not in sys.modules"
     )
     environment = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from light import light_cell
 
-from bench.analysis import table
+from bench.analysis import frames
 from bench.analysis.layouts import Source, metrics
 from bench.cell import identity
 from bench.contracts import BenchError, Metric, Score
-from bench.data.datasets import describe
+from bench.data.schema import describe
 from bench.run import complete, run
 from bench.store import scored
 from bench.store.record import Record, Store, dumps
@@ -173,7 +173,7 @@ def test_old_and_new_stand_in_no_table_together_unless_asked(place, monkeypatch)
     raised(monkeypatch)
     other = run(asked(root, file))
     other.run_id, other.config["seed"] = "other", 1
-    both = Source(table.frame([one, other]), pd.DataFrame(columns=["run_id", "strength", "prompt", "image_seed"]))
+    both = Source(frames.frame([one, other]), pd.DataFrame(columns=["run_id", "strength", "prompt", "image_seed"]))
     with pytest.raises(
         BenchError, match="metric is bright 1 in .* and bright 2 in other.* commands of the older records"
     ):

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from light import events, light_cell, submitted
 
 from bench.__main__ import CONF, cell, register_datasets
-from bench.analysis import layouts, table
+from bench.analysis import frames, layouts
 from bench.compose import cells, settings
 from bench.contracts import BenchError
 from bench.store.record import Record
@@ -88,7 +88,7 @@ def test_a_number_is_the_same_setting_however_it_is_written(composer):
     assert {other.run_id for other in others} == {plain.run_id}
     assert cell(composed(["method=dreambooth", "method.prior_weight=2"])).run_id != plain.run_id
     records = [Record(one.run_id, "done", config=one.identity) for one in (plain, *others)]
-    assert table.frame(records).settings.nunique() == 1
+    assert frames.frame(records).settings.nunique() == 1
     assert not any(layouts._differences([one.identity for one in (plain, *others)]))
 
 

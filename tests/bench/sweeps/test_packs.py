@@ -18,14 +18,14 @@ from bench import work
 from bench.adapters.bank import Bank
 from bench.cell import Cell
 from bench.contracts import BenchError, Metric, Score
-from bench.data import datasets as data
+from bench.data import schema
 from bench.data.images import stored
 from bench.run import run
+from bench.seeding import generator
 from bench.store.record import Store
 from bench.sweeps.packs import packs, run_pack
 from bench.track import Silent
 from bench.training import probe, slots
-from bench.training.trainer import generator
 
 ROOT = Path(__file__).parents[3]
 STEPS = 5
@@ -92,7 +92,7 @@ def a_cell(results, seed=0, steps=STEPS, lr=2e-3, method="test_trainer.TwoPhase"
     own = {"_target_": "test_packs.Backbone", "path": "conf/backbone"}  # any folder has an identity
     values = dict(
         method={"_target_": method, "name": "two", "recipe": recipe},
-        dataset=data.describe(dataset) | few,
+        dataset=schema.describe(dataset) | few,
         backbone=own | {"name": "tiny", "resolution": 64, "dtype": "float64"},
         trainer={"lr_scale": 1.0, "resample": True, "prior_images": None},
         sampler={"scheduler": "ddim", "steps": 2, "cfg": 3.0, "batch": 8},

@@ -8,7 +8,7 @@ import pytest
 from light import light_cell, submitted
 from scipy import stats
 
-from bench.data import datasets as data
+from bench.data import evaluation
 from bench.store.record import Record, Store
 from bench.sweeps import plan
 from bench.sweeps.sweep import Settings, judge
@@ -21,7 +21,7 @@ def finished(cell, train_s, sample_s, score_s=0.0, ended="2026-01-01", gpu=None)
     config = {**cell.identity, "scored": [f"m 0123456789 {s:g}" for s in cell.strengths], "asked": asked}
     cost = {"train_s": train_s, "sample_s": sample_s, "score_s": score_s, "load_s": 99.0}
     cost |= {"steps_per_s": cell.method["recipe"]["steps"] / train_s}
-    cost |= {"images_per_s": data.image_count(cell.dataset) * len(cell.strengths) / sample_s}
+    cost |= {"images_per_s": evaluation.image_count(cell.dataset) * len(cell.strengths) / sample_s}
     return Record(cell.run_id, "done", config=config, cost=cost, provenance={"ended": ended, "gpu": gpu, "cpu": "c"})
 
 
@@ -79,7 +79,7 @@ def test_a_probe_counts_like_a_record(tmp_path):
     assert small.results == tmp_path / ".probe" and not list(Store(tmp_path).records())
     publish(small.results, finished(small, 1.2, 0.5))
     made = plan.forecast([cell], tmp_path)
-    assert data.image_count(cell.dataset) == 12 * data.image_count(small.dataset)
+    assert evaluation.image_count(cell.dataset) == 12 * evaluation.image_count(small.dataset)
     assert made.total_s == pytest.approx(1000 * 0.1 + 12 * 0.5) and not list(Store(tmp_path).records())
 
 

@@ -13,9 +13,10 @@ from torch.nn.functional import mse_loss
 from bench.adapters.bank import Bank
 from bench.contracts import Ask, Loss
 from bench.run import run
+from bench.seeding import generator
 from bench.store.record import Store
 from bench.training.checks import high_ends
-from bench.training.trainer import Training, generator
+from bench.training.trainer import Training
 
 TOLD = "The method declares the adapter 'style', but none of its 2 steps trained it; raise method.recipe.steps"
 

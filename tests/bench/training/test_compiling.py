@@ -12,9 +12,10 @@ from bench import work
 from bench.adapters.bank import Bank
 from bench.contracts import AdapterSpec, BenchError, FullSpec
 from bench.run import run
+from bench.seeding import generator
 from bench.sweeps.packs import run_pack
 from bench.training.compiling import GUESSES, WINDOW, Pace, Ways, offered, pays, ways_of
-from bench.training.trainer import Training, generator
+from bench.training.trainer import Training
 
 LOW_RANK = {"style": AdapterSpec(2)}
 

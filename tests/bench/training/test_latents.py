@@ -7,8 +7,8 @@ import torch
 from tiny import TinyBackbone, tiny_dataset
 
 from bench.contracts import BenchError, Recipe
+from bench.seeding import generator
 from bench.training.latents import Latents
-from bench.training.trainer import generator
 
 RECIPE = Recipe(steps=1, lr=1.0, batch_size=6, flip=True)
 

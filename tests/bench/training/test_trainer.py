@@ -10,8 +10,9 @@ from torch.nn.functional import mse_loss
 
 from bench.adapters.bank import Bank
 from bench.contracts import AdapterSpec, Ask, Loss, Method, Recipe
+from bench.seeding import generator
 from bench.training.latents import Latents
-from bench.training.trainer import Job, generator, learning_rate, train
+from bench.training.trainer import Job, learning_rate, train
 
 
 @dataclass

@@ -1,0 +1,126 @@
+"""Stacked low-rank layers: how they begin, and what they add to a layer's output.
+
+K cells, B rows, r rank. `down` (K, r, in), `up` (K, out, r); for convolutions `down` (K, r, in, kh, kw).
+LoRA: Hu et al. 2021; orthonormal frozen `down`: Pair Customization (arXiv 2405.01536) section 3.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.adapters.routing import Block
+from bench.contracts import AdapterSpec, BenchError
+
+SMALL_RANK, SMALL = 8, 64  # of convolutional adapters: rank, and rank times cells
+
+
+@dataclass
+class Layer:
+    """One adapter at one site, for all cells."""
+
+    module: Any  # nn.Linear or nn.Conv2d
+    down: Tensor  # (K, r, in) or (K, r, in, kh, kw)
+    up: Tensor  # (K, out, r)
+    scale: float  # alpha / rank
+
+
+def orthonormal(spec: AdapterSpec, shape: tuple[int, ...]) -> Tensor:
+    """Rows (1, r, in...) of the frozen basis that the spec names."""
+    assert spec.orthonormal_row is not None
+    first, last, width = spec.orthonormal_row, spec.orthonormal_row + spec.rank, prod(shape[1:])
+    if last > width:
+        raise BenchError(
+            f"Orthonormal adapters need {last} rows in all, but a layer has only {width} inputs; "
+            f"choose ranks that add up to at most {width}, e.g. method.rank={width // 2}."
+        )
+    return basis(width, spec.basis_seed)[first:last].reshape(1, *shape)
+
+
+def _gaussian(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=rng) / shape[0]
+
+
+def _kaiming(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    return nn.init.kaiming_uniform_(torch.empty(shape), a=1, generator=rng)
+
+
+INITS = {"gaussian": _gaussian, "kaiming": _kaiming}  # of the trained `down` (r, in, ...)
+
+
+@cache
+def basis(width: int, seed: int) -> Tensor:
+    """A random orthonormal basis (width, width), the Q of a Gaussian matrix, the same for every layer of that width."""
+    gaussian = torch.randn(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.linalg.qr(gaussian).Q
+
+
+def widths(module: Any) -> tuple[tuple[int, ...], int]:
+    """Input shape of one adapter row, and output width, of a linear or convolutional layer."""
+    if isinstance(module, nn.Conv2d):
+        return (module.in_channels, *module.kernel_size), module.out_channels
+    return (module.in_features,), module.out_features
+
+
+def add_delta(out: Tensor, x: Tensor, module: Any, layer: Layer, block: Block) -> Tensor:
+    """`out` plus scale * up(down(x)) on the rows of the block."""
+    if block.rows is not None:
+        x = x.index_select(0, block.rows)
+    down, up = _pick(layer.down, block), _pick(layer.up, block)
+    delta = (_conv(x, down, up, module, block) if down.dim() == 5 else _linear(x, down, up)).to(out.dtype)
+    if not (block.ones and layer.scale == 1):
+        delta = delta * (block.scale * layer.scale).to(out.dtype).view(-1, *[1] * (delta.dim() - 1))
+    return out + delta if block.rows is None else out.index_add(0, block.rows, delta)
+
+
+def _pick(stacked: Tensor, block: Block) -> Tensor:
+    """(K, ...) -> (len(cells), ...)"""
+    kept = stacked if block.trained else stacked.detach()
+    return kept if block.picks is None else kept.index_select(0, block.picks)
+
+
+def _linear(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """x (k * b, ..., in) -> (k * b, ..., out), the k-th part of the rows through the k-th adapter."""
+    if len(down) == 1:
+        return F.linear(F.linear(x, down[0]), up[0])
+    hidden = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.transpose(1, 2))
+    return torch.bmm(hidden, up.transpose(1, 2)).reshape(*x.shape[:-1], up.shape[1])
+
+
+def _conv(x: Tensor, down: Tensor, up: Tensor, module: Any, block: Block) -> Tensor:
+    """x (k * b, in, H, W) -> (k * b, out, H', W'), the k-th part of the rows through the k-th adapter."""
+    k, rank = down.shape[:2]
+    shape = (module.stride, module.padding, module.dilation)
+    if k == 1:
+        return F.conv2d(F.conv2d(x, down[0], None, *shape), up[0, :, :, None, None])
+    if rank <= SMALL_RANK and k * rank <= SMALL:
+        hidden = _dense(x, down, shape, block.size)
+    else:
+        hidden = _grouped(x, down, shape, block.size)
+    ups = up.repeat_interleave(block.size, 0) if block.size > 1 else up
+    return torch.bmm(ups, hidden.flatten(2)).unflatten(2, hidden.shape[2:])
+
+
+def _dense(x: Tensor, down: Tensor, shape: tuple[Any, Any, Any], size: int) -> Tensor:
+    """(k * b, in, H, W) -> (k * b, r, H', W'): every row through all adapters, then its own is picked.
+
+    For few narrow adapters this is quicker than a grouped convolution (twice, at 4 to 8 cells of rank 4 on CPU).
+    """
+    k, rank = down.shape[:2]
+    hidden = F.conv2d(x, down.flatten(0, 1), None, *shape)
+    own = torch.arange(k, device=x.device)
+    return hidden.unflatten(1, (k, rank)).unflatten(0, (k, size))[own, :, own].flatten(0, 1)
+
+
+def _grouped(x: Tensor, down: Tensor, shape: tuple[Any, Any, Any], size: int) -> Tensor:
+    """(k * b, in, H, W) -> (k * b, r, H', W'): one grouped convolution for all cells."""
+    k = len(down)
+    x = x.unflatten(0, (k, size)).transpose(0, 1).flatten(1, 2)  # (b, k * in, H, W)
+    hidden = F.conv2d(x, down.flatten(0, 1), None, *shape, groups=k)  # (b, k * r, H', W')
+    return hidden.unflatten(1, (k, -1)).transpose(0, 1).flatten(0, 1)

@@ -1,0 +1,188 @@
+"""Records as data frames.
+
+`frame` has a line per record, strength and metric; `wide` a line per record and strength; `summary` a line per
+(method, dataset, backbone, settings, strength) with mean and standard deviation over seeds. A metric's column carries
+its network's name, so numbers of unlike networks never share one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.cell import own_strength_of
+from bench.contracts import BenchError
+from bench.fairness import PREFIX
+from bench.settings import digest
+from bench.store.record import Record, read_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+CELL = ["method", "dataset", "backbone", "settings", "seed"]
+STATE = ["status", "reason", "deviations", "run_id"]
+SCORE = ["strength", "metric", "network", "value", "higher_is_better"]
+COST = (
+    "load_s baseline_s prior_s train_s sample_s score_s images_per_s steps_per_s peak_gb adapter_bytes "
+    "trainable_parameters"
+).split()
+GROUP = ["method", "dataset", "backbone", "settings", "strength"]
+ALL = [*CELL, *SCORE, "own", *STATE, *COST, "fingerprint"]  # own: at the strength that the method's settings name
+VERSION = f"3 {' '.join(ALL)}"  # of the rows in the index; raise the number when they are read otherwise
+SETTINGS = ("method", "backbone", "trainer", "sampler")  # parts of a cell's config on which `settings` depends
+
+
+def load(root: Path | str) -> pd.DataFrame:
+    """The long table of all records below a folder, through its index."""
+    from bench.store import index
+
+    return index.load(root, "scores", "record.json", VERSION, _scores).drop(columns=index.FOLDER)
+
+
+def images(root: Path | str) -> pd.DataFrame:
+    """Per-image values of all records: run_id, strength, prompt, image_seed (evaluation) and a column per metric."""
+    from bench.store import index
+
+    return index.load(root, "images", "per_image.csv", "1", _per_image).rename(columns={index.FOLDER: "run_id"})
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One line per record, strength and metric; a record without scores has one line."""
+    return _typed([line for record in records for line in _lines(record)])
+
+
+def _typed(lines: Sequence[Mapping[str, Any]], *more: str) -> pd.DataFrame:
+    import pandas as pd
+
+    table = pd.DataFrame(lines, columns=[*ALL, *more])
+    return table.astype({"strength": float, "value": float} | dict.fromkeys(COST, float))
+
+
+def _scores(folders: Sequence[Path]) -> pd.DataFrame:
+    found = [(folder.name, read_record(folder / "record.json")) for folder in folders]
+    return _typed([line | {"folder": name} for name, record in found if record for line in _lines(record)], "folder")
+
+
+def _per_image(folders: Sequence[Path]) -> pd.DataFrame:
+    import pyarrow
+    from pyarrow import csv
+
+    words = csv.ConvertOptions(column_types={"prompt": pyarrow.string()})
+    lines = csv.ParseOptions(newlines_in_values=True)
+    whole = [(folder.name, folder / "per_image.csv") for folder in folders]
+    parts = [(name, csv.read_csv(path, None, lines, words)) for name, path in whole if path.stat().st_size]
+    named = [part.append_column("folder", pyarrow.array([name] * len(part), pyarrow.string())) for name, part in parts]
+    empty = pyarrow.table({"folder": pyarrow.array([], pyarrow.string())})
+    found = pyarrow.concat_tables([empty, *named], promote_options="permissive").to_pandas()
+    return found.rename(columns={"seed": "image_seed"})
+
+
+def long(records: Iterable[Record]) -> pd.DataFrame:
+    """Only the numbers: strength, metric, network, value, higher_is_better."""
+    table = frame(records)
+    return table.loc[table.metric.notna(), SCORE].reset_index(drop=True)
+
+
+def _lines(record: Record) -> list[dict[str, Any]]:
+    cell = {key: name_of(record.config.get(key)) for key in CELL if key != "settings"}
+    head = {**cell, "settings": settings_hash(record.config), "status": record.status, "reason": record.reason}
+    head |= {"deviations": "; ".join(_deviations(record)), "run_id": record.run_id}
+    head |= {key: record.cost.get(key) for key in COST}
+    own = own_strength_of(record.config)
+    scores = [score for score in record.scores if score.get("metric") is not None]
+    return [head | {"own": score.get("strength") == own} | _score(score) for score in scores] or [head]
+
+
+def _score(score: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry of a record; its fingerprint as text, equal for numbers that are alike."""
+    about = json.dumps(score.get("fingerprint") or {}, sort_keys=True)
+    return {key: score.get(key) for key in SCORE} | {"fingerprint": about}
+
+
+def _deviations(record: Record) -> list[str]:
+    return [note.removeprefix(PREFIX) for note in record.notes if note.startswith(PREFIX)]
+
+
+def name_of(value: Any) -> Any:
+    return value.get("name") if isinstance(value, Mapping) else value
+
+
+def settings_hash(config: Mapping[str, Any]) -> str:
+    """A short hash of everything but the dataset and the seed: cells that differ in it are not averaged."""
+    what = {key: config.get(key) for key in SETTINGS}
+    return digest(what, 6)
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """One line per record and strength; a column "metric [network]" for each metric."""
+    scored = table[table.metric.notna()]
+    names = column_names(scored)
+    keys = ["run_id", "strength"]
+    cells = table[[*CELL, "strength", *STATE, *COST]].drop_duplicates(keys)
+    values = scored.assign(column=names).drop_duplicates([*keys, "column"], keep="last")
+    values = values.pivot(index=keys, columns="column", values="value")[list(dict.fromkeys(names))].reset_index()
+    rows = cells.merge(values, on=keys, how="left").sort_values(["dataset", "method", "settings", "strength", "seed"])
+    rows.attrs["higher_is_better"] = dict(zip(names, scored.higher_is_better, strict=True))
+    return rows.reset_index(drop=True)
+
+
+def column_names(scored: pd.DataFrame) -> list[str]:
+    """ "fid [mini-clip]", or "cost" alone where no network is involved."""
+    pairs = zip(scored.metric, scored.network, strict=True)
+    return [f"{metric} [{network}]" if isinstance(network, str) else metric for metric, network in pairs]
+
+
+def metric_columns(rows: pd.DataFrame) -> list[str]:
+    """The columns of `wide` or `summary` that hold numbers to compare: metrics, then costs."""
+    fixed = {*CELL, *STATE, *COST, "strength", "n"}
+    return [column for column in rows if column not in fixed and not column.endswith(" sd")] + COST
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds, a column "<name> sd" with the standard deviation (n - 1; NaN for one seed), and n.
+
+    Failed and skipped cells are one line per reason, with n seeds and no numbers.
+    """
+    import pandas as pd
+
+    rows = wide(table)
+    numbers = metric_columns(rows)
+    done = rows[rows.status == "done"]
+    groups = done.groupby(GROUP, dropna=False)
+    parts = [groups.size().rename("n"), groups["deviations"].agg(all_of), groups[numbers].mean()]
+    parts.append(groups[numbers].std().add_suffix(" sd"))
+    means = pd.concat(parts, axis=1).reset_index().assign(status="done", reason=None)
+    other = rows[rows.status != "done"].groupby([*GROUP, "status", "reason"], dropna=False).size()
+    joined = pd.concat([means, other.rename("n").reset_index()]) if len(other) else means
+    joined.attrs = rows.attrs
+    return joined.sort_values(["dataset", "method", "settings", "strength"]).reset_index(drop=True)
+
+
+def all_of(deviations: Iterable[str]) -> str:
+    """What any of these cells departs in."""
+    return "; ".join(dict.fromkeys(part for text in deviations for part in text.split("; ") if part))
+
+
+def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """Lines that meet all of "column=a,b" (or "column=a,other=b"); a and b may hold * and ?."""
+    for condition in [part for text in conditions for part in re.split(r",(?=\w+=)", text)]:
+        column, equals, wanted = condition.partition("=")
+        if not equals or column not in table:
+            raise BenchError(
+                f"--where takes column=value[,value] with a column of {', '.join(table)}; got {condition!r}."
+            )
+        patterns = wanted.split(",")
+        texts = table[column].map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+        table = table[[any(fnmatch(text, pattern) for pattern in patterns) for text in texts]]
+    return table
+
+
+def configs(root: Path, table: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
+    """The settings of one run for each value of the column `settings`, by run id."""
+    found = [read_record(root / run / "record.json") for run in table.drop_duplicates("settings").run_id]
+    return {record.run_id: record.config for record in found if record is not None}

@@ -1,0 +1,55 @@
+"""Which columns a table shows, and what conf/table.yaml says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from bench import paths
+from bench.analysis.frames import metric_columns
+from bench.contracts import BenchError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+CONF = paths.CONF / "table.yaml"
+
+
+@cache
+def _settings_of_tables() -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load(CONF.read_text())
+
+
+def headline() -> list[str]:
+    """Names of the columns shown first, from conf/table.yaml."""
+    return _settings_of_tables()["headline"]
+
+
+def observed() -> frozenset[str]:
+    """Parts of a fingerprint in which numbers of one column may differ, from conf/table.yaml."""
+    return frozenset(_settings_of_tables()["observed"])
+
+
+def per_image() -> dict[str, str]:
+    """Number of a set -> per-image column of whose mean it may be a straight line, from conf/table.yaml."""
+    return _settings_of_tables()["per_image"]
+
+
+def choose(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[str]:
+    """Columns to show: the headline, those named (without or with their network), or ["all"] that hold a number."""
+    have = [column for column in metric_columns(rows) if rows[column].notna().any()]
+    if metrics == ["all"]:
+        return have
+    wanted = metrics or headline()
+    unknown = [name for name in metrics or [] if name not in {_bare(column) for column in have} | set(have)]
+    if unknown:
+        raise BenchError(f"No record has the metric {', '.join(unknown)}; there are {', '.join(have) or 'none'}.")
+    return [column for name in wanted for column in have if name in (column, _bare(column))]
+
+
+def _bare(column: str) -> str:
+    return column.partition(" [")[0]

@@ -1,0 +1,138 @@
+"""What a backbone does, and what a method draws from while it trains.
+
+Shapes: B rows of one forward pass, N images, C latent channels, H W latent size, P pixels per side.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.contracts.dataset import Dataset, Example
+from bench.contracts.prediction import Text
+from bench.errors import Impossible
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class TrainingData(ABC):
+    """What `Method.step` draws from: latents and embedded prompts, both cached, and the backbone's noise."""
+
+    dataset: Dataset
+    backbone: Backbone
+    batch_size: int
+
+    @abstractmethod
+    def draw(self, roles: Sequence[str], rng: torch.Generator) -> tuple[list[Tensor], list[Example]]:
+        """Latents (batch, C, H, W) per role, and the dataset's own examples that were drawn for the first role.
+
+        Roles are "content" and "style" (the two halves of the pairs), "references", "auxiliary" and "prior". Roles
+        drawn together share indices, flips and crops, so pairs stay aligned.
+        """
+
+    @abstractmethod
+    def text(self, prompts: Sequence[str]) -> Text:
+        """Embedded prompts, one row each; computed once per prompt."""
+
+    def noise(self, like: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Gaussian noise shaped as `like` (B, C, H, W) and uniform timesteps (B,)."""
+        import torch
+
+        eps = torch.randn(like.shape, generator=rng, dtype=torch.float32).to(like)
+        t = torch.randint(self.backbone.train_timesteps, (len(like),), generator=rng)
+        return eps, t.to(like.device)
+
+    def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Latents diffused to timestep t, all (B, C, H, W)."""
+        return self.backbone.noisy(z, eps, t)
+
+    def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What the network should predict: eps, or v (Salimans & Ho 2022), as the backbone was trained."""
+        return self.backbone.target(z, eps, t)
+
+    def start_noise(self, rng: torch.Generator) -> Tensor:
+        """Gaussian noise (batch, C, H, W) to begin a rollout of the network from."""
+        import torch
+
+        eps = torch.randn((self.batch_size, *self.backbone.latent_shape), generator=rng, dtype=torch.float32)
+        precise = self.backbone.dtype == torch.float64
+        return eps.to(self.backbone.device, torch.float64 if precise else torch.float32)
+
+    def scheduler(self, name: str, steps: int) -> Any:
+        """A fresh diffusers scheduler with its timesteps set, for such a rollout."""
+        return self.backbone.scheduler(name, steps)
+
+    def pixels(self, z: Tensor) -> Tensor:
+        """Latents (B, C, H, W) -> float (B, 3, P, P) in [0, 1], with gradients."""
+        return self.backbone.pixels(z)
+
+
+class Backbone(ABC):
+    """A frozen text-to-image model behind one face: encode, decode, embed, diffuse, predict, schedule."""
+
+    name: str
+    resolution: int  # P, pixels per side
+    network: nn.Module  # where adapters attach
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def embed(self, prompts: Sequence[str]) -> Text: ...
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (N, 3, P, P) -> mean and standard deviation of the latent posterior, scaled, each (N, C, H, W)."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """(N, C, H, W) -> uint8 (N, 3, P, P)."""
+
+    def pixels(self, z: Tensor) -> Tensor:
+        """(N, C, H, W) -> float (N, 3, P, P) in [0, 1], with gradients, for losses on images."""
+        raise Impossible(f"The backbone {self.name} decodes without gradients; choose another backbone.")
+
+    @abstractmethod
+    def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def predict(self, z: Tensor, t: Tensor, text: Text) -> Tensor:
+        """The network's own prediction (B, C, H, W)."""
+
+    @abstractmethod
+    def sites(self, where: str) -> Mapping[str, nn.Module]:
+        """Layers of `network` by name where adapters go: attention (q, k, v, out), linear, all, noxattn, ..."""
+
+    def cross_attention(self) -> Mapping[str, nn.Module]:
+        """Attention layers that read the text, by name, in the network's order; each has to_q, to_k, to_v, to_out."""
+        return {name: module for name, module in self.network.named_modules() if name.endswith(".attn2")}
+
+    @abstractmethod
+    def scheduler(self, name: str, steps: int) -> Any:
+        """A fresh diffusers scheduler with its timesteps set, from the backbone's own noise schedule."""
+
+    @property
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+
+    @property
+    @abstractmethod
+    def train_timesteps(self) -> int: ...
+
+    def truncated(self, prompt: str) -> int:
+        """Tokens of the prompt beyond what the text encoder reads."""
+        return 0
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """What full fine-tuning can train, by diffusers' folder names: "unet", "text_encoder", ..."""
+        return {"unet": self.network}
+
+    def tokenizers(self) -> Sequence[Any]:
+        """One per text encoder, in transformers' form; none where prompts are not read in tokens."""
+        return ()

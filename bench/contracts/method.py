@@ -1,0 +1,124 @@
+"""What a customization method is, and the recipe of its training."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.contracts.adapters import Spec
+from bench.contracts.backbone import TrainingData
+from bench.contracts.dataset import Dataset
+from bench.contracts.prediction import Ask, Loss, Text
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from bench.contracts.dataset import Images
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a publication fixes about its optimisation."""
+
+    steps: int
+    lr: float
+    batch_size: int = 1
+    weight_decay: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    schedule: str = "constant"  # constant | cosine
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+    flip: bool = False  # mirror each drawn example with probability 1/2, pairs together
+    crop: float = 1.0  # smallest side of a random square crop as a fraction of the image, pairs together
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise BenchError(
+                f"A recipe of {self.steps} steps of {self.batch_size} examples was asked for; type at least 1 of each."
+            )
+
+
+class Method(ABC):
+    """A customization method. It never calls the network: it asks, and the trainer or the sampler answers."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()  # of "pairs", "references", "auxiliary", "class", "oracle"
+    strength_knob: ClassVar[str]  # what `strength` turns, in the paper's words
+    strength: float = 1.0  # the value used when none is asked for
+    neutral_strength: ClassVar[float | None] = 0.0  # nothing that was learned shows; None: there is no such strength
+    start_t: float = 1000  # guidance begins at this timestep; before it the backbone's own guidance runs
+    recipe: Recipe | None = None  # None: nothing to train
+    notes: Sequence[str] = ()  # what a reader of the record must know
+
+    @property
+    def rare_tokens(self) -> Sequence[str]:
+        """Words that the method binds to what it learns; the record notes those that the tokenizer takes apart."""
+        return ()
+
+    def adapters(self, dataset: Dataset) -> Mapping[str, Spec]:
+        """The adapters to create, by name; the one called "style" is what is saved for others to load."""
+        return {}
+
+    def missing(self) -> str | None:
+        """A sentence that names the weights of its own that are not on this machine, or None."""
+        return None
+
+    def lacks(self, dataset: Dataset) -> str | None:
+        """What the dataset lacks for this method, in words, or None."""
+        missing = sorted(self.needs - dataset.provides)
+        return ", ".join(missing) or None
+
+    def prior(self, dataset: Dataset) -> tuple[str, int] | None:
+        """Prompt and number of images to be drawn from the untouched backbone before training; role "prior"."""
+        return None
+
+    def step(self, data: TrainingData, k: int, rng: torch.Generator) -> Generator[Ask | Loss, Tensor | None, None]:
+        """One training step. `rng` depends on (seed, k) alone, so a resumed cell is the same cell."""
+        raise NotImplementedError(f"{type(self).__name__} has a recipe but no step")
+        yield
+
+    def from_baseline(self, baseline: Images, dataset: Dataset) -> np.ndarray | None:
+        """The images of a method that draws nothing, made from the baseline's, both uint8 (N, 3, P, P); else None."""
+        return None
+
+    @abstractmethod
+    def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
+        """The texts that `guide` uses for one evaluation prompt, by role; "content" and "negative" are always there."""
+
+    def shown(self, dataset: Dataset) -> Mapping[str, Mapping[str, Tensor]]:
+        """What those texts show: role -> adapter -> image features (1, E) or (1, S, E)."""
+        return {}
+
+    @abstractmethod
+    def guide(
+        self, z: Tensor, t: Tensor, texts: Mapping[str, Text], cfg: float, strength: float
+    ) -> Generator[Ask, Tensor, Tensor]:
+        """Guided prediction (N, C, H, W) for latents z (N, C, H, W) at timesteps t (N,)."""
+
+
+def with_token(prompt: str, noun: str, token: str) -> str:
+    """The rare token in front of the class noun: "a photo of a dog" -> "a photo of a sks dog"."""
+    return re.sub(rf"\b{re.escape(noun)}\b", f"{token} {noun}", prompt, count=1)
+
+
+def plain_guidance(
+    z: Tensor,
+    t: Tensor,
+    texts: Mapping[str, Text],
+    cfg: float,
+    role: str = "content",
+    adapters: Mapping[str, float] | None = None,
+) -> Generator[Ask, Tensor, Tensor]:
+    """Classifier-free guidance (Ho & Salimans 2022) on the prompt of a role, with the adapters on in both rows."""
+    import torch
+
+    text = Text.cat([texts["negative"], texts[role]])
+    answer = yield Ask(torch.cat([z, z]), torch.cat([t, t]), text, adapters or {})
+    unconditional, conditional = answer.chunk(2)
+    return unconditional + cfg * (conditional - unconditional)

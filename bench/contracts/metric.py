@@ -1,0 +1,63 @@
+"""What a metric measures, and the numbers that it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bench.contracts.dataset import Dataset
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bench.contracts.dataset import Images
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything a metric may look at. Row i of every field belongs to generated image i.
+
+    Images may be files that are decoded when rows are taken; `np.asarray` makes an array of them.
+    """
+
+    images: Images  # uint8 (N, 3, P, P)
+    baseline: Images  # uint8 (N, 3, P, P): the untouched backbone, same prompts and seeds
+    prompts: Sequence[str]  # content prompts, N
+    full_prompts: Sequence[str]  # as the method was asked at sampling, style words included, N
+    seeds: Sequence[int]  # evaluation seeds, N
+    dataset: Dataset
+    cache: Path  # features may be kept here
+    class_images: Callable[[], Images] | None = None  # the customised model on "a photo of a <noun>", drawn if asked
+
+
+@dataclass(frozen=True)
+class Score:
+    """Numbers of one metric: `values` by id, per-image values where they exist, and what they depend on."""
+
+    values: Mapping[str, float]
+    per_image: Mapping[str, np.ndarray] = field(default_factory=dict)  # id -> float (N,), NaN where undefined
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)  # network, weights hash, preprocessing, n, versions
+    notes: Sequence[str] = ()  # sentences for the record: which value is absent and why, what was cut
+
+
+class Metric(ABC):
+    """A measurement of a set of images. Missing is absent, with the reason; no number is ever invented."""
+
+    version: ClassVar[int] = 1  # raise it when numbers change: finished cells are then scored again
+    higher_is_better: ClassVar[Mapping[str, bool]]  # id of each value -> direction
+
+    def identity(self) -> list[str]:
+        """What its numbers depend on besides the images and its settings: the version, and the `id` of each part that
+        has one, which a network changes with its weights. Raises BenchError where weights are missing."""
+        return [f"version {self.version}", *(part.id for part in vars(self).values() if hasattr(part, "id"))]
+
+    @abstractmethod
+    def missing(self) -> str | None:
+        """A sentence that names the weights file that is not on this machine, or None."""
+
+    @abstractmethod
+    def score(self, evaluation: Evaluation) -> Score:
+        """Raise `Impossible` with a sentence when the dataset lacks what the metric needs."""

@@ -1,0 +1,56 @@
+"""The identity of a dataset: a hash of its settings and contents."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.data.files import File, sha256
+from bench.data.schema import FOLDERS, SCENES, completed, prompt_table
+from bench.data.sources import control_datasets, first_files, image_roles, own_files
+from bench.paths import ROOT
+
+NOT_IDENTITY = ("licence", "source", "root", "files", "pair", *FOLDERS)  # of the last ones, contents count
+
+
+def identity(spec: Mapping[str, Any]) -> str:
+    """Hash of 12 hex digits over settings, image contents and, where something is drawn, the source that draws it.
+
+    Paths do not count, contents do. A staged file that is not here counts with its published sha256, so a run has its
+    name before its data are staged.
+    """
+    spec = completed(spec)
+    settings = {key: value for key, value in spec.items() if key not in NOT_IDENTITY}
+    if prompt_table(spec):
+        settings["prompts"] = {key: value for key, value in prompt_table(spec).items() if key != "file"}
+    staged = own_files(spec)
+    content = {
+        role: [
+            _digest(staged[name].place() if name in staged else Path(name).expanduser(), staged.get(name))
+            for name in names
+        ]
+        for role, names in image_roles(spec).items()
+    }
+    controls = [
+        _digest(file.place(), file) for other, count in control_datasets(spec) for file in first_files(other, count)
+    ]
+    drawn = spec["rendered"] or spec["oracle"] or SCENES in (spec["controls"] or ())
+    text = json.dumps([settings, content, controls, drawing_source() if drawn else None], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _digest(place: Path | None, staged: File | None) -> str:
+    if place and place.is_file():
+        return sha256(place)
+    return (staged and staged.sha256) or "absent"
+
+
+@functools.cache
+def drawing_source() -> str:
+    """Hash of the source that draws scenes and styles."""
+    folder = ROOT / "bench" / "mini"
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in ("scenes.py", "styles.py"))).hexdigest()

@@ -1,0 +1,105 @@
+"""A described dataset loaded into `contracts.Dataset`.
+
+Shapes: M images, P pixels per side; images leave as uint8 (3, P, P).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.contracts import BenchError, Dataset, Example, Pair
+from bench.data.decoding import decode, fit, read
+from bench.data.evaluation import evaluation_prompts
+from bench.data.identity import identity
+from bench.data.images import StoredImages
+from bench.data.rendering import control_scenes, rendered_roles, style_function
+from bench.data.schema import SCENES, completed
+from bench.data.sources import control_datasets, first_files, image_place, images_of, missing, pairs_of, verified
+from bench.paths import cache_folder
+
+
+def load(spec: Mapping[str, Any], resolution: int) -> Dataset:
+    """The dataset with its images at `resolution` pixels per side. Raises BenchError with the file and the remedy."""
+    spec = completed(spec)
+    lacking = missing(spec)
+    if lacking:
+        raise BenchError(lacking)
+    roles = rendered_roles(spec, resolution) if spec["rendered"] else _read(spec, resolution)
+    prompts, own_seeds = evaluation_prompts(spec)
+    controls = _controls(spec, resolution)
+    return Dataset(
+        name=spec["name"],
+        version=spec["version"],
+        licence=spec["licence"],
+        source=spec["source"],
+        style_words=spec["style_words"],
+        noun=spec["noun"],
+        prompts=prompts,
+        own_seeds=own_seeds,
+        seeds=tuple(spec["seeds"]),
+        controls=tuple(example.image for example in controls),
+        control_captions=tuple(example.caption for example in controls),
+        oracle=style_function(spec),
+        content_hash=identity(spec),
+        **roles,
+    )
+
+
+def _read(spec: Mapping[str, Any], resolution: int) -> dict[str, Any]:
+    """Roles from image files."""
+    caption = spec["caption"].format(noun=spec["noun"])
+
+    def examples(role: str, person: bool = spec["noun"] in spec["person_nouns"]) -> tuple[Example, ...]:
+        places = [image_place(spec, name) for name in images_of(spec, role)]
+        return tuple(Example(read(place, resolution), caption, spec["noun"], person) for place in places)
+
+    compared = reference_images([image_place(spec, name) for name in images_of(spec, "reference_set")], resolution)
+    return {
+        "pairs": tuple(_pair(spec, pair, caption, resolution) for pair in pairs_of(spec)),
+        "references": examples("references") + examples("person", True) + examples("background", False),
+        "auxiliary": examples("auxiliary"),
+        "reference_set": (lambda: compared) if len(compared) else None,
+    }
+
+
+def reference_images(places: Sequence[Path], resolution: int) -> StoredImages:
+    """Image files as uint8 (M, 3, P, P), read when they are needed; what they hash to is kept in the cache."""
+    key = [importlib.metadata.version("pillow"), resolution, *map(str, places)]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    known = cache_folder() / "reference_sets" / f"{name}.json"
+    return StoredImages(places, functools.partial(read, resolution=resolution), known)
+
+
+def _pair(spec: Mapping[str, Any], pair: Sequence[str], caption: str, resolution: int) -> Pair:
+    places = [image_place(spec, name) for name in pair]
+    pictures = [decode(place) for place in places]
+    if len({picture.size for picture in pictures}) > 1:
+        (w, h), (v, g) = (picture.size for picture in pictures)
+        raise BenchError(
+            f"pair of different sizes: {places[0]} has {w} x {h} pixels and {places[1]} has {v} x {g}; "
+            "the two must be the same picture, aligned pixel by pixel, so export them at one size."
+        )
+    images = [fit(picture, resolution) for picture in pictures]
+    oracle = style_function(spec)
+    if len(images) == 1 and oracle:
+        images.append(oracle(images[0]))
+    content, style = (Example(image, caption, spec["noun"]) for image in images)
+    return Pair(content, style)
+
+
+def _controls(spec: Mapping[str, Any], resolution: int) -> list[Example]:
+    """Content images that have nothing to do with the training images: photographs of other datasets, or scenes."""
+    examples = [
+        Example(read(verified(other, file), resolution), other["caption"].format(noun=other["noun"]), other["noun"])
+        for other, count in control_datasets(spec)
+        for file in first_files(other, count)
+    ]
+    if SCENES in (spec["controls"] or ()):
+        examples += control_scenes(spec["noun"], resolution)
+    return examples
