@@ -54,7 +54,7 @@ def mine(tmp_path, monkeypatch):
     (folder / "dataset.yaml").write_text(YAML)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(data, "FOLDER", tmp_path / "datasets")
+    monkeypatch.setattr(schema, "FOLDER", tmp_path / "datasets")
     schema.names.cache_clear()
     yield folder
     schema.names.cache_clear()
