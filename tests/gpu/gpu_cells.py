@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 
 from bench.cell import Cell
-from bench.record import Record
+from bench.store.record import Record
 
 DEVICE = os.environ.get("BENCH_TEST_DEVICE", "cuda")
 STEPS = 4
@@ -65,8 +65,8 @@ def a_cell(method: str, dtype: str, device: str, results: Path, seed: int = 0, m
 
 def run_cells(cells: Sequence[Cell], pack: int | None = None) -> list[Outcome]:
     """One after another or, with `pack`, together; nothing that another device or precision drew is read."""
-    from bench.pack import run_pack
     from bench.run import run
+    from bench.sweeps.packs import run_pack
 
     first = cells[0].backbone
     with patch.dict(os.environ, BENCH_CACHE=_cache(first["device"], first["dtype"])):
@@ -76,8 +76,8 @@ def run_cells(cells: Sequence[Cell], pack: int | None = None) -> list[Outcome]:
 
 
 def outcome(cell: Cell, record: Record) -> Outcome:
-    from bench.images import stored
-    from bench.record import strength_folder
+    from bench.data.images import stored
+    from bench.store.record import strength_folder
 
     assert record.status == "done", record.reason
     folder = cell.results / cell.run_id

@@ -71,7 +71,7 @@ def test_float32_is_that_of_the_cpu(method, record_property):
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_a_cell_that_is_let_go_resumes_from_its_checkpoint(dtype, tmp_path):
-    from bench.pack import run_pack
+    from bench.sweeps.packs import run_pack
 
     needs(dtype)
     expected = alone("pair", dtype, DEVICE)
