@@ -65,8 +65,24 @@ def report(record: Record, folder: Path, brief: bool) -> None:
         print("\n".join([*(f"note: {note}" for note in record.notes), f"images: {folder / 'grid.png'}"]))
 
 
-if __name__ == "__main__":
+def add_own_configurations() -> None:
+    """The working directory's `conf` joins Hydra's search path behind the shipped one."""
+    folder = paths.own("conf")
+    if folder is not None and not any(word.startswith(("--config-dir", "-cd")) for word in sys.argv):
+        sys.argv += ["--config-dir", str(folder)]
+
+
+def start() -> None:
+    """A run or a sweep from the words of the command line. Exits with 1 where a cell failed."""
+    paths.extend_packages()
     register_datasets()
     register_launchers()
+    add_own_configurations()
     main()
     sys.exit(1 if launch.failed or any(record.status == "failed" for record in records) else 0)
+
+
+if __name__ == "__main__":
+    from bench.command import main as command
+
+    command()

@@ -22,7 +22,7 @@ from bench.contracts import BenchError
 from bench.data.files import sha256, whole
 from bench.data.weights import weights as registry
 from bench.data.weights import weights_file
-from bench.paths import ROOT
+from bench.paths import located
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def weights_path(weights: str) -> Path:
     Raises BenchError with what to type when it is not on this machine.
     """
     if "/" in weights or "\\" in weights:
-        place = ROOT / weights
+        place = located(weights)
         if not place.exists():
             raise BenchError(f"The weights {weights} were asked for, but {place} does not exist.")
         return whole(place, "copy it again.") if place.is_file() else place

@@ -9,13 +9,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import yaml
 from PIL import Image
 
-FOLDER = Path(__file__).parents[2] / "datasets" / "emoji"
+from bench.paths import DATASETS
+
+FOLDER = DATASETS / "emoji"
 WORLD_SETS = ("fluent-emoji", "noto", "noto-v1", "twemoji", "emojione")  # the base is trained on these
 HELD_OUT_SETS = (
     "fluent-emoji-flat", "fluent-emoji-high-contrast", "openmoji", "emojione-monotone", "streamline-emojis",

@@ -24,6 +24,7 @@ from typing import Any
 from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.files import atomic_write
+from bench.paths import extend_packages
 from bench.settings import digest
 from bench.store import leases
 from bench.store.provenance import provenance
@@ -269,6 +270,7 @@ class Stream:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    extend_packages()
     parse = argparse.ArgumentParser(
         prog="python -m bench.sweeps.worker", description="Work on a sweep until it is done."
     )
