@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from bench.cell import Cell
-from bench.run import settled
 from bench.settings import build
+from bench.steps.identify import identify
 from bench.sweeps import plan, pool
-from bench.sweeps.sweep import Settings, State, Sweep, judge, merged, submit
+from bench.sweeps.settings import Settings
+from bench.sweeps.sweep import State, Sweep, judge, merged, submit
 from bench.sweeps.worker import Leave, Worker
 
 failed: list[str] = []  # run ids without a good end in any batch of this process
@@ -31,7 +32,7 @@ def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mappin
         return {}
     verdicts = judge(cells)
     for cell in verdicts.done:
-        settled(cell)  # notes how it departs from the rules that it is asked for under now
+        identify(cell)  # notes how it departs from the rules that it is asked for under now
     sweep = submit(cells, settings, verdicts, plan.kept(plan.forecast(verdicts.todo, cells[0].results)))
     print(f"Sweep {sweep.folder.name}: {plan.counts(verdicts)}", flush=True)
     if sweep.open():

@@ -21,8 +21,8 @@ from bench.adapters.bank import Bank
 from bench.contracts import CrossAttentionSpec, Method
 from bench.sampling.sampler import Request, Sampler, sample, shots
 from bench.seeding import generator
+from bench.steps.work import LABELS
 from bench.training.latents import Latents
-from bench.work import LABELS
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
 SAMPLER = Sampler(steps=2, cfg=3.0, start_t=1000)

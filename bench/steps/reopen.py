@@ -7,8 +7,8 @@ from pathlib import Path
 from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.settings import digest
+from bench.steps.work import Work
 from bench.store.record import Record, loads
-from bench.work import Work
 
 
 def reopen(folder: Path) -> Work:
