@@ -34,7 +34,7 @@ def test_combinations_are_bad_when_all_their_packages_match(monkeypatch):
 def test_the_library_clashes_of_this_release_are_listed():
     import yaml
 
-    entries = yaml.safe_load((doctor.ROOT / "conf" / "doctor.yaml").read_text())["combinations"]
+    entries = yaml.safe_load((doctor.CONF / "doctor.yaml").read_text())["combinations"]
     clashes = [set(entry["when"]) for entry in entries]
     assert {"clean-fid", "scipy"} in clashes and {"torchmetrics", "transformers"} in clashes
     assert all(entry["problem"] for entry in entries)
@@ -95,7 +95,7 @@ def test_every_golden_number_names_its_source_and_every_check_can_be_built():
 
     from bench.settings import build
 
-    asked = yaml.safe_load((doctor.ROOT / "conf" / "doctor.yaml").read_text())
+    asked = yaml.safe_load((doctor.CONF / "doctor.yaml").read_text())
     numbers = [spec for spec in asked["checks"] if {"score", "probabilities"} & set(spec)]
     assert len(numbers) == 2 and all(spec["source"] and spec["tolerance"] > 0 for spec in numbers)
     checks = [build(spec) for spec in asked["checks"]]

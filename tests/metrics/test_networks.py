@@ -367,5 +367,7 @@ def test_constructing_metrics_imports_no_torch():
         " from metrics.inception import Inception; m = metrics.fid.Fid(Inception()); m.missing();"
         " print('torch' in sys.modules, 'open_clip' in sys.modules)"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=networks.ROOT)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
     assert out.stdout.split() == ["False", "False"]

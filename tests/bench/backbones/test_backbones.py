@@ -10,7 +10,7 @@ import pytest
 import torch
 from random_pipelines import LENGTH, PIXELS, SD15_UNET, SDXL_UNET, autoencoder, sdxl, stable_diffusion
 
-from bench import backbones
+from bench import backbones, paths
 from bench.backbones.sdxl import StableDiffusionXL
 from bench.backbones.stable_diffusion import StableDiffusion
 from bench.contracts import BenchError
@@ -581,7 +581,7 @@ def test_every_setting_of_a_yaml_is_a_parameter(name):
 
     import yaml
 
-    settings = yaml.safe_load((backbones.ROOT / "conf" / "backbone" / f"{name}.yaml").read_text())
+    settings = yaml.safe_load((paths.ROOT / "conf" / "backbone" / f"{name}.yaml").read_text())
     kind = pydoc.locate(settings.pop("_target_"))
     assert settings["name"] == name
     inspect.signature(kind).bind(**settings)
