@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import hydra
@@ -10,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bench import paths
+from bench.cell import Cell
 from bench.compose import cell, register_datasets
 from bench.contracts import BenchError
 from bench.run import run
@@ -35,10 +37,20 @@ def main(config: DictConfig) -> None:
         asked = cell(config)
         if config.plan:
             return launch.show_plan([asked], settings(config), 1)
+        stored = stored_since(asked)
         records.append(run(asked))
     except BenchError as error:
         sys.exit(f"bench: {error}")
     report(records[-1], asked.results / records[-1].run_id, brief=several)
+    if stored and asked.mode == "cached":
+        again = "retry" if records[-1].status == "failed" else "force"
+        print(f"Shown from its record, stored {stored}; mode={again} trains the cell again.")
+
+
+def stored_since(asked: Cell) -> str | None:
+    """When the record of the cell was written, as a date and time; None for a cell without one."""
+    place = asked.results / asked.run_id / "record.json"
+    return datetime.fromtimestamp(place.stat().st_mtime).isoformat(" ", "minutes") if place.is_file() else None
 
 
 def report(record: Record, folder: Path, brief: bool) -> None:

@@ -122,7 +122,7 @@ def test_a_wheel_runs_from_an_empty_folder(installed, tmp_path):
              "dataset.seeds=[0]", "dataset.rendered.reference_set=8", "tracker=none", "missing_metrics=skip",
              ]  # fmt: skip
     done = command(*words, cwd=tmp_path, python=python, env=env, check=False)
-    records = list((tmp_path / "results").glob("zero_shot-halftone-*/record.json"))
+    records = list((tmp_path / "results").glob("*/record.json"))
     assert len(records) == 1, done.stdout + done.stderr
     record = json.loads(records[0].read_text())
     assert record["status"] == "done", record["reason"]
