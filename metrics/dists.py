@@ -17,8 +17,8 @@ from bench.contracts import Evaluation, Metric, Score
 from bench.data.images import Images, image_keys, in_batches
 from metrics.features import FeatureStore, feature_store, joined
 from metrics.fingerprint import fingerprint
-from metrics.lpips_network import TAPS, torchvision_trunk
 from metrics.networks import Network, best_device, exact, read_state, resize_clean, weights_path
+from metrics.networks.lpips import TAPS, torchvision_trunk
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.contracts import BenchError
 from metrics.fid import Frechet
-from metrics.inception import Inception
-from metrics.networks import ImageNetwork
+from metrics.networks import ImageNetwork, Inception
 
 if TYPE_CHECKING:
     from torch import Tensor

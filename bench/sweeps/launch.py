@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bench.cell import Cell
 from bench.settings import build
 from bench.steps.identify import identify
 from bench.store.record import Store
-from bench.sweeps import plan, pool
+from bench.sweeps import local, plan, pool
+from bench.sweeps.local import Local
 from bench.sweeps.settings import Settings
 from bench.sweeps.sweep import State, Sweep, judge, merged, submit
 from bench.sweeps.worker import Leave, Worker
@@ -27,7 +29,7 @@ JOBS = 4  # of a cluster, when nothing is said
 def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mapping[str, Any]) -> dict[str, State]:
     """Run a sweep by one of "packed", "local", "slurm"; run id -> what became of it."""
     cells = merged(cells)
-    workers = settings.workers or {"packed": 1, "slurm": JOBS}.get(kind) or max(1, len(pool.gpus()))
+    workers = settings.workers or {"packed": 1, "slurm": JOBS}.get(kind) or max(1, len(local.gpus()))
     settings = replace(settings, workers=workers)
     if settings.plan:
         show_plan(cells, settings, workers)
@@ -68,7 +70,7 @@ def _work(sweep: Sweep, kind: str, options: Mapping[str, Any], workers: int) -> 
         if sweep.open():
             print(f"This process ends ({why}); {_look(sweep)}")
         return
-    chosen = pool.pick(kind, sweep, dict(options))
+    chosen = _pick(kind, sweep, dict(options))
     if not sweep.settings.wait:
         _start(sweep, chosen, workers)
         return
@@ -77,6 +79,15 @@ def _work(sweep: Sweep, kind: str, options: Mapping[str, Any], workers: int) -> 
     except KeyboardInterrupt:
         print(f"\nThe workers go on; {_look(sweep)} To end them: {chosen.to_cancel()}", flush=True)
         sys.exit(130)
+
+
+def _pick(kind: str, sweep: Sweep, options: dict[str, object]) -> pool.Pool:
+    """The pool of a launcher."""
+    if kind == "local":
+        return Local(sweep)
+    from bench.sweeps.slurm import Slurm
+
+    return Slurm(sweep, Path.cwd(), **options)  # type: ignore[arg-type]
 
 
 def _start(sweep: Sweep, chosen: pool.Pool, workers: int) -> None:

@@ -106,8 +106,7 @@ def test_every_golden_number_names_its_source_and_every_check_can_be_built():
 
 def test_the_identities_hold_on_the_networks_of_mini_and_fail_on_a_broken_one():
     from metrics.health import ClipOnNoise, IdenticalImages, IdenticalSets, golden
-    from metrics.lpips_network import LpipsNet
-    from metrics.networks import ImageNetwork, OpenClip
+    from metrics.networks import ImageNetwork, LpipsNet, OpenClip
 
     clip = OpenClip(name="mini-clip", model="bench/mini/weights/clip", device="cpu")
     alex = LpipsNet(name="lpips", weights="bench/mini/weights/lpips/alexnet.safetensors", size=64, device="cpu")

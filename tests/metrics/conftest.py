@@ -7,8 +7,7 @@ import pytest
 from metric_cases import dataset, scenes, sepia
 
 from bench.contracts import Evaluation
-from metrics.lpips_network import LpipsNet
-from metrics.networks import OpenClip
+from metrics.networks import LpipsNet, OpenClip
 
 TINY_CLIP = {
     "embed_dim": 16,
@@ -59,7 +58,7 @@ def inception_file(tmp_path_factory):
     """Random weights with calibrated batch norm: without it activations vanish and every image looks the same."""
     import torch
 
-    from metrics.inception import inception_layers
+    from metrics.networks import inception_layers
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)

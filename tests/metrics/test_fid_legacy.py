@@ -9,7 +9,7 @@ from bench.contracts import BenchError
 from metrics.fd_dinov2 import FdDinov2
 from metrics.fid import Fid
 from metrics.fid_legacy import RECIPES, FidLegacyTf, FidLegacyTorch, LegacyInception, legacy_tf, legacy_torch
-from metrics.inception import Inception
+from metrics.networks import Inception
 
 SIZES = [(64, 64), (512, 512), (350, 230)]
 

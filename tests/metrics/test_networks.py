@@ -12,14 +12,12 @@ from metric_cases import scenes
 from PIL import Image
 
 from bench.contracts import BenchError
-from metrics import lpips_network, networks
+from bench.paths import ROOT
 from metrics.csd import Csd
 from metrics.dino import Vit
 from metrics.dists import DistsNet
 from metrics.features import FeatureStore
-from metrics.inception import Inception
-from metrics.lpips_network import LpipsNet
-from metrics.networks import OpenClip, resize_clean
+from metrics.networks import Inception, LpipsNet, OpenClip, lpips, open_clip, resize_clean
 from metrics.perceptual import DistancesTo, distances, gram, phi, standardise
 
 
@@ -89,7 +87,7 @@ def test_equal_networks_share_one_model_and_the_id_follows_the_weights(clip, cli
     from safetensors.torch import load_file, save_file
 
     twin = OpenClip(name="tiny-clip", model=str(clip_folder), device="cpu")
-    assert networks._load_clip(twin)[0] is networks._load_clip(clip)[0]
+    assert open_clip._load_clip(twin)[0] is open_clip._load_clip(clip)[0]
     (tmp_path / "open_clip_config.json").write_bytes((clip_folder / "open_clip_config.json").read_bytes())
     state = load_file(clip_folder / "open_clip_model.safetensors")
     save_file(state | {"logit_scale": state["logit_scale"] + 1}, tmp_path / "open_clip_model.safetensors")
@@ -99,8 +97,8 @@ def test_equal_networks_share_one_model_and_the_id_follows_the_weights(clip, cli
 def test_loading_leaves_the_global_random_state_alone(clip_folder, alex_file):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    networks._load_clip(OpenClip(name="again", model=str(clip_folder), device="cpu"))
-    lpips_network._load_lpips(LpipsNet(name="again", weights=str(alex_file), device="cpu"))
+    open_clip._load_clip(OpenClip(name="again", model=str(clip_folder), device="cpu"))
+    lpips._load_lpips(LpipsNet(name="again", weights=str(alex_file), device="cpu"))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -364,10 +362,8 @@ def test_constructing_metrics_imports_no_torch():
     code = (
         "import sys; import metrics.fid, metrics.kid, metrics.clip_score, metrics.lpips_leakage, metrics.oracle,"
         " metrics.style, metrics.subject, metrics.feature_leakage, metrics.csd, metrics.dino, metrics.dreamsim;"
-        " from metrics.inception import Inception; m = metrics.fid.Fid(Inception()); m.missing();"
+        " from metrics.networks import Inception; m = metrics.fid.Fid(Inception()); m.missing();"
         " print('torch' in sys.modules, 'open_clip' in sys.modules)"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
-    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.split() == ["False", "False"]

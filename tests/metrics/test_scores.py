@@ -11,7 +11,7 @@ from metric_cases import dataset, scenes, sepia
 from bench.contracts import BenchError, Evaluation, Example, Impossible
 from bench.paths import CONF
 from bench.settings import build
-from metrics import lpips_network, networks
+from metrics import networks
 from metrics.clip_score import ClipScore
 from metrics.features import feature_store
 from metrics.oracle import Oracle, OracleClip
@@ -240,7 +240,7 @@ def test_a_second_scoring_passes_no_image_through_a_network(alex, clip, evaluati
         raise AssertionError("a network was run again")
 
     monkeypatch.setattr(networks.OpenClip, "forward", refuse)
-    monkeypatch.setattr(lpips_network.LpipsNet, "maps", refuse)
+    monkeypatch.setattr(networks.LpipsNet, "maps", refuse)
     assert [metric.score(case).values for metric in metrics] == first
 
 

@@ -62,7 +62,7 @@ GPU = torch.cuda.is_available()
 PLACES = {"mini": "all", "sd15": "attention", "sdxl": "attention"}
 
 
-LPIPS = {"_target_": "metrics.lpips_network.LpipsNet", "name": "lpips-alex-64", "size": 64,
+LPIPS = {"_target_": "metrics.networks.LpipsNet", "name": "lpips-alex-64", "size": 64,
          "weights": "bench/mini/weights/lpips/alexnet.safetensors"}  # fmt: skip
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metrics.inception import Inception, inception_layers
-from metrics.lpips_network import LpipsNet
-from metrics.networks import Network, OpenClip
+from metrics.networks import Inception, LpipsNet, Network, OpenClip, inception_layers
 
 TINY_CLIP = {
     "embed_dim": 16,

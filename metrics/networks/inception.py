@@ -1,4 +1,4 @@
-"""The Inception of FID (Heusel et al. 2017) with torch-fidelity's weights. Shapes: B images, P pixels per side."""
+"""The Inception network of FID and KID."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from metrics.networks import ImageNetwork, best_device, load_strictly, read_state, resize_clean, weights_path
+from metrics.networks.network import ImageNetwork, best_device, load_strictly, read_state, resize_clean, weights_path
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.contracts import BenchError
-from metrics.networks import (
+from metrics.networks.network import (
     Network,
     PerceptualNetwork,
     best_device,

@@ -1,4 +1,4 @@
-"""Feature networks: what they have in common, how their weights are read, and OpenCLIP.
+"""Feature networks: what they have in common, and how their weights are read.
 
 Construction is cheap: weights are loaded at first use and shared by every metric that names the same network.
 Shapes: B images, D features, C channels, P pixels per side.
@@ -7,7 +7,6 @@ Shapes: B images, D features, C channels, P pixels per side.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import pickle
 from abc import ABC, abstractmethod
@@ -20,7 +19,6 @@ import numpy as np
 
 from bench.contracts import BenchError
 from bench.data.files import sha256, whole
-from bench.data.weights import weights as registry
 from bench.data.weights import weights_file
 from bench.paths import located
 
@@ -28,10 +26,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+
 BATCH = 32
-
-
-# --- weights and arithmetic --------------------------------------------------------------------------------------
 
 
 def weights_path(weights: str) -> Path:
@@ -127,9 +123,6 @@ def best_device(device: str | None) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-# --- the interface -----------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class Network(ABC):
     """A frozen feature network. `name` is how tables call it; `device` is not part of its identity."""
@@ -204,99 +197,6 @@ class PerceptualNetwork(Network):
         """Channel weights, one (C,) per layer."""
 
 
-# --- OpenCLIP ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenClip(ImageNetwork):
-    """An open_clip model, image and text.
-
-    `model` is a folder in open_clip's local-dir format (config, weights and preprocessing together), or an
-    architecture of open_clip, and then `weights` is a registered id or a file. OpenAI's weights need the
-    `-quickgelu` architectures: with the plain ones open_clip silently uses another activation.
-    """
-
-    model: str
-    weights: str | None = None
-    packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "open_clip_torch")
-    points: ClassVar[str] = "unit length x sqrt(D)"
-
-    def as_points(self, features: np.ndarray) -> np.ndarray:
-        """Only directions are trained; left as they are, the longest few features decide KID's cubic kernel."""
-        return unit(features) * features.shape[1] ** 0.5
-
-    def files(self) -> tuple[Path, ...]:
-        if self.weights is not None:
-            self._fits_architecture()
-            return (weights_path(self.weights),)
-        folder = weights_path(self.model)
-        found = sorted(folder.glob("*.safetensors"))
-        if len(found) != 1 or not (folder / "open_clip_config.json").is_file():
-            raise BenchError(
-                f"The CLIP {self.name} needs {folder} to hold open_clip_config.json and one .safetensors file, "
-                f"but {len(found)} weight files were found there."
-            )
-        return (whole(found[0], "copy it again."),)
-
-    def _fits_architecture(self) -> None:
-        """The architecture that the registry names; OpenAI's weights also load, wrongly, without -quickgelu."""
-        needed = registry().get(str(self.weights), {}).get("architecture")
-        if needed not in (None, self.model):
-            raise BenchError(
-                f"The weights {self.weights} are of {needed}, but {self.model} was asked for as {self.name}."
-            )
-
-    @property
-    def recipe(self) -> str:
-        architecture = self.model if self.weights is not None else sha256(weights_path(self.model) / CONFIG)[:16]
-        return f"open_clip {architecture} projection, its evaluation transform on PIL"
-
-    def forward(self, images: Tensor) -> Tensor:
-        import torch
-        from PIL import Image
-
-        model, transform, _ = _load_clip(self)
-        rows = images.permute(0, 2, 3, 1).cpu().numpy()
-        batch = torch.stack([transform(Image.fromarray(row)) for row in rows])
-        return model.encode_image(batch.to(best_device(self.device)))
-
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings float32 (N, D); longer texts are cut at the context length with the end token kept."""
-        model, _, tokenizer = _load_clip(self)
-        parts = []
-        with exact():
-            for start in range(0, len(texts), BATCH):
-                tokens = tokenizer(list(texts[start : start + BATCH])).to(best_device(self.device))
-                parts.append(model.encode_text(tokens).float().cpu().numpy())
-        return np.concatenate(parts)
-
-    def truncated(self, texts: Sequence[str]) -> int:
-        """How many texts are longer than the tower reads: one more place would change the tokens before it."""
-        tokenizer = _load_clip(self)[2]
-        length = tokenizer.context_length
-        short, long = tokenizer(list(texts), length), tokenizer(list(texts), length + 1)
-        return int((short != long[:, :length]).any(dim=1).sum())
-
-
 CONFIG = "open_clip_config.json"
-
-
-@functools.cache
-def _load_clip(network: OpenClip) -> tuple[Any, Any, Any]:
-    import open_clip
-    import torch
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-    from safetensors import SafetensorError
-
-    (weights,) = network.files()
-    name = network.model if network.weights is not None else f"local-dir:{weights_path(network.model)}"
-    pretrained = str(weights) if network.weights is not None else None
-    try:
-        with torch.random.fork_rng(devices=[]):  # building a module draws initial values
-            model = open_clip.create_model(name, pretrained=pretrained, require_pretrained=True)
-    except (RuntimeError, SafetensorError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise misfit(network, error) from error
-    model.eval().requires_grad_(False).to(best_device(network.device))
-    assert not model.training, "open_clip returns models in training mode"
-    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
-    return model, transform, open_clip.get_tokenizer(name)
+TAPS = (1, 4, 7, 9, 11)  # the five ReLUs of AlexNet's convolutions
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # lpips.ScalingLayer
