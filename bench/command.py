@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         known = ", ".join([*VERBS[:-1], *SAME])
         sys.exit(f"bench: no command {words[0]!r}; commands are {known}. A run is: method=pair dataset=halftone.")
     else:
-        from bench.__main__ import start
+        from bench.runs import start
 
         sys.argv = [sys.argv[0], *words]
         start()

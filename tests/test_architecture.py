@@ -17,7 +17,7 @@ MAY_IMPORT = {"bench": {"bench"}, "methods": {"bench"}, "metrics": {"bench", "me
 # here is a command: above all rooms.
 ROOMS = """
 errors paths files seeding settings progress contracts mini data backbones adapters sampling training track cell
-fairness compose store analysis steps run report study sweeps mini.recipe
+fairness compose store analysis steps run report study sweeps runs command mini.recipe
 """.split()
 RECIPE = (
     "bench.mini.recipe",

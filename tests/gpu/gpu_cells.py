@@ -53,7 +53,7 @@ class Outcome:
 def a_cell(method: str, dtype: str, device: str, results: Path, seed: int = 0, more: Sequence[str] = ()) -> Cell:
     from hydra import compose, initialize_config_dir
 
-    from bench.__main__ import CONF, cell, register_datasets
+    from bench.runs import CONF, cell, register_datasets
 
     recipe = () if method in UNTRAINED else (f"method.recipe.steps={STEPS}",)
     own = (f"method={method}", f"backbone.dtype={dtype}", f"backbone.device={device}", f"seed={seed}")
