@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -75,6 +76,8 @@ def add_own_configurations() -> None:
 
 def start() -> None:
     """A run or a sweep from the words of the command line. Exits with 1 where a cell failed."""
+    if not os.environ.get("BENCH_RESULTS"):
+        os.environ.pop("BENCH_RESULTS", None)  # empty means unset
     paths.extend_packages()
     register_datasets()
     register_launchers()

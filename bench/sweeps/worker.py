@@ -27,7 +27,7 @@ from bench.files import atomic_write
 from bench.paths import extend_packages
 from bench.settings import digest
 from bench.steps.work import Work
-from bench.store import leases
+from bench.store import leases, stored_classes
 from bench.store.provenance import provenance
 from bench.store.record import Record
 from bench.sweeps.packs import shapes
@@ -75,6 +75,7 @@ class Worker:
         self.told["gpu"] = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.told |= (owner := leases.myself())
         self.file = sweep.folder / "workers" / f"{owner['host']}-{owner['pid']}-{int(owner['started'])}.json"
+        stored_classes.check_name(sweep.settings.runner, sweep.folder / "sweep.json")
         module, _, name = sweep.settings.runner.rpartition(".")
         self.runner: Callable[..., Any] = getattr(importlib.import_module(module), name)
 
