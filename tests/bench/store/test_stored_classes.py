@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.store.finished import reopen
+from bench.steps.reopen import reopen
 from finished_cells import finished
 from light import light_cell, submitted
 
@@ -26,7 +26,7 @@ FOREIGN = [
     "trap",
     "bench.files.atomic_write",  # ours, but a function that writes
     "bench.files.os.system",
-    "bench.work.Work",  # ours, but no registered class
+    "bench.steps.work.Work",  # ours, but no registered class
     "methods.trap.Trap",  # in a folder of plug-ins, but not there
     "methods.pair.subprocess",
     "methods..pair.PairCustomization",
