@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.steps.reopen import reopen
 from finished_cells import finished
 from light import light_cell, submitted
 
 from bench.contracts import BenchError
 from bench.paths import CONF
+from bench.steps.reopen import reopen
 from bench.store import stored_classes
 from bench.sweeps.sweep import Sweep
 from bench.sweeps.worker import Worker
