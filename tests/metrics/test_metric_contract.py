@@ -181,7 +181,7 @@ def test_its_directions_are_right(case):
         if name.endswith(NO_CONTEST) or abs(gaps[other]) <= ROUNDING * max(1, abs(right)):
             continue
         told_apart += 1
-        better = (gaps[other] > 0) == metric.higher_is_better[name]
+        better = metric.higher_is_better.get(name) == (gaps[other] > 0)
         assert not better, f"{name} is {right:.3g} for the right images and {others[other][name]:.3g} for {other}"
     assert told_apart, f"no number of it tells the right images from {', '.join(others)}"
 
