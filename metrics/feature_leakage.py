@@ -37,6 +37,8 @@ def cosine_gaps(store: FeatureStore, network: ImageNetwork, evaluation: Evaluati
 class FeatureLeak(Metric):
     """The leak in cosine of a network's features, its rate, and that of prompts of the training picture's class."""
 
+    copying: ClassVar = True
+
     def __init__(self, network: ImageNetwork):
         self.network = network
 
@@ -77,6 +79,7 @@ class ClipImageLeak(FeatureLeak):
 class ClipTextLeak(Metric):
     """100 x [cos(ym, T(q_k)) - cos(y0, T(q_k))] less the same for control captions; q_k captions training content."""
 
+    copying: ClassVar = True
     higher_is_better: ClassVar = {"clip_text_leak": False, "clip_text_leak_related": False}
 
     def __init__(self, network: OpenClip):
