@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.adapters.cross_attention import CrossAttention, read_image_adapter
+from bench.adapters.cross_attention import CrossAttention
 from bench.adapters.full_fine_tuning import FullWeights
+from bench.adapters.image_adapter_files import read_image_adapter
 from bench.adapters.lora_files import ranks, read_lora
 from bench.adapters.low_rank import INITS, Layer, add_delta, orthonormal, widths
 from bench.adapters.routing import Block

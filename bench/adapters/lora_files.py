@@ -43,7 +43,7 @@ def read_lora(path: Path, network: Any = None) -> dict[str, Tensor]:
     """
     tensors, settings, header = _opened(path)
     alphas = {name: value for name, value in tensors.items() if name.endswith(".alpha")}
-    weights = {name: value for name, value in tensors.items() if name not in alphas}
+    weights = {name: value.detach() for name, value in tensors.items() if name not in alphas}  # an object for each name
     names = _names(path, weights, network)
     layers = _layers(path, names, weights, network)
     scales = Scales(path, settings, _alphas(path, alphas, layers), header)
@@ -119,7 +119,7 @@ def _names(path: Path, weights: Mapping[str, Tensor], network: Any) -> dict[str,
     state = _of_kohya(path, weights, network) if kohya else {_prefixed(name): value for name, value in weights.items()}
     converted = {id(value): key for key, value in convert_unet_state_dict_to_peft(state).items()}
     names = {name: converted.get(id(value), "") for name, value in weights.items()}
-    wrong = {name: "names of no known format" for name, ours in names.items() if not OURS.fullmatch(ours)}
+    wrong = {name: "names that are unknown or doubled" for name, ours in names.items() if not OURS.fullmatch(ours)}
     if wrong:
         raise refused(path, wrong, ADVICE)
     return names
@@ -143,7 +143,8 @@ def _of_kohya(path: Path, weights: Mapping[str, Tensor], network: Any) -> dict[s
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BenchError(
-            f"{path} is not used, since diffusers cannot rename kohya's keys ({type(error).__name__}: {reason}); {ADVICE}."
+            f"{path} is not used, since diffusers cannot rename its keys of kohya's kind "
+            f"({type(error).__name__}: {reason}); {ADVICE}."
         ) from error
 
 
@@ -201,7 +202,11 @@ def _alphas(path: Path, alphas: Mapping[str, Tensor], layers: Mapping[str, tuple
     wrong = {name: _unsupported(name) or "alphas without a layer" for name in alphas if name[:-6] not in sites}
     wrong |= {name: "alphas that are not one number" for name, value in alphas.items() if value.numel() != 1}
     if alphas:
-        wrong |= {f"{base}": "layers without an alpha beside others with one" for base in sites if f"{base}.alpha" not in alphas}
+        wrong |= {
+            f"{base}": "layers without an alpha beside others with one"
+            for base in sites
+            if f"{base}.alpha" not in alphas
+        }
     if wrong:
         raise refused(path, wrong, ADVICE)
     return {sites[name[:-6]]: float(value) for name, value in alphas.items()}

@@ -28,9 +28,7 @@ HEADER_FLAGS = ("use_rslora", "rslora", "use_dora")
 class Scales:
     """The scale of each site. `settings` are PEFT's (empty: none), `alphas` numbers by site, `header` other text."""
 
-    def __init__(
-        self, path: Path, settings: Mapping[str, Any], alphas: Mapping[str, float], header: Mapping[str, str]
-    ):
+    def __init__(self, path: Path, settings: Mapping[str, Any], alphas: Mapping[str, float], header: Mapping[str, str]):
         self.path, self.settings, self.alphas, self.header = path, settings, alphas, header
         if settings and alphas:
             raise BenchError(f"{path} has both PEFT's settings and .alpha tensors; save it with one of them.")
@@ -58,7 +56,7 @@ class Scales:
         from peft.utils.other import get_pattern_key
 
         known = self.settings.get(patterns) or {}
-        return known.get(get_pattern_key(known, site), self.settings.get(default, getattr(LoraConfig(), default)))
+        return known.get(get_pattern_key(list(known), site), self.settings.get(default, getattr(LoraConfig(), default)))
 
     def _check_header(self, rank: int) -> None:
         """A scale that stands in the header's text alone is refused: no reader agrees on what it means."""

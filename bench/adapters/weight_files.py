@@ -1,4 +1,4 @@
-"""Files of tensors that others made: opened without running code, and refused unless every tensor is one to compute with."""
+"""Files of tensors that others made: opened without running code, and checked to hold finite numbers alone."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def parsed(text: str, path: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BenchError(f"The settings of the adapter {path} are not JSON ({error}); save the adapter again.") from None
+        raise BenchError(
+            f"The settings of the adapter {path} are not JSON ({error}); save the adapter again."
+        ) from None
     if not isinstance(found, dict):
         raise BenchError(f"The settings of the adapter {path} are no JSON object; save the adapter again.")
     return found

@@ -84,13 +84,15 @@ def merged(network, pairs, scale):
 
 
 def diffusers_names(pairs):
-    return {f"unet.{site}.lora_{half}.weight": x for site, both in pairs.items() for half, x in zip("AB", both)}
+    return {
+        f"unet.{site}.lora_{half}.weight": x for site, both in pairs.items() for half, x in zip("AB", both, strict=True)
+    }
 
 
 def lora_names(pairs):
     """diffusers before PEFT."""
     ends = ("lora.down", "lora.up")
-    return {f"unet.{site}.{end}.weight": x for site, both in pairs.items() for end, x in zip(ends, both)}
+    return {f"unet.{site}.{end}.weight": x for site, both in pairs.items() for end, x in zip(ends, both, strict=True)}
 
 
 def processor_names(pairs, prefix=""):
@@ -98,7 +100,7 @@ def processor_names(pairs, prefix=""):
     state = {}
     for site, both in pairs.items():
         place, _, name = site.replace(".to_out.0", ".to_out").rpartition(".")
-        for end, x in zip(("down", "up"), both):
+        for end, x in zip(("down", "up"), both, strict=True):
             state[f"{prefix}{place}.processor.{name}_lora.{end}.weight"] = x
     return state
 
@@ -107,13 +109,18 @@ def kohya_names(pairs, alphas=lambda site: None, rename=lambda site: site):
     state = {}
     for site, both in pairs.items():
         name = "lora_unet_" + rename(site).replace(".", "_")
-        state |= {f"{name}.lora_{end}.weight": x for end, x in zip(("down", "up"), both)}
+        state |= {f"{name}.lora_{end}.weight": x for end, x in zip(("down", "up"), both, strict=True)}
         if alphas(site) is not None:
             state[f"{name}.alpha"] = torch.tensor(float(alphas(site)))
     return state
 
 
-INSIDE = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
+INSIDE = {
+    "conv1": "in_layers.2",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
 
 
 def original(site):
@@ -135,7 +142,8 @@ def original(site):
 
 def metadata(**settings):
     """A safetensors header as diffusers' save_lora_weights writes it."""
-    return {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in settings.items()})}
+    whole = {"target_modules": [end.removeprefix(".") for end in FEED_FORWARD], **settings}
+    return {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in whole.items()})}
 
 
 def peft_folder(folder, network, pairs, **settings):
@@ -146,7 +154,7 @@ def peft_folder(folder, network, pairs, **settings):
     model = get_peft_model(copy.deepcopy(network), LoraConfig(r=4, target_modules=targets, **settings))
     parts = dict(model.named_parameters())
     for site, both in pairs.items():
-        for half, x in zip("AB", both):
+        for half, x in zip("AB", both, strict=True):
             parts[f"base_model.model.{site}.lora_{half}.default.weight"].data = x
     model.save_pretrained(folder)
     return folder
@@ -154,9 +162,7 @@ def peft_folder(folder, network, pairs, **settings):
 
 def saved(path, state, header=None):
     if path.suffix == ".safetensors":
-        save_file({key: value.contiguous() for key, value in state.items()}, path, header)
+        save_file({key: value.clone().contiguous() for key, value in state.items()}, path, header)
     else:
         torch.save(state, path)
     return path
-
-
