@@ -377,8 +377,7 @@ def test_collected_files_predict_as_in_diffusers(name):
     backbone = loaded_backbone(MINI)
     path = Path(os.environ["BENCH_CASES"]) / "lora" / f"{name}.safetensors"
     text = backbone.embed(["a dog", "a cat"])
-    z, t, _ = rows()
-    z = z.repeat(1, 1, 2, 2)[:, :, : backbone.latent_shape[1], : backbone.latent_shape[2]]
+    z, t = torch.randn(2, *backbone.latent_shape, generator=generator("rows")), torch.tensor([500, 20])
     bank = Bank(backbone, {"style": AdapterSpec(1, file=str(path))}, [generator("adapters", 0)])
     with torch.no_grad():
         mine = bank.answer([(0, Ask(z, t, text, {"style": 1.0}, frozenset({"style"})))])[0]
