@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.adapters import adapter_files
 from bench.adapters.cross_attention import CrossAttention
 from bench.adapters.full_fine_tuning import FullWeights
-from bench.adapters.image_adapter_files import read_image_adapter
 from bench.adapters.lora_files import ranks, read_lora
 from bench.adapters.low_rank import INITS, Layer, add_delta, orthonormal, widths
 from bench.adapters.routing import Block
@@ -71,6 +71,7 @@ class Bank:
 
         Gradients are recorded when any of the asks trains an adapter, unless the caller has turned them off.
         """
+        self._check_names(asks)
         trained = (name for _, ask in asks for name in ask.trains)
         self.trained = frozenset(trained) if torch.is_grad_enabled() else frozenset()
         self.active = self._route(asks)
@@ -79,6 +80,12 @@ class Bank:
         if not self.trained:
             self.settle()
         return list(out.split([len(ask.z) for _, ask in asks]))
+
+    def _check_names(self, asks: Sequence[tuple[int, Ask]]) -> None:
+        unknown = {name for _, ask in asks for name in ask.adapters} - self.specs.keys()
+        if unknown:
+            known = ", ".join(self.specs) or "none"
+            raise BenchError(f"The adapter {min(unknown)!r} was asked for; declared are {known} (Method.adapters).")
 
     def _forward(self, asks: Sequence[Ask]) -> Tensor:
         for name, weights in self.full.items():
@@ -233,30 +240,15 @@ class Bank:
         return self.full[name].files(name) if name in self.full else {f"{name}.safetensors": ""}
 
     def save(self, name: str, cell: int, folder: Path) -> None:
-        """Write an adapter, or fine-tuned weights in diffusers' folders and names, below a folder."""
-        from safetensors.torch import save
+        """Write an adapter, or fine-tuned weights in diffusers' folders and names, below a folder.
 
-        from bench.files import atomic_write
-
-        state = self.state(name, cell)
-        for path, beginning in self.files(name).items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            part = {key.removeprefix(beginning): value for key, value in state.items() if key.startswith(beginning)}
-            atomic_write(folder / path, save(part))
+        Raises BenchError when a number is not finite.
+        """
+        adapter_files.save(folder, self.files(name), self.state(name, cell))
 
     def read(self, name: str, cell: int, folder: Path) -> None:
-        """Fill one adapter from what `save` wrote below a folder; where nothing was written, leave it."""
-        from safetensors.torch import load_file
-
-        open_file = load_file if name in self.full else read_image_adapter if name in self.crossed else read_lora
-        state = {
-            beginning + key: value
-            for path, beginning in self.files(name).items()
-            if (folder / path).is_file()
-            for key, value in open_file(folder / path).items()
-        }
-        if state:
-            self.load(name, cell, state)
+        """Fill one adapter from what `save` wrote below a folder. Raises BenchError where it is not there or not whole."""
+        self.load(name, cell, adapter_files.read(folder, self.files(name)))
 
     # --- creation
 

@@ -33,7 +33,5 @@ def log_step(work: Work, step: Step) -> None:
 
 def save_adapters(work: Work) -> None:
     """Write what was trained, and not what was read from a file."""
-    if work.method.recipe is not None:
-        for name, spec in work.bank.specs.items():
-            if getattr(spec, "file", None) is None:
-                work.bank.save(name, work.slot or 0, work.folder / "adapters")
+    for name in work.trained(work.bank):
+        work.bank.save(name, work.slot or 0, work.folder / "adapters")
