@@ -247,7 +247,7 @@ class Bank:
         adapter_files.save(folder, self.files(name), self.state(name, cell))
 
     def read(self, name: str, cell: int, folder: Path) -> None:
-        """Fill one adapter from what `save` wrote below a folder. Raises BenchError where it is not there or not whole."""
+        """Fill one adapter from what `save` wrote below a folder. Raises BenchError unless it is there, whole."""
         self.load(name, cell, adapter_files.read(folder, self.files(name)))
 
     # --- creation

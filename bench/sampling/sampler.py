@@ -170,8 +170,8 @@ def check_latents(z: Tensor, step: str) -> None:
     sound = (z.abs() <= LARGEST).flatten(1).all(1)  # false for NaN
     if not sound.all():
         raise BenchError(
-            f"{int((~sound).sum())} of {len(z)} latents became NaN or larger than {LARGEST:g} in {step} of sampling; lower the "
-            "strength or sampler.cfg, or type backbone.dtype=float32 if it is float16."
+            f"{int((~sound).sum())} of {len(z)} latents became NaN or larger than {LARGEST:g} in {step} of sampling; "
+            "lower the strength or sampler.cfg, or type backbone.dtype=float32 if it is float16."
         )
 
 
