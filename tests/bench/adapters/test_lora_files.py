@@ -208,7 +208,7 @@ def test_a_file_with_one_tensor_changed_is_refused(name, how, tmp_path):
     draw = generator(name, how)
     tried = [key for key in state if how != "turned" or state[key].dim() == 2 and len(set(state[key].shape)) == 2]
     tried = [key for key in tried if how != "renamed" or "attentions" in key]
-    for i in torch.randperm(len(tried), generator=draw)[:5].tolist():
+    for i in torch.randperm(len(tried), generator=draw)[:2].tolist():
         path = saved(tmp_path / "lora.safetensors", changed(state, tried[i], how), header)
         with pytest.raises(BenchError) as error:
             read_lora(path, network)
@@ -222,7 +222,7 @@ def test_every_tensor_counts(name, tmp_path):
     state = names(halves(network, ends, rank or (lambda site: 4)))
     before = read_lora(saved(tmp_path / "lora.safetensors", state, header), network)
     seen = set()
-    for key in list(state)[:: max(1, len(state) // 6)]:
+    for key in list(state)[:: max(1, len(state) // 4)]:
         after = read_lora(saved(tmp_path / "lora.safetensors", state | {key: 2 * state[key]}, header), network)
         differing = {ours for ours in before if not torch.equal(before[ours], after[ours])}
         assert len(differing) == 1

@@ -64,14 +64,14 @@ def swapped(path):
     path.write_bytes(other.read_bytes())
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-@pytest.mark.parametrize("harm", [gone, emptied, flipped, swapped])
+HARMS = [(harm, True) for harm in (gone, emptied, flipped, swapped)] + [(gone, False), (emptied, False)]
+
+
+@pytest.mark.parametrize("harm, recorded", HARMS)
 @pytest.mark.parametrize("name", ["style", "content"])
 def test_a_strength_is_not_drawn_with_another_adapter(results, name, harm, recorded, monkeypatch):
-    """Also of a record of an older version that lists nothing, where names and shapes can tell."""
+    """Also of a record of an older version that lists nothing, where names and shapes tell it."""
     if not recorded:
-        if harm in (flipped, swapped):
-            pytest.skip("only the digest can tell")
         forget(results)
     before = (folder(results) / "record.json").read_bytes()
     harm(folder(results) / "adapters" / f"{name}.safetensors")
