@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from bench.settings import build, digest
+from bench.settings import build, check_finite, digest
 
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
 PARTS = ("method", "dataset", "backbone", "trainer", "sampler")  # of a cell's settings, those on which images depend
@@ -37,6 +37,11 @@ class Cell:
     group: str | None = None
     pack: int | str = "auto"  # cells trained together; their images do not depend on it
     fairness: Mapping[str, Any] = field(default_factory=dict)  # see bench/fairness.py; not part of the identity
+
+    def __post_init__(self) -> None:
+        for part in (*PARTS, "metrics", "tracker", "fairness"):
+            check_finite(getattr(self, part), part)
+        check_finite(self.strengths, "strength")
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def _strengths(asked: Any, method: Mapping[str, Any]) -> tuple[float, ...]:
         asked = method["curve"]
     try:
         return tuple(map(float, asked if isinstance(asked, list) else [asked]))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BenchError(f"strength={asked} was asked for; type a number, strength=[1,2] or curve.") from None
 
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -28,6 +29,26 @@ def _whole(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_whole(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def check_finite(value: Any, at: str) -> None:
+    """Raises BenchError for a number that is not finite anywhere in plain settings. `at` names them in errors."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            check_finite(item, f"{at}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            check_finite(item, at)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise BenchError(f"{at.lstrip('.')}={value} was asked for; type a finite number.")
+
+
+def finite(text: str) -> float:
+    """A number of the command line, as argparse's `type`. Raises ValueError unless it is finite."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def build(spec: Any, at: str = "") -> Any:
@@ -62,6 +83,7 @@ def construct(kind: Any, values: Mapping[str, Any], at: str) -> Any:
     """kind(**values). Raises BenchError for a key that it does not know, and for a value of a plainly typed field of a
     dataclass that is not of its type."""
     at, known = at.lstrip(".") or kind.__name__, inspect.signature(kind).parameters
+    check_finite(values, at)
     strange = sorted(set(values) - set(known))
     if strange and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
         raise BenchError(f"{at}.{strange[0]} was asked for; {at} knows {', '.join(known) or 'no settings'}.")

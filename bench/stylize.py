@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from bench.contracts import BenchError
 from bench.files import atomic_write
+from bench.settings import finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,11 +34,11 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--out", type=Path, required=True, help="the PNG to write")
     parse.add_argument("--fit", action="store_true", help="cut the centre out of an image that is not square")
     parse.add_argument("--prompt", help="what the image shows; default: a photo of a <noun of the cell's dataset>")
-    parse.add_argument("--strength", type=float, help="default: the method's own; Pair Customization took 6 here")
-    parse.add_argument("--start-t", type=float, default=600, help="timestep to go back to; more is more freedom")
+    parse.add_argument("--strength", type=finite, help="default: the method's own; Pair Customization took 6 here")
+    parse.add_argument("--start-t", type=finite, default=600, help="timestep to go back to; more is more freedom")
     parse.add_argument("--steps", type=int, help="DDIM steps of the whole way; default: as the cell was sampled")
     parse.add_argument("--refine", type=int, default=1, help="fixed-point steps per inversion step; 0: DDIM inversion")
-    parse.add_argument("--cfg", type=float, default=1.0, help="classifier-free guidance; at 1 strength 0 is the image")
+    parse.add_argument("--cfg", type=finite, default=1.0, help="classifier-free guidance; at 1 strength 0 is the image")
     return parse
 
 

@@ -7,7 +7,7 @@ The trainable numbers of one adapter lie in one flat tensor `theta` (K, n), so a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from math import prod
@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.adapters.cross_attention import CrossAttention, read_image_adapter
+from bench.adapters import adapter_files
+from bench.adapters.cross_attention import CrossAttention
 from bench.adapters.full_fine_tuning import FullWeights
-from bench.adapters.lora_files import read_lora
+from bench.adapters.lora_files import ranks, read_lora
 from bench.adapters.low_rank import INITS, Layer, add_delta, orthonormal, widths
 from bench.adapters.routing import Block
 from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, CrossAttentionSpec, FullSpec, Impossible, Spec, Text
@@ -39,6 +40,7 @@ class Bank:
         self.layers: dict[str, dict[str, Layer]] = {}  # adapter -> site -> layer
         self.full: dict[str, FullWeights] = {}  # fine-tuned weights of the whole network; then there is nothing else
         self.crossed: dict[str, CrossAttention] = {}  # adapters that read image tokens
+        self.read_files: dict[str, dict[str, Tensor]] = {}  # adapters that start from a file -> what it holds
         self.theta: dict[str, Tensor] = {}  # adapter -> (K, n)
         self.grad: dict[str, Tensor] = {}
         self.active: dict[str, list[Block]] = {}  # the routing of the current forward pass
@@ -69,6 +71,7 @@ class Bank:
 
         Gradients are recorded when any of the asks trains an adapter, unless the caller has turned them off.
         """
+        self._check_names(asks)
         trained = (name for _, ask in asks for name in ask.trains)
         self.trained = frozenset(trained) if torch.is_grad_enabled() else frozenset()
         self.active = self._route(asks)
@@ -77,6 +80,12 @@ class Bank:
         if not self.trained:
             self.settle()
         return list(out.split([len(ask.z) for _, ask in asks]))
+
+    def _check_names(self, asks: Sequence[tuple[int, Ask]]) -> None:
+        unknown = {name for _, ask in asks for name in ask.adapters} - self.specs.keys()
+        if unknown:
+            known = ", ".join(self.specs) or "none"
+            raise BenchError(f"The adapter {min(unknown)!r} was asked for; declared are {known} (Method.adapters).")
 
     def _forward(self, asks: Sequence[Ask]) -> Tensor:
         for name, weights in self.full.items():
@@ -192,55 +201,54 @@ class Bank:
         return state
 
     def load(self, name: str, cell: int, state: Mapping[str, Tensor]) -> None:
-        """Fill one adapter from a state dict as `state` gives it. Every site must be there, with the same rank."""
+        """Fill one adapter from a state dict as `state` gives it: these names in these shapes, and no others."""
         if name in self.full:
             return self.full[name].load(state)
         if name in self.crossed:
             return self.crossed[name].load(cell, state)
+        self._check(name, state)
         with torch.no_grad():
             for site, layer in self.layers[name].items():
                 if not layer.down.requires_grad:  # a frozen half, shared by all cells and banks until a file fills it
                     layer.down = layer.down.clone()
-                for key, target in (("lora_A", layer.down[cell]), ("lora_B", layer.up[cell])):
-                    found = state.get(f"unet.{site}.{key}.weight")
-                    if found is None or found.numel() != target.numel():
-                        shape = "nothing" if found is None else tuple(found.shape)
-                        raise BenchError(
-                            f"Loading adapter {name!r}: expected {tuple(target.shape)} for unet.{site}.{key}.weight, "
-                            f"found {shape}; use the rank and the layers that the file was trained with."
-                        )
-                    value = found.reshape(target.shape).to(target)
-                    target.copy_(value / layer.scale if key == "lora_B" else value)
+                down, up = (state[f"unet.{site}.lora_{half}.weight"] for half in "AB")
+                layer.down[cell].copy_(down)
+                layer.up[cell].copy_(up.reshape(layer.up[cell].shape).to(layer.up) / layer.scale)
+
+    def _check(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Raises BenchError unless a state dict has exactly the names and shapes of `state`, and finite numbers."""
+        shapes = dict(self._shapes(name))
+        found = {key: tuple(value.shape) for key, value in state.items()}
+        for key in [*shapes, *found]:
+            if shapes.get(key) != found.get(key):
+                raise BenchError(
+                    f"Loading adapter {name!r}: expected {shapes.get(key, 'nothing')} for {key}, found "
+                    f"{found.get(key, 'nothing')}; use the rank and the layers that the file was trained with."
+                )
+            if not state[key].isfinite().all():
+                raise BenchError(f"Loading adapter {name!r}: {key} holds NaN or infinity; train it again.")
+
+    def _shapes(self, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """The names and shapes of `state` of a low-rank adapter."""
+        for site, layer in self.layers[name].items():
+            ones = (1, 1) if layer.down.dim() == 5 else ()
+            yield f"unet.{site}.lora_A.weight", tuple(layer.down.shape[1:])
+            yield f"unet.{site}.lora_B.weight", (*layer.up.shape[1:], *ones)
 
     def files(self, name: str) -> dict[str, str]:
         """Where an adapter is kept: path below a folder -> the beginning of the names of `state` that goes there."""
         return self.full[name].files(name) if name in self.full else {f"{name}.safetensors": ""}
 
     def save(self, name: str, cell: int, folder: Path) -> None:
-        """Write an adapter, or fine-tuned weights in diffusers' folders and names, below a folder."""
-        from safetensors.torch import save
+        """Write an adapter, or fine-tuned weights in diffusers' folders and names, below a folder.
 
-        from bench.files import atomic_write
-
-        state = self.state(name, cell)
-        for path, beginning in self.files(name).items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            part = {key.removeprefix(beginning): value for key, value in state.items() if key.startswith(beginning)}
-            atomic_write(folder / path, save(part))
+        Raises BenchError when a number is not finite.
+        """
+        adapter_files.save(folder, self.files(name), self.state(name, cell))
 
     def read(self, name: str, cell: int, folder: Path) -> None:
-        """Fill one adapter from what `save` wrote below a folder; where nothing was written, leave it."""
-        from safetensors.torch import load_file
-
-        open_file = load_file if name in self.full else read_image_adapter if name in self.crossed else read_lora
-        state = {
-            beginning + key: value
-            for path, beginning in self.files(name).items()
-            if (folder / path).is_file()
-            for key, value in open_file(folder / path).items()
-        }
-        if state:
-            self.load(name, cell, state)
+        """Fill one adapter from what `save` wrote below a folder. Raises BenchError unless it is there, whole."""
+        self.load(name, cell, adapter_files.read(folder, self.files(name)))
 
     # --- creation
 
@@ -267,9 +275,9 @@ class Bank:
 
     def _create(self, name: str, spec: AdapterSpec) -> None:
         device, dtype = self.backbone.device, _dtype(self.backbone)
-        sites = self.backbone.sites(spec.where)
-        downs = {site: (spec.rank, *widths(module)[0]) for site, module in sites.items()}
-        ups = {site: (widths(module)[1], spec.rank) for site, module in sites.items()}
+        sites, rank = self._places(name, spec)
+        downs = {site: (rank[site], *widths(module)[0]) for site, module in sites.items()}
+        ups = {site: (widths(module)[1], rank[site]) for site, module in sites.items()}
         trained = spec.orthonormal_row is None
         sizes = [prod(downs[site]) * trained + prod(ups[site]) for site in sites]
         theta = torch.zeros(self.cells, sum(sizes), dtype=dtype, device=device)
@@ -283,10 +291,19 @@ class Bank:
             if trained:
                 down = _leaf(values[:, :split], grads[:, :split], downs[site])
             else:
-                frozen = orthonormal(spec, downs[site]).to(device, dtype)
+                frozen = orthonormal(replace(spec, rank=rank[site]), downs[site]).to(device, dtype)
                 down = frozen.expand(self.cells, *frozen.shape[1:])
-            scale = 1.0 if spec.alpha is None else spec.alpha / spec.rank
+            scale = 1.0 if spec.alpha is None else spec.alpha / rank[site]
             self.layers[name][site] = Layer(module, down, up, scale)
+
+    def _places(self, name: str, spec: AdapterSpec) -> tuple[Mapping[str, nn.Module], dict[str, int]]:
+        """The layers of an adapter by site and their ranks: a file's own, or else those that the spec names."""
+        if spec.file is None:
+            sites = self.backbone.sites(spec.where)
+            return sites, dict.fromkeys(sites, spec.rank)
+        self.read_files[name] = read_lora(Path(spec.file), self.backbone.network)
+        rank = ranks(self.read_files[name])
+        return {site: self.backbone.network.get_submodule(site) for site in rank}, rank
 
     # --- a cell takes its seat
 
@@ -310,7 +327,7 @@ class Bank:
             if spec.orthonormal_row is None:
                 layer.down[cell] = INITS[spec.init](tuple(layer.down.shape[1:]), generator).to(layer.down)
         if spec.file is not None:
-            self.load(name, cell, read_lora(Path(spec.file)))
+            self.load(name, cell, self.read_files[name])
 
 
 def _leaf(values: Tensor, grads: Tensor, shape: Sequence[int]) -> Tensor:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.adapters.image_adapter_files import read_image_adapter
 from bench.contracts import Backbone, BenchError, CrossAttentionSpec, Impossible
 from bench.data.weights import weights_at
 
@@ -250,20 +249,34 @@ def _projection(spec: CrossAttentionSpec, state: Mapping[str, Tensor], width: in
         hidden = HEAD * spec.heads
         resampler = (spec.features, spec.tokens, width, hidden, spec.heads, spec.depth)
         return lambda: Resampler(*resampler) if spec.heads else Linear(spec.features, spec.tokens, width)
-    if "proj.weight" in shapes:
-        out, features = shapes["proj.weight"]
-        _check_features(features, spec)
-        return lambda: Linear(features, max(1, out // shapes["norm.weight"][0]), width)
-    if "latents" in shapes:
-        hidden, features = shapes["proj_in.weight"]
-        _check_features(features, spec)
-        depth = 1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("layers."))
-        heads = shapes["layers.0.0.to_q.weight"][0] // HEAD
-        return lambda: Resampler(features, shapes["latents"][1], width, hidden, heads, depth)
+    try:
+        made = _of_file(shapes, spec, width)
+    except (KeyError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+        raise Impossible(
+            f"Image adapter: the projection in {spec.file} is not whole ({error!r}); stage it again."
+        ) from error
+    if made is not None:
+        return made
     raise Impossible(
         f"Image adapter: {spec.file} holds neither a linear projection (proj.weight) nor a resampler (latents); "
         "give a file of the base or the plus kind (method.file)."
     )
+
+
+def _of_file(shapes: Mapping[str, Any], spec: CrossAttentionSpec, width: int):
+    """What builds the projection whose weights have these shapes, or None for one of another kind."""
+    if "proj.weight" in shapes:
+        out, features = shapes["proj.weight"]
+        _check_features(features, spec)
+        tokens = max(1, out // shapes["norm.weight"][0])
+        return lambda: Linear(features, tokens, width)
+    if "latents" in shapes:
+        hidden, features = shapes["proj_in.weight"]
+        _check_features(features, spec)
+        depth = 1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("layers."))
+        heads, tokens = shapes["layers.0.0.to_q.weight"][0] // HEAD, shapes["latents"][1]
+        return lambda: Resampler(features, tokens, width, hidden, heads, depth)
+    return None
 
 
 def _check_features(features: int, spec: CrossAttentionSpec) -> None:
@@ -317,23 +330,3 @@ def _check_scales(scales: Mapping[str, Any], places: set[tuple[str, int, int]]) 
         if wrong or part not in {name for name, _ in counts}:
             have = ", ".join(f"{name}.{block} ({n})" for (name, block), n in sorted(counts.items()))
             raise BenchError(f"Scales were asked for at {part} {wrong or ''}; blocks and their attentions are {have}.")
-
-
-def read_image_adapter(path: Path) -> dict[str, Tensor]:
-    """Weights `image_proj.*` and `ip_adapter.*` of a public file: .safetensors, or .bin, opened with weights_only."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    groups = ("image_proj.", "ip_adapter.")
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            state = {group + key: value for group in groups for key, value in saved.get(group[:-1], {}).items()}
-    except (OSError, ValueError, RuntimeError, AttributeError, EOFError, UnpicklingError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BenchError(f"{path} cannot be read as weights of an image adapter ({reason}); stage it again.") from error
-    if not all(any(key.startswith(group) for key in state) for group in groups):
-        raise BenchError(f"{path} is no image adapter: it lacks image_proj or ip_adapter; give another method.file.")
-    return state

@@ -136,8 +136,14 @@ class FullWeights:
         return {key: leaf.detach().float().cpu().contiguous() for key, leaf in self.leaves.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Fill the weights from what `state` gave. Every weight must be there in its shape. Raises BenchError."""
+        """Fill the weights from what `state` gave: these names in these shapes, and no others. Raises BenchError."""
         self.forget()
+        extra = [key for key in state if key not in self.leaves]
+        if extra:
+            raise BenchError(
+                f"Loading fine-tuned weights: {len(extra)} have no place in the backbone, first {extra[0]}; "
+                "use the backbone and the text_encoder setting that they were trained with."
+            )
         for key, leaf in self.leaves.items():
             found = state.get(key)
             if found is None or found.shape != leaf.shape:

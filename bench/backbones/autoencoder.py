@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.backbones import read_config
 from bench.backbones.load import load_model
+from bench.contracts import BenchError
 
 if TYPE_CHECKING:
     import torch
@@ -64,9 +65,18 @@ class Autoencoder:
             return torch.cat([(self.pixels(part) * 255).round().to(torch.uint8) for part in parts])
 
     def pixels(self, z: Tensor) -> Tensor:
-        """(N, C, H, W) -> float (N, 3, P, P) in [0, 1], all at once, with gradients."""
+        """(N, C, H, W) -> float (N, 3, P, P) in [0, 1], all at once, with gradients.
+
+        Raises BenchError where the decoder gives NaN or infinity, which would become black or white pixels.
+        """
         latents = z.to(self.scale) / self.scale + self.shift
         x = self.network.decode(latents.to(self.network.dtype)).sample.to(self.scale.dtype)
+        if not x.isfinite().all():
+            raise BenchError(
+                f"The autoencoder gave NaN or infinity in {self.network.dtype} for latents of at most "
+                f"{float(z.detach().abs().max()):g}; give one that works in this precision (backbone.vae), or type "
+                "backbone.dtype=float32."
+            )
         return (x / 2 + 0.5).clamp(0, 1)
 
     def _at_once(self, pixels: int) -> int:

@@ -24,7 +24,7 @@ class AdapterSpec:
     init: str = "gaussian"  # gaussian: N(0, (1/r)^2) | kaiming: uniform, a = 1, within sqrt(3 / inputs)
     orthonormal_row: int | None = None
     basis_seed: int = 123846
-    file: str | None = None  # a LoRA file to start from, e.g. another cell's style to blend in
+    file: str | None = None  # a LoRA file to start from, e.g. another cell's style; it says rank and layers itself
 
 
 @dataclass(frozen=True)

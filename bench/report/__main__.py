@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.contracts import BenchError
 from bench.paths import results_folder
+from bench.settings import finite
 
 if TYPE_CHECKING:
     from bench.report.page import Gathered
@@ -22,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--results", type=Path, default=results_folder(), help="folder of the records")
     parse.add_argument("--where", nargs="+", action="extend", default=[], metavar="COLUMN=A,B", help="as bench.table")
     parse.add_argument("--out", type=Path, default=None, help="the page; default: report.html below --results")
-    parse.add_argument("--max-mb", type=float, default=5.0, help="most millions of bytes; images beyond are left out")
+    parse.add_argument("--max-mb", type=finite, default=5.0, help="most millions of bytes; images beyond are left out")
     parse.add_argument("--side", type=int, default=160, help="most pixels of a thumbnail's side")
     parse.add_argument("--gallery-metric", help="per-image metric of median and worst; default: conf/report.yaml")
     parse.add_argument("--mix", action="store_true", help="as bench.table: unlike fingerprints may share a column")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.adapters.bank import Bank
 from bench.contracts import Ask, BenchError, Text
-from bench.sampling.sampler import Request, Sampler, denoise
+from bench.sampling.sampler import Request, Sampler, check_latents, denoise
 
 
 @torch.no_grad()
@@ -50,8 +50,9 @@ def there_and_back(bank: Bank, request: Request, z: Tensor, sampler: Sampler, re
 @torch.no_grad()
 def invert(bank: Bank, z: Tensor, text: Text, scheduler: Any, steps: Tensor, refine: int) -> Tensor:
     """The latents (N, C, H, W) from which the untouched backbone's DDIM `steps`, high to low, come to z."""
-    for t in steps.flip(0):
+    for k, t in enumerate(steps.flip(0)):
         z = _undone(bank, z, t, text, scheduler, refine)
+        check_latents(z, f"inversion step {k + 1} of {len(steps)}")
     return z
 
 

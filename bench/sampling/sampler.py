@@ -20,6 +20,7 @@ from bench.contracts import Ask, BenchError, Dataset, Method, Text, plain_guidan
 from bench.seeding import EVALUATION_SEED_OFFSET, generator
 
 Guide = Generator[Ask, Any, Tensor]
+LARGEST = 1e6  # of a latent while sampling; those of the usual schedulers stay below 100
 IMAGES_KEPT = 512  # latents at the start of the methods; 256 KiB each on SDXL
 
 
@@ -153,14 +154,25 @@ def denoise(
     """Latents (N, C, H, W), the rows of all parts in order, through some or all timesteps of the scheduler."""
     texts = [_texts(bank.backbone, request, chosen) for request, chosen in parts]
     counts = [len(chosen) for _, chosen in parts]
-    for t in steps:
+    for k, t in enumerate(steps):
         scaled = scheduler.scale_model_input(z, t)
         guides = [
             (request.cell, _guide(request, part, t, text, sampler))
             for (request, _), part, text in zip(parts, scaled.split(counts), texts, strict=True)
         ]
         z = scheduler.step(torch.cat(resolve(bank, guides)), t, z).prev_sample
+        check_latents(z, f"step {k + 1} of {len(steps)}")
     return z
+
+
+def check_latents(z: Tensor, step: str) -> None:
+    """Raises BenchError for latents (N, C, H, W) with NaN or beyond LARGEST, which would become black images."""
+    sound = (z.abs() <= LARGEST).flatten(1).all(1)  # false for NaN
+    if not sound.all():
+        raise BenchError(
+            f"{int((~sound).sum())} of {len(z)} latents became NaN or larger than {LARGEST:g} in {step} of sampling; "
+            "lower the strength or sampler.cfg, or type backbone.dtype=float32 if it is float16."
+        )
 
 
 def _decode(backbone, z: Tensor, batch: int = 16) -> Tensor:

@@ -11,15 +11,16 @@ from bench.steps.load import possible
 from bench.steps.record import note_departures
 from bench.steps.score import forget, measure
 from bench.steps.work import Work
-from bench.store import scored
+from bench.store import contents, scored
 from bench.store.record import Record, Store
 
 
 def extend(cell: Cell, store: Store, record: Record) -> Record:
     """Score stored images, and sample the stored adapter where images are missing; returns the updated record."""
     with held(store, cell.run_id) as empty:
-        work = Work(cell, store.folder(cell.run_id))
+        work = Work(cell, store.folder(cell.run_id), record=record)
         try:
+            work.check("per_image.csv")
             possible(work)  # the backbone is loaded only when there is something to draw
             for strength, names in scored.lacks(record, cell):
                 known = [name for name in names if name in work.metrics]
@@ -28,6 +29,7 @@ def extend(cell: Cell, store: Store, record: Record) -> Record:
         finally:
             work.close()
         record.config["scored"] += work.scored
+        record.config[contents.KEY] = contents.extended(work.folder, record.config, work.drawn)
         record.notes += [note for note in work.notes if note not in record.notes]
         note_departures(record, cell)
         store.update(record)

@@ -37,6 +37,5 @@ def save_adapters(work: Work) -> None:
     if work.method.recipe is not None:
         for sentence in high_ends(work.training_log.path):
             work.note(sentence)
-        for name, spec in work.bank.specs.items():
-            if getattr(spec, "file", None) is None:
-                work.bank.save(name, work.slot or 0, work.folder / "adapters")
+    for name in work.trained(work.bank):
+        work.bank.save(name, work.slot or 0, work.folder / "adapters")

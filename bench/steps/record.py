@@ -13,6 +13,7 @@ from bench.steps.baseline import baseline
 from bench.steps.costs import costs
 from bench.steps.sample import images
 from bench.steps.work import Work
+from bench.store import contents
 from bench.store.provenance import provenance
 from bench.store.record import Record
 
@@ -23,7 +24,7 @@ def record(work: Work, scores: list[dict[str, Any]]) -> Record:
     made = Record(cell.run_id, "done", notes=work.notes, scores=scores)
     work.attempt(lambda: show(work, made))
     made.status, made.reason = _status(work)
-    made.config, made.cost = work.config(), costs(work)
+    made.config, made.cost = work.config() | {contents.KEY: contents.contents(work.folder)}, costs(work)
     note_departures(made, cell)
     identity = cell.identity
     made.provenance = provenance(identity["dataset"]["content"], identity["backbone"]["weights"], work.started)

@@ -24,7 +24,7 @@ def reopen(folder: Path) -> Work:
             f"Cell {record.run_id} was made with another {' and another '.join(changed)} than is here now (other "
             "files, or another version of this project); run the cell again."
         )
-    return Work(cell, folder)
+    return Work(cell, folder, record=record)
 
 
 def read(folder: Path) -> Record:

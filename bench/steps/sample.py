@@ -82,6 +82,8 @@ def images(work: Work, strength: float) -> StoredImages:
     if _lacks_images(work, strength):
         ready = undrawn(work, strength)
         keep(work, strength, draw([work], strength)[0] if ready is None else ready)
+    else:
+        _check(work, _folder(work, strength))
     return stored(_folder(work, strength), names(work.shots))
 
 
@@ -96,7 +98,19 @@ def undrawn(work: Work, strength: float) -> np.ndarray | None:
 
 
 def keep(work: Work, strength: float, made: np.ndarray) -> None:
-    save_images(_folder(work, strength), made, names(work.shots))
+    _save(work, _folder(work, strength), made, names(work.shots))
+
+
+def _save(work: Work, folder: Path, made: np.ndarray, called: Sequence[str]) -> None:
+    save_images(folder, made, called)
+    work.drawn.add(folder.relative_to(work.folder).as_posix())
+
+
+def _check(work: Work, folder: Path) -> None:
+    """Raises BenchError unless stored images of a finished cell are those that its record lists."""
+    path = folder.relative_to(work.folder).as_posix()
+    if path not in work.drawn:
+        work.check(path)
 
 
 def class_images(work: Work, strength: float) -> StoredImages:
@@ -111,7 +125,9 @@ def class_images(work: Work, strength: float) -> StoredImages:
     if not folder.is_dir():
         request = Request(work.slot or 0, Plain(work.method), work.dataset, chosen, strength)
         (made,) = drawn(work.bank, [request], work.sampler, f"class images {strength:g}")
-        save_images(folder, made, names(chosen))
+        _save(work, folder, made, names(chosen))
+    else:
+        _check(work, folder)
     return stored(folder, names(chosen))
 
 

@@ -16,6 +16,7 @@ from bench.cell import PARTS, Cell
 from bench.contracts import AdapterSpec, Backbone, BenchError, Dataset, Method, Metric, Spec
 from bench.data.images import StoredImages
 from bench.settings import build, construct
+from bench.store import contents
 from bench.store.record import Record, Store
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Work:
     error: Exception | None = None  # what ended the cell
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     baseline: StoredImages | None = None  # set by `steps.baseline`
+    record: Record | None = None  # of the finished cell that is opened again
+    drawn: set[str] = field(default_factory=set)  # folders of images that were written, below `folder`
 
     def attempt(self, step: Callable[[], T]) -> T | None:
         """Do a step of a cell that nothing has ended so far; what goes wrong ends it, and no other cell."""
@@ -100,14 +103,28 @@ class Work:
 
     @cached_property
     def bank(self) -> Bank:
-        """The cell's adapters on the backbone, trained if the cell is finished."""
+        """The finished cell's adapters on the backbone. Raises BenchError unless they are as the record says."""
         from bench.adapters.bank import Bank
         from bench.seeding import generator
 
+        self.check("adapters/")
         bank = Bank(self.backbone, self.specs(), [generator("adapters", self.cell.seed)])
-        for name in bank.specs:
-            bank.read(name, 0, self.folder / "adapters")
+        try:
+            for name in self.trained(bank):
+                bank.read(name, 0, self.folder / "adapters")
+        except BaseException:
+            bank.close()
+            raise
         return bank
+
+    def trained(self, bank: Bank) -> list[str]:
+        """The adapters that training makes, and that are stored: not those that are read from a file."""
+        return [name for name, spec in bank.specs.items() if spec.file is None and self.method.recipe is not None]
+
+    def check(self, part: str) -> None:
+        """Raises BenchError unless a part of a finished cell is as its record lists it; see `store.contents`."""
+        if self.record is not None:
+            contents.check(self.folder, self.record.config, part)
 
     @cached_property
     def shots(self) -> list[Shot]:

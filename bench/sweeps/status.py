@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bench.contracts import BenchError
 from bench.paths import results_folder
 from bench.progress import clock
+from bench.settings import finite
 from bench.store.leases import now
 from bench.sweeps.plan import how_good
 from bench.sweeps.sweep import STATES, State, Sweep, sweeps
@@ -131,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse.add_argument("name", nargs="?", help="its folder below <results>/.sweeps; default: the newest")
     parse.add_argument("--results", type=Path, default=results_folder(), help="folder of the records")
     parse.add_argument("--once", action="store_true", help="show it once instead of following it")
-    parse.add_argument("--every", type=float, default=2.0, metavar="S", help="seconds between two looks")
+    parse.add_argument("--every", type=finite, default=2.0, metavar="S", help="seconds between two looks")
     options = parse.parse_args(arguments)
     follow(find(options.results, options.name), options.every, options.once or not sys.stdout.isatty())
 

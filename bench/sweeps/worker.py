@@ -25,7 +25,7 @@ from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.files import atomic_write
 from bench.paths import extend_packages
-from bench.settings import digest
+from bench.settings import digest, finite
 from bench.steps.work import Work
 from bench.store import leases, stored_classes
 from bench.store.provenance import provenance
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m bench.sweeps.worker", description="Work on a sweep until it is done."
     )
     parse.add_argument("folder", type=Path, help="<results>/.sweeps/<name>")
-    parse.add_argument("--limit-s", type=float, help="seconds that this worker has")
+    parse.add_argument("--limit-s", type=finite, help="seconds that this worker has")
     options = parse.parse_args(arguments)
     leave = Leave().catch(signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
     why = Worker(Sweep(options.folder), leave, options.limit_s).work()

@@ -14,7 +14,8 @@ from tiny import TinyBackbone, picture, tiny_dataset
 from torch.nn.functional import mse_loss
 
 from bench.adapters.bank import Bank
-from bench.adapters.cross_attention import CrossAttention, read_image_adapter
+from bench.adapters.cross_attention import CrossAttention
+from bench.adapters.image_adapter_files import read_image_adapter
 from bench.adapters.image_encoder import ImageEncoder
 from bench.contracts import Ask, BenchError, CrossAttentionSpec, Example, Impossible, Recipe, Text
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
@@ -467,3 +468,46 @@ def test_a_file_and_a_recipe_together_or_neither_are_refused(clip):
         with pytest.raises(BenchError, match="give one of them"):
             IPAdapter(clip, **settings)
     assert replace(learner(clip)).lacks(tiny_dataset(references=())) == "references"
+
+
+def mutated(state, key, how):
+    value = state[key]
+    rest = {name: x for name, x in state.items() if name != key}
+    return {
+        "gone": rest,
+        "renamed": rest | {f"{key}.more": value},
+        "turned": state | {key: value.T.contiguous() if value.dim() == 2 else value},
+        "not finite": state | {key: torch.full_like(value, float("nan"))},
+        "whole numbers": state | {key: value.to(torch.int8)},
+    }[how]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize("how", ["gone", "renamed", "turned", "not finite", "whole numbers"])
+@pytest.mark.parametrize("projection", [base_projection, plus_projection])
+def test_a_file_with_one_tensor_changed_is_refused(projection, how, suffix, tmp_path):
+    backbone = Shaped(sd)
+    state = read_image_adapter(public_file(backbone.network, projection, tmp_path))
+    keys = [key for key in state if how != "turned" or len(set(state[key].shape)) == 2]
+    for i in torch.randperm(len(keys), generator=generator("mutated"))[:6].tolist():
+        changed, path = mutated(state, keys[i], how), tmp_path / f"changed.{suffix}"
+        if suffix == "bin":
+            groups = {"image_proj": {}, "ip_adapter": {}}
+            for key, value in changed.items():
+                group, _, rest = key.partition(".")
+                groups[group][rest] = value
+            torch.save(groups, path)
+        else:
+            save_file(changed, path)
+        with pytest.raises(BenchError, match="Image adapter|have no place here|no image adapter"):
+            Bank(backbone, {"image": CrossAttentionSpec(FEATURES, file=str(path))}, [None])
+
+
+def test_no_group_of_a_file_is_passed_over(tmp_path):
+    state = torch.load(public_file(Shaped(sd).network, base_projection, tmp_path, "bin"), weights_only=True)
+    for extra in ({"face_proj": {"x": torch.ones(1)}}, {"scale": torch.ones(1)}, {"scale": 0.5}):
+        torch.save(state | extra, tmp_path / "more.bin")
+        with pytest.raises(
+            BenchError, match="no place here: 1 (weights of no image adapter|values that are no tensors)"
+        ):
+            read_image_adapter(tmp_path / "more.bin")

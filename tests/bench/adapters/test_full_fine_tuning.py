@@ -248,16 +248,12 @@ def test_weights_are_kept_as_diffusers_names_them_and_read_back_to_the_same_bits
         assert torch.equal(foreign.predict(z, t, foreign.embed(PROMPTS)), out)
 
 
-def test_half_of_the_files_is_a_sentence_and_none_is_a_beginning(tmp_path):
-    backbone = TinyBackbone()
-    bank = Bank(backbone, {"style": FullSpec(True)}, [None])
-    start = bank.row("style", 0).clone()
-    bank.read("style", 0, tmp_path)
-    assert torch.equal(bank.row("style", 0), start)
-    bank.save("style", 0, tmp_path)
-    (tmp_path / "style" / "text_encoder" / "model.safetensors").unlink()
+def test_weights_without_the_text_encoder_are_not_read_as_such_with_one():
+    bank, other = (Bank(TinyBackbone(), {"style": FullSpec(encoder)}, [None]) for encoder in (True, False))
     with pytest.raises(BenchError, match=r"expected \(16, 16\) for text_encoder.weight, found nothing"):
-        bank.read("style", 0, tmp_path)
+        bank.load("style", 0, other.state("style", 0))
+    with pytest.raises(BenchError, match="1 have no place in the backbone, first text_encoder.weight"):
+        other.load("style", 0, bank.state("style", 0))
 
 
 def test_the_record_counts_all_weights_and_the_bytes_of_all_files(tmp_path):

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from tiny import TinyBackbone, picture
 
 from bench.adapters.bank import Bank
-from bench.adapters.cross_attention import read_image_adapter
+from bench.adapters.image_adapter_files import read_image_adapter
 from bench.contracts import Ask, CrossAttentionSpec
 from bench.mini.recipe import encoder, export
 from bench.mini.recipe.world import World
