@@ -12,9 +12,11 @@ from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.data.schema import describe
 from bench.files import atomic_write
-from bench.run import complete, held
+from bench.steps.extend import held
+from bench.steps.identify import complete
 from bench.store.record import Record, Store
-from bench.sweeps.sweep import Settings, judge, submit
+from bench.sweeps.settings import Settings
+from bench.sweeps.sweep import judge, submit
 
 MINI = {
     "_target_": "bench.backbones.stable_diffusion.StableDiffusion",

@@ -54,16 +54,17 @@ def _composed(part: str, override: str) -> Mapping[str, Any]:
 def _cell(override: str) -> Any:
     from hydra import compose, initialize_config_dir
 
-    from bench.__main__ import CONF, cell
+    from bench.compose import cell
+    from bench.paths import CONF
 
     _registered()
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return cell(compose("config", [override]))
 
 
 @cache
 def _registered() -> None:
-    from bench.__main__ import register_datasets
+    from bench.compose import register_datasets
 
     register_datasets()
 

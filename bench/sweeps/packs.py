@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from bench.cell import PARTS, Cell
 from bench.contracts import BenchError
-from bench.run import begin, settled, whole
+from bench.run import run_together
 from bench.settings import digest
+from bench.steps.identify import begin, identify
+from bench.steps.work import Work
 from bench.store.record import Record
-from bench.work import Work
 
 if TYPE_CHECKING:
-    from bench.training.slots import Size
+    from bench.steps.slots import Size
 
 FREE = ("recipe", "strength", "curve", "deviations", "version", "start_t")  # of a method: what no adapter's shape tells
 
@@ -57,7 +58,7 @@ def run_pack(
             try:
                 if cell.run_id in under_way:  # the same images asked for at another strength
                     later.append(cell)
-                elif (record := settled(cell)) is not None:
+                elif (record := identify(cell)) is not None:
                     tell(record)
                 else:
                     under_way.add(cell.run_id)
@@ -72,7 +73,7 @@ def run_pack(
             finished(record)
 
     count = len(cells) if isinstance(cells, Sized) else 1
-    for record in whole(begun(), _size(cells, size), stop, count):
+    for record in run_together(begun(), _size(cells, size), stop, count):
         tell(record)
     if later and not stop():
         records |= {record.run_id: record for record in run_pack(later, size, finished, stop)}
@@ -89,7 +90,7 @@ def _size(cells: Iterable[Cell], asked: int | str) -> Size:
         raise BenchError(f"pack={asked} was asked for; type pack=auto or a number of cells, pack=4.")
 
     def size(first: Work) -> int:
-        from bench.training.probe import MOST, best_size
+        from bench.steps.probe import MOST, best_size
 
         return best_size(first, len(cells) if isinstance(cells, Sized) else MOST)
 

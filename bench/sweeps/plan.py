@@ -27,7 +27,9 @@ from bench.paths import cache_folder
 from bench.progress import clock
 from bench.settings import digest
 from bench.store.record import Record, Store
-from bench.sweeps.sweep import Settings, Sweep, Verdicts, code
+from bench.sweeps.settings import Settings
+from bench.sweeps.sources import code
+from bench.sweeps.sweep import Sweep, Verdicts
 
 PROBES = ".probe"
 LEVEL = 0.8  # of the interval
@@ -199,10 +201,11 @@ class _Memory:
 
 
 def _impossible_because(cell: Cell) -> str:
-    from bench.work import Work
+    from bench.steps.load import possible
+    from bench.steps.work import Work
 
     try:
-        Work(cell, cell.results).possible()
+        possible(Work(cell, cell.results))
     except Impossible as reason:
         return str(reason)
     return ""

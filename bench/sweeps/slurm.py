@@ -62,6 +62,9 @@ class Slurm(Pool):
     def to_cancel(self) -> str:
         return f"scancel --user {getpass.getuser()} --name {self.name}"
 
+    def dismiss(self) -> None:
+        """Jobs end by themselves."""
+
     def _not_more(self, started: int, error: str) -> int:
         """A limit on submitted jobs is no error while others run: those that were taken do the work."""
         self.refused = " ".join(error.split())

@@ -12,8 +12,6 @@ A verdict is a record in the store, never what a queue says about a job.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import os
 import re
@@ -27,34 +25,17 @@ from typing import Any
 from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.files import atomic_write
-from bench.paths import ROOT
-from bench.run import complete
 from bench.settings import digest
+from bench.steps.identify import complete
 from bench.store import leases, stored_classes
 from bench.store.provenance import patch
 from bench.store.record import Record, Store
+from bench.sweeps.settings import Settings
+from bench.sweeps.sources import code, described
 
 SWEEPS = ".sweeps"
 STATES = ("done", "failed", "skipped", "running", "open")
-SOURCES = ("bench", "methods", "metrics")
 OWN = ("seed", "results", "mode", "pack")  # of a cell: what is not kept with its combination
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a sweep is run; no image depends on it."""
-
-    plan: bool | str = False  # true: show what would be done; probe: measure short cells for it
-    wait: bool = True
-    pack: int | str = "auto"  # cells at a time in one worker
-    workers: int | None = None
-    mix_code: bool = False
-    attempts: int = 4  # workers that a cell may kill
-    lease_s: float = leases.LEASE_S
-    idle_s: float = 600.0  # a worker waits so long for others to give something back
-    poll_s: float = 2.0
-    price_per_gpu_hour: float | None = None
-    runner: str = "bench.sweeps.packs.run_pack"
 
 
 @dataclass(frozen=True)
@@ -188,8 +169,8 @@ class Sweep:
         here = code()
         if here["sources"] != self.code["sources"] and not self.settings.mix_code:
             raise BenchError(
-                f"Sweep {self.folder.name} was started with {_called(self.code)}; here is {_called(here)}. Go back to "
-                "that code, start the sweep in another folder (results=...), or type mix_code=true."
+                f"Sweep {self.folder.name} was started with {described(self.code)}; here is {described(here)}. Go back "
+                "to that code, start the sweep in another folder (results=...), or type mix_code=true."
             )
 
 
@@ -200,9 +181,6 @@ def _names(folder: Path, start: str, end: str) -> set[str]:
     except FileNotFoundError:
         return set()
     return {n[len(start) : len(n) - len(end)] for n in names if n.startswith(start) and n.endswith(end)}
-
-
-# --- a new one
 
 
 @dataclass
@@ -330,24 +308,3 @@ def seconds(record: Record) -> float:
 
 
 PHASES = ("load_s", "baseline_s", "prior_s", "train_s", "sample_s", "score_s")
-
-
-# --- the code that runs
-
-
-@functools.cache
-def code() -> dict[str, Any]:
-    """Commit, whether files differ from it, and a hash of all sources that a cell runs through."""
-    from bench.store.provenance import provenance_of_code
-
-    sources = hashlib.sha256()
-    for folder in SOURCES:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            sources.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return {**provenance_of_code(), "sources": sources.hexdigest()[:16]}
-
-
-def _called(known: Mapping[str, Any]) -> str:
-    if known.get("commit") is None:
-        return f"sources {known['sources']}"
-    return f"commit {known['commit'][:10]}{' with changes' if known['dirty'] else ''} (sources {known['sources']})"

@@ -25,12 +25,12 @@ from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.files import atomic_write
 from bench.settings import digest
+from bench.steps.work import Work
 from bench.store import leases, stored_classes
 from bench.store.provenance import provenance
 from bench.store.record import Record
 from bench.sweeps.packs import shapes
 from bench.sweeps.sweep import Entry, Sweep, seconds
-from bench.work import Work
 
 LOST_GPU = re.compile(r"CUDA error|CUBLAS_STATUS|CUDNN_STATUS|device-side assert")  # the process cannot go on
 SLACK = 1.3  # a cell may take so many times what was expected

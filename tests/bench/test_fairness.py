@@ -11,17 +11,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bench import fairness
 from bench import run as order
-from bench.__main__ import CONF, cell, register_datasets
 from bench.analysis import frames, plain_text
+from bench.compose import cell, register_datasets
 from bench.contracts import BenchError
 from bench.fairness import PREFIX, contract
+from bench.paths import CONF
 from bench.run import run
 from bench.store.record import Record, Store
 
 
 def composed(*overrides):
     register_datasets()
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return cell(compose("config", ["tracker=none", *overrides]))
 
 
@@ -108,20 +109,20 @@ def test_a_rule_that_means_nothing_is_told(asked):
 
 def test_strict_refuses_before_anything_runs_and_leaves_a_row(asked, monkeypatch):
     strict = under(replace(asked, seed=1), strict=True, budget={"steps": 5, "images": 7})
-    for part in ("job", "sample", "score"):
-        monkeypatch.setattr(order.Work, part, lambda *args: pytest.fail("something ran"))
+    for step in ("baseline.untouched", "slots.training_job", "sample.draw", "score.measure"):
+        monkeypatch.setattr(f"bench.steps.{step}", lambda *args: pytest.fail("something ran"))
     record = run(strict)
     assert record.status == "skipped" and record.reason == (
         "fairness: refused: 750 training steps, the budget is 5; 750 training images seen, the budget is 7. "
         "To run it with a footnote: fairness.strict=false."
     )
     assert [found.status for found in Store(asked.results).records() if found.run_id == strict.run_id] == ["skipped"]
-    monkeypatch.setattr(order, "whole", lambda *args: ["it runs"])
+    monkeypatch.setattr(order, "run_together", lambda *args: ["it runs"])
     assert run(replace(strict, fairness={"budget": {"steps": 5}})) == "it runs"
 
 
 def test_a_finished_cell_is_judged_anew_without_running(asked, monkeypatch):
-    monkeypatch.setattr(order, "whole", lambda *args: pytest.fail("it ran"))
+    monkeypatch.setattr(order, "run_together", lambda *args: pytest.fail("it ran"))
     store, noted = Store(asked.results), ["metric fid left out", f"{PREFIX}of an earlier contract"]
     store.publish(Record(asked.run_id, "done", None, {"scored": []}, {"train_s": 9.0}, notes=noted))
     for rules in ({"budget": {"steps": 700, "train_s": 8}}, {"start_t": 1, "strict": True}, {}):
@@ -171,7 +172,7 @@ def test_an_experiments_cells_keep_its_rules():
 
 def test_a_glob_over_the_group_is_every_method():
     register_datasets()
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         (override,) = parser.parse_overrides(["method=glob(*)"])
         found = set(override.sweep_string_iterator())

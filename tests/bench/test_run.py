@@ -13,14 +13,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from safetensors import safe_open
 
-from bench.__main__ import CONF, cell, register_datasets
 from bench.analysis import frames, plain_text
+from bench.compose import cell, register_datasets
 from bench.contracts import BenchError, Recipe
 from bench.data.images import stored
+from bench.paths import CONF
 from bench.run import run
 from bench.settings import build
+from bench.steps.work import Work
 from bench.store.record import Store, dumps
-from bench.work import Work
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -39,7 +40,7 @@ PAIR = ["method=pair", "method.recipe.steps=6", "method.content_steps=2", "datas
 
 def composed(results, *overrides):
     register_datasets()
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return cell(compose("config", [*SMALL, f"results={results}", *overrides]))
 
 
@@ -89,14 +90,14 @@ def test_adapters_go_to_the_layers_that_stand_for_the_named_ones(done, results):
 
 
 def test_a_finished_cell_is_shown_not_done_again(done, results, monkeypatch):
-    monkeypatch.setattr("bench.run.whole", forbidden)
-    monkeypatch.setattr("bench.run._complete", forbidden)
+    monkeypatch.setattr("bench.run.run_together", forbidden)
+    monkeypatch.setattr("bench.steps.identify.extend", forbidden)
     again = run(composed(results, *PAIR))
     assert dumps(again) == dumps(done)
 
 
 def test_another_strength_is_sampled_from_the_stored_adapter(done, results, monkeypatch):
-    monkeypatch.setattr(Work, "job", forbidden)
+    monkeypatch.setattr("bench.steps.slots.training_job", forbidden)
     more = run(composed(results, *PAIR, "strength=[3,0]"))
     folder, names = results / done.run_id / "images", ["000-s0", "000-s1", "001-s0", "001-s1"]
     assert str(values(more)) == str(values(done)) and set(values(more, 0.0)) == set(values(done))
@@ -108,7 +109,7 @@ def test_another_strength_is_sampled_from_the_stored_adapter(done, results, monk
 
 def test_another_metric_scores_stored_images_without_decoding_known_files(done, results, monkeypatch):
     before = Store(results).read(done.run_id)
-    for work in ("bench.work._drawn", "bench.data.images.load_image", "metrics.networks.OpenClip.forward"):
+    for work in ("bench.steps.sample.drawn", "bench.data.images.load_image", "metrics.networks.OpenClip.forward"):
         monkeypatch.setattr(work, forbidden)
     more = run(composed(results, *PAIR, "+metrics.again=${metrics.clip_score}"))
     assert str([entry for entry in more.scores if entry["group"] != "again"]) == str(before.scores)
@@ -180,7 +181,7 @@ def test_a_seed_and_a_strength_are_numbers(results):
 
 
 def test_weights_of_a_metric_that_are_missing_stop_the_cell_before_it_trains(results, monkeypatch):
-    monkeypatch.setattr(Work, "job", forbidden)
+    monkeypatch.setattr("bench.steps.slots.training_job", forbidden)
     record = run(composed(results, *PAIR, "metrics=sd", "seed=5"))
     assert record.status == "failed" and "missing_metrics=skip" in record.reason
 

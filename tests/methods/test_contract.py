@@ -14,7 +14,7 @@ from bench.adapters.bank import Bank
 from bench.contracts import Ask, CrossAttentionSpec, Loss, Method
 from bench.sampling.sampler import Request, Sampler, sample, shots
 from bench.seeding import generator
-from bench.work import LABELS
+from bench.steps.work import LABELS
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
 

@@ -432,13 +432,14 @@ def test_blocks_that_the_network_lacks_are_told():
 def test_absent_weights_skip_the_cell_and_name_what_makes_them(tmp_path):
     from hydra import compose, initialize_config_dir
 
-    from bench.__main__ import CONF, cell, register_datasets
+    from bench.compose import cell, register_datasets
+    from bench.paths import CONF
     from bench.run import run
 
     register_datasets()
     file = "bench/mini/weights/encoder/none.safetensors"
     overrides = ["method=ip_adapter", f"method.file={file}", "tracker=none", f"results={tmp_path}", "dataset=blueprint"]
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         asked = cell(compose("config", overrides))
     assert list(asked.identity["method"]["files"]) == [CLIP]
     record = run(asked)

@@ -9,6 +9,7 @@ import torch
 from metric_cases import dataset, scenes, sepia
 
 from bench.contracts import BenchError, Evaluation, Example, Impossible
+from bench.paths import CONF
 from bench.settings import build
 from metrics import networks
 from metrics.clip_score import ClipScore
@@ -206,7 +207,7 @@ def configured(name):
     hydra = pytest.importorskip("hydra")
     from omegaconf import OmegaConf
 
-    with hydra.initialize_config_dir(str(networks.ROOT / "conf"), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_container(hydra.compose(overrides=[f"+metrics={name}"]).metrics)
 
 

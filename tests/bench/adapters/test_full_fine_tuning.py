@@ -13,9 +13,11 @@ from bench.adapters.bank import Bank
 from bench.backbones import embedding
 from bench.contracts import AdapterSpec, Ask, BenchError, FullSpec, Impossible, Loss, Method, Recipe, Text
 from bench.seeding import generator
+from bench.steps.costs import costs as costs_of
+from bench.steps.job import save_adapters
+from bench.steps.work import Work
 from bench.training.latents import Latents
 from bench.training.trainer import Job, train
-from bench.work import Work
 
 RECIPE = Recipe(steps=6, lr=1e-3, batch_size=2, clip_norm=0.5)
 PROMPTS = ["a cat", "a dog", "a red car"]
@@ -262,8 +264,8 @@ def test_the_record_counts_all_weights_and_the_bytes_of_all_files(tmp_path):
     backbone, work = TinyBackbone(), Work(None, tmp_path)
     bank = work.bank = moved(backbone)
     work.method = SimpleNamespace(recipe=RECIPE)
-    work.save_adapters()
-    costs = work.costs()
+    save_adapters(work)
+    costs = costs_of(work)
     parameters = [*backbone.network.parameters(), *backbone.reader.parameters()]
     assert costs["trainable_parameters"] == sum(parameter.numel() for parameter in parameters)
     assert costs["adapter_bytes"] == sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))

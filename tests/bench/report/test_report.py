@@ -18,9 +18,10 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from report_records import METHODS, NASTY, PROMPTS, STRENGTHS, STYLES, TRUTH, study_of
 
-from bench.__main__ import CONF, cell, register_datasets
 from bench.analysis import frames
+from bench.compose import cell, register_datasets
 from bench.contracts import BenchError
+from bench.paths import CONF
 from bench.report.__main__ import main
 from bench.report.command import command, value
 from bench.report.figures import Point, cliques, figures, front, panels, ranked, write
@@ -28,9 +29,9 @@ from bench.report.gallery import galleries
 from bench.report.page import Wishes, build, gathered, settings
 from bench.report.publish import publish
 from bench.report.thumbnails import wanted
+from bench.steps.work import Work
 from bench.store.record import Record, Store
 from bench.track import Tracker
-from bench.work import Work
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +293,7 @@ def composed():
     register_datasets()
 
     def made(*overrides):
-        with initialize_config_dir(CONF, version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             return cell(compose("config", list(overrides)))
 
     return made

@@ -14,10 +14,13 @@ from bench.analysis.layouts import Source, metrics
 from bench.cell import identity
 from bench.contracts import BenchError, Metric, Score
 from bench.data.schema import describe
-from bench.run import complete, run
+from bench.run import run
+from bench.steps.identify import complete
+from bench.steps.sample import keep
+from bench.steps.score import measure
+from bench.steps.work import Work
 from bench.store import scored
 from bench.store.record import Record, Store, dumps
-from bench.work import Work
 
 
 class Bright(Metric):
@@ -90,8 +93,8 @@ def finished(cell):
     work = Work(cell, store.work(cell.run_id), store=store)
     record = Record(cell.run_id, "done", cost={"train_s": 1.0}, notes=work.notes)
     for k, strength in enumerate(cell.strengths):
-        work.keep(strength, pictures(k))
-        record.scores += work.score(strength, list(cell.metrics))
+        keep(work, strength, pictures(k))
+        record.scores += measure(work, strength, list(cell.metrics))
     record.config = work.config()
     store.publish(record)
 
@@ -100,17 +103,20 @@ def forbidden(*args, **kwargs):
     raise AssertionError("this was done already")
 
 
+NEVER = ("steps.sample.drawn", "steps.sample.draw", "steps.slots.training_job", "steps.work.loaded_backbone")
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A finished cell at two strengths, in a process that may neither train nor draw nor load the backbone."""
     file = tmp_path / "weights"
     file.write_text("3")
     identity.cache_clear()
-    monkeypatch.setattr(Work, "_own_images", lambda self, method, chosen, label: pictures(9))
-    for step in ("bench.work._drawn", "bench.work.draw", "bench.work.Work.job", "bench.work._loaded"):
-        monkeypatch.setattr(step, forbidden)
+    monkeypatch.setattr("bench.steps.baseline.untouched", lambda work, chosen, label: pictures(9))
+    for step in NEVER:
+        monkeypatch.setattr(f"bench.{step}", forbidden)
     finished(asked(tmp_path / "results", file))
-    monkeypatch.setattr("bench.run.whole", forbidden)
+    monkeypatch.setattr("bench.run.run_together", forbidden)
     yield tmp_path / "results", file
     identity.cache_clear()
 
@@ -155,7 +161,7 @@ def test_a_raised_version_scores_that_metric_again_and_moves_nothing_else(place,
     assert {key: getattr(after, key) for key in ("status", "cost", "provenance")} == {
         key: getattr(before, key) for key in ("status", "cost", "provenance")
     }
-    monkeypatch.setattr("bench.run._complete", forbidden)
+    monkeypatch.setattr("bench.steps.identify.extend", forbidden)
     assert dumps(run(cell)) == dumps(after)  # and the next time nothing is left to do
 
 
@@ -209,7 +215,7 @@ def test_numbers_of_a_newer_version_stay(place, monkeypatch):
     raised(monkeypatch, 2)
     after = run(asked(root, file))
     raised(monkeypatch, 1)
-    monkeypatch.setattr("bench.run._complete", forbidden)
+    monkeypatch.setattr("bench.steps.identify.extend", forbidden)
     assert dumps(run(asked(root, file))) == dumps(after)
 
 

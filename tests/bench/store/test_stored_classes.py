@@ -12,8 +12,8 @@ from light import light_cell, submitted
 
 from bench.contracts import BenchError
 from bench.paths import CONF
+from bench.steps.reopen import reopen
 from bench.store import stored_classes
-from bench.store.finished import reopen
 from bench.sweeps.sweep import Sweep
 from bench.sweeps.worker import Worker
 
@@ -26,7 +26,7 @@ FOREIGN = [
     "trap",
     "bench.files.atomic_write",  # ours, but a function that writes
     "bench.files.os.system",
-    "bench.work.Work",  # ours, but no registered class
+    "bench.steps.work.Work",  # ours, but no registered class
     "methods.trap.Trap",  # in a folder of plug-ins, but not there
     "methods.pair.subprocess",
     "methods..pair.PairCustomization",

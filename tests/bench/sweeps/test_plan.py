@@ -11,7 +11,8 @@ from scipy import stats
 from bench.data import evaluation
 from bench.store.record import Record, Store
 from bench.sweeps import plan
-from bench.sweeps.sweep import Settings, judge
+from bench.sweeps.settings import Settings
+from bench.sweeps.sweep import judge
 
 
 def finished(cell, train_s, sample_s, score_s=0.0, ended="2026-01-01", gpu=None):

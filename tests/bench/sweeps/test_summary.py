@@ -7,10 +7,10 @@ from light import finish, light_cell
 from test_track import found, read_back
 
 from bench.report import publish
-from bench.run import held
+from bench.steps.extend import held
 from bench.store.record import Store
 from bench.sweeps import launch
-from bench.sweeps.sweep import Settings
+from bench.sweeps.settings import Settings
 from bench.track import Silent
 
 SETTINGS = Settings(runner="test_summary.run_known", poll_s=0.01)

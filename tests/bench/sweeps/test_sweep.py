@@ -15,8 +15,9 @@ from light import calm, events, light_cell, submitted
 from bench.contracts import BenchError
 from bench.store import leases
 from bench.store.record import Record, Store
-from bench.sweeps import sweep, worker
-from bench.sweeps.sweep import Settings, Sweep, judge, merged, submit
+from bench.sweeps import sources, sweep, worker
+from bench.sweeps.settings import Settings
+from bench.sweeps.sweep import Sweep, judge, merged, submit
 from bench.sweeps.worker import Leave, Worker
 
 ROOT = Path(__file__).parents[3]
@@ -221,16 +222,16 @@ def test_a_sweep_of_which_nothing_is_done_may_begin_anew_with_other_code(cells, 
 
 
 def test_the_code_is_known_by_what_is_in_its_files(tmp_path, monkeypatch):
-    for folder in sweep.SOURCES:
+    for folder in sources.SOURCES:
         (tmp_path / folder).mkdir()
     (tmp_path / "bench" / "a.py").write_text("a = 1")
-    monkeypatch.setattr(sweep, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
     found = []
     for text in ("a = 1", "a = 2", "a = 1"):
         (tmp_path / "bench" / "a.py").write_text(text)
-        sweep.code.cache_clear()
-        found.append(sweep.code()["sources"])
-    sweep.code.cache_clear()
+        sources.code.cache_clear()
+        found.append(sources.code()["sources"])
+    sources.code.cache_clear()
     assert found[0] == found[2] != found[1]
 
 

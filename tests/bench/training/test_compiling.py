@@ -8,11 +8,11 @@ from test_packs import a_cell, adapters, same_files
 from test_trainer import TwoPhase, jobs_of
 from tiny import TinyBackbone
 
-from bench import work
 from bench.adapters.bank import Bank
 from bench.contracts import AdapterSpec, BenchError, FullSpec
 from bench.run import run
 from bench.seeding import generator
+from bench.steps.work import loaded_backbone
 from bench.sweeps.packs import run_pack
 from bench.training.compiling import GUESSES, WINDOW, Pace, Ways, offered, pays, ways_of
 from bench.training.trainer import Training
@@ -180,9 +180,9 @@ def test_another_layout_gives_the_same_weights_and_leaves_no_trace():
 @pytest.fixture(autouse=True)
 def fresh():
     """What was found out about a backbone stays with it; no test leaves one behind."""
-    work._loaded.cache_clear()
+    loaded_backbone.cache_clear()
     yield
-    work._loaded.cache_clear()
+    loaded_backbone.cache_clear()
 
 
 def asking(cell, compile):

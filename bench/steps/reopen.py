@@ -9,9 +9,9 @@ from typing import Any
 from bench.cell import PARTS, Cell
 from bench.contracts import Backbone, BenchError, Method
 from bench.settings import class_of, digest
+from bench.steps.work import Work
 from bench.store import stored_classes
 from bench.store.record import Record, loads
-from bench.work import Work
 
 
 def reopen(folder: Path) -> Work:
