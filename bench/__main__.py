@@ -11,9 +11,10 @@ from omegaconf import DictConfig
 
 from bench import paths
 from bench.compose import cell, register_datasets
-from bench.contracts import BenchError
+from bench.environment import one_sentence
 from bench.run import run
-from bench.store.record import Record
+from bench.store.record import Record, Store
+from bench.store.stored_status import is_stored, line
 from bench.sweeps import launch
 from bench.sweeps.settings import settings
 
@@ -31,22 +32,22 @@ def register_launchers() -> None:
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
     several = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN  # by one of Hydra's own launchers
-    try:
+    with one_sentence("bench"):
         asked = cell(config)
         if config.plan:
             return launch.show_plan([asked], settings(config), 1)
+        before = Store(asked.results).read(asked.run_id)
         records.append(run(asked))
-    except BenchError as error:
-        sys.exit(f"bench: {error}")
-    report(records[-1], asked.results / records[-1].run_id, brief=several)
+        stored = is_stored(records[-1], before)
+        report(records[-1], asked.results / records[-1].run_id, brief=several, stored=stored)
 
 
-def report(record: Record, folder: Path, brief: bool) -> None:
+def report(record: Record, folder: Path, brief: bool, stored: bool = False) -> None:
     """The verdict on one cell: a line in a sweep, a table row and where to look otherwise."""
     from bench.analysis import frames, plain_text
 
     if record.status != "done":
-        print(f"{record.status}: {record.run_id}: {record.reason}")
+        print(line(record, stored))
     elif brief:
         print(f"done: {record.run_id}")
     else:

@@ -82,6 +82,12 @@ def missing(spec: Mapping[str, Any]) -> str | None:
     return f"{both} of the reference set is trained on, too; take it out of one of them." if both else None
 
 
+def absent(spec: Mapping[str, Any]) -> bool:
+    """Whether staged images are not on this machine, or the user's own files are gone."""
+    spec = completed(spec)
+    return any(file.place() is None for file in files(spec)) or not all(path.is_file() for path in _named(spec))
+
+
 def _trained_and_compared(spec: Mapping[str, Any]) -> Path | None:
     """An image that is trained on and compared with."""
     if not spec["reference_set"]:

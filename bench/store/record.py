@@ -19,8 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bench.environment import using
 from bench.errors import BenchError
-from bench.files import atomic_write, disk_full, replace_folder
+from bench.files import atomic_write, replace_folder
 from bench.store import leases
 
 FORMAT = 1
@@ -139,7 +140,7 @@ class Store:
     def claim_file(self, run_id: str) -> Path:
         """What says who works on a cell; its folder is there afterwards."""
         path = self._unfinished(run_id).with_name(f".{run_id}.claim")
-        with disk_full(path.parent):
+        with using(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 

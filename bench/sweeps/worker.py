@@ -13,7 +13,6 @@ import math
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 from bench.cell import Cell
 from bench.contracts import BenchError
+from bench.environment import one_sentence
 from bench.files import atomic_write
 from bench.settings import digest
 from bench.steps.work import Work
@@ -282,7 +282,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence("bench.worker"):
         main()
-    except BenchError as error:
-        sys.exit(f"bench.worker: {error}")

@@ -6,7 +6,6 @@ programs that use Hydra do not see it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from bench import compose
-from bench.contracts import BenchError
+from bench.environment import one_sentence
 from bench.sweeps import launch
 from bench.sweeps.settings import settings
 
@@ -43,11 +42,9 @@ class _Ours(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         HydraConfig.instance().set_config(self.config)
-        try:
+        with one_sentence("bench"):
             cells = compose.cells(job_overrides, self._compose)
             states = launch.launch(cells, settings(self.config), self.kind, self.options)
-        except BenchError as error:
-            sys.exit(f"bench: {error}")
         return [
             JobReturn(overrides=list(words), status=JobStatus.COMPLETED, _return_value=states.get(cell.run_id))
             for words, cell in zip(job_overrides, cells, strict=True)
