@@ -29,7 +29,8 @@ def record(work: Work, scores: list[dict[str, Any]]) -> Record:
     note_departures(made, cell)
     identity = cell.identity
     made.provenance = provenance(identity["dataset"]["content"], identity["backbone"]["weights"], work.started)
-    work.publish(made)
+    with environment.using(work.folder):
+        work.publish(made)
     return made
 
 
