@@ -20,8 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.reading import Damaged, content
 
 LEASE_S = 120.0  # without a sign of life for so long, an owner counts as gone
+OWNER: dict[str, Any] = {  # what a claim tells of its owner
+    **dict.fromkeys(("host", "machine", "token", "job", "node"), str),
+    **{"pid": int, "started": (int, float), "lease_s": (int, float)},
+}
 BEATS = 5  # signs of life in a lease
 
 _held: set[Claim] = set()  # of this process
@@ -119,7 +124,7 @@ def now(folder: Path) -> float:
 
 def alive(path: Path, owner: dict[str, Any]) -> bool:
     """Whether an owner shows life: on this machine its process runs, and its last sign of life is not too old."""
-    if owner.get("machine") == machine() and _started(owner["pid"]) != owner["started"]:
+    if owner.get("machine") == machine() and _started(owner.get("pid", 0)) != owner.get("started"):
         return False
     try:
         return now(path.parent) - path.stat().st_mtime < owner.get("lease_s", LEASE_S)
@@ -193,11 +198,16 @@ def _bury(path: Path, owner: dict[str, Any]) -> None:
 def _owner(path: Path) -> dict[str, Any] | None:
     """Who wrote a claim; nothing is known of one who is just writing it; None where there is no claim."""
     try:
-        return json.loads(path.read_text() or "{}")
+        found = json.loads(content(path) or b"{}")
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError, Damaged):
         return {}
+    return (
+        {key: found[key] for key, kind in OWNER.items() if isinstance(found.get(key), kind)}
+        if (isinstance(found, dict))
+        else {}
+    )
 
 
 # --- signs of life: one thread for all claims of this process
