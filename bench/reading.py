@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.environment import KNOWN
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -21,10 +22,16 @@ class Damaged(BenchError):
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a regular file. Raises Damaged for a device, a pipe or a folder; OSError otherwise."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise Damaged("it is no regular file")
-    return path.read_bytes()
+    """The bytes of a regular file. Raises Damaged for a device, a pipe, a folder, a link to itself; FileNotFoundError,
+    and OSError for what the environment does."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Damaged("it is no regular file")
+        return path.read_bytes()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno in KNOWN:
+            raise
+        raise Damaged(str(error.strerror)) from error
 
 
 def text(path: Path) -> str:

@@ -100,7 +100,7 @@ def _table(path: Path, lines: Any, words: Any) -> Any:
         if odd or absent or len(set(part.column_names)) < part.num_columns or "folder" in part.column_names:
             raise reading.Damaged(f"its column {(odd or absent or ['names'])[0]} is not as it should be")
         return part
-    except (OSError, BenchError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, BenchError, pyarrow.ArrowException) as error:
         log.warning("%s was left out: %s.", path, " ".join(str(error).split()))
         return None
 

@@ -102,7 +102,7 @@ def holder(path: Path) -> dict[str, Any] | None:
 
 def deaths(path: Path) -> list[dict[str, Any]]:
     """The owners that died over a claim, the last one last."""
-    files = sorted(path.parent.glob(f"{path.name}.dead-*"), key=lambda file: file.stat().st_mtime_ns)
+    files = sorted(path.parent.glob(f"{path.name}.dead-*"), key=lambda file: file.lstat().st_mtime_ns)
     return [owner for file in files if (owner := _owner(file)) is not None]
 
 
@@ -127,7 +127,7 @@ def alive(path: Path, owner: dict[str, Any]) -> bool:
     if owner.get("machine") == machine() and _started(owner.get("pid", 0)) != owner.get("started"):
         return False
     try:
-        return now(path.parent) - path.stat().st_mtime < owner.get("lease_s", LEASE_S)
+        return now(path.parent) - path.lstat().st_mtime < owner.get("lease_s", LEASE_S)
     except FileNotFoundError:
         return False
 

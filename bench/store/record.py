@@ -88,10 +88,13 @@ SCORE: dict[str, Any] = {"metric": WORD, "value": NUMBER}
 SCORE_EXTRA: dict[str, Any] = {"strength": NUMBER, "network": WORD, "fingerprint": (dict, type(None))}
 
 
+Kinds = type | tuple[type, ...]
+
+
 def _check_shape(found: Mapping[str, Any]) -> None:
     """Raise Damaged where a part of a record is of another type than whoever reads it expects."""
     reading.check(found, SHAPE)
-    units = dict.fromkeys((name for name in found["cost"] if name.endswith(UNITS)), NUMBER)
+    units: dict[str, Kinds] = dict.fromkeys((name for name in found["cost"] if name.endswith(UNITS)), NUMBER)
     reading.check(found["cost"], units, "cost.")
     for note in found["notes"]:
         reading.check({"note": note}, {"note": str})
@@ -103,7 +106,7 @@ def _check_shape(found: Mapping[str, Any]) -> None:
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
-    kinds = {"seed": (int, type(None)), "scored": list, "asked": dict}
+    kinds: dict[str, Kinds] = {"seed": (int, type(None)), "scored": list, "asked": dict}
     reading.check(config, {key: kind for key, kind in kinds.items() if key in config}, "config.")
     for part in ("method", "dataset", "backbone"):
         if isinstance(config.get(part), Mapping):

@@ -107,7 +107,12 @@ class Sweep:
             first = next(entry for entry in self.entries if entry.base == index)
             stored_classes.check(self.bases[index], self.folder / "sweep.json")
             settings = self.bases[index] | {"strengths": tuple(self.bases[index]["strengths"])}
-            self._bases[index] = Cell(**settings, seed=first.seed, results=self.results)
+            try:
+                made = Cell(**settings, seed=first.seed, results=self.results)
+                _ = made.identity
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise BenchError(f"{self.folder} holds settings that make no cell ({error!r:.200}).") from error
+            self._bases[index] = made
         return self._bases[index]
 
     def redo(self) -> dict[str, str]:
@@ -136,9 +141,15 @@ class Sweep:
         if token is not None and token != redo.get(run_id):
             return self._verdict(run_id, token)
         if (self.folder / "refused" / run_id).exists():
-            return State("failed", (self.folder / "refused" / run_id).read_text(errors="replace"))
+            return State("failed", self._refusal(run_id))
         alive = run_id in claimed and leases.holder(self.store.claim_file(run_id)) is not None
         return State("running" if alive else "open")
+
+    def _refusal(self, run_id: str) -> str:
+        try:
+            return reading.content(self.folder / "refused" / run_id).decode(errors="replace")
+        except (OSError, BenchError) as error:
+            return f"The reason cannot be read ({error})."
 
     def _verdict(self, run_id: str, token: str) -> State:
         if self._known.get(run_id, ("",))[0] != token:

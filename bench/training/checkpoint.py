@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,8 +38,15 @@ def read(path: Path, rows: Mapping[str, Tensor], steps: int) -> dict[str, Tensor
         return None
     except (Damaged, SafetensorError, ValueError, KeyError) as error:
         log.warning("The checkpoint %s is damaged (%s) and was dropped; training begins anew.", path, error)
-        path.unlink(missing_ok=True)
+        _drop(path)
         return None
+
+
+def _drop(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _load(path: Path) -> dict[str, Tensor]:
@@ -74,5 +82,5 @@ def _sum(tensors: Mapping[str, Tensor]) -> str:
     found = 0
     for key in sorted(tensors):
         found = zlib.crc32(key.encode(), found)
-        found = zlib.crc32(tensors[key].reshape(-1).view(torch.uint8).numpy(), found)
+        found = zlib.crc32(tensors[key].reshape(-1).view(torch.uint8).numpy().data, found)
     return f"{found:08x}"

@@ -200,7 +200,7 @@ class _Run:
         return self.pending.value
 
     def start(self) -> bool:
-        if self.job.checkpoint is not None and self.job.checkpoint.is_file():
+        if self.job.checkpoint is not None:
             self._restore(self.job.checkpoint)
         return self._begin()
 
