@@ -15,6 +15,7 @@ from bench.contracts import BenchError
 from bench.data import schema
 
 OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
+BROKEN = "cannot_be_read"  # in place of the settings of a dataset whose yaml is broken
 SEED = re.compile(r"seed=(-?\d+)")
 USES_SEED = re.compile(r"\$\{[^}]*\bseed\b")
 
@@ -24,6 +25,8 @@ def cell(config: DictConfig) -> Cell:
     plain = plain_of(config)
     for key in OURS:
         plain.pop(key, None)
+    if BROKEN in plain["dataset"]:
+        raise BenchError(f"dataset={plain['dataset']['name']} was asked for: {plain['dataset'][BROKEN]}")
     if type(plain["seed"]) is not int:
         raise BenchError(f"seed={plain['seed']} was asked for; type a whole number, with -m several: seed=0,1,2.")
     strengths = _strengths(plain.pop("strength"), plain["method"])
@@ -74,4 +77,12 @@ def register_datasets() -> None:
     for name in schema.names():
         folder, _, leaf = name.rpartition("/")
         group = f"dataset/{folder}" if folder else "dataset"
-        ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=schema.describe(name))
+        ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=_described(name))
+
+
+def _described(name: str) -> dict[str, Any]:
+    """The settings of a dataset; of one that cannot be read the reason, for the run that asks for it."""
+    try:
+        return schema.describe(name)
+    except BenchError as error:
+        return {"name": name, BROKEN: str(error).replace("${", "$ {")}

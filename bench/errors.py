@@ -9,3 +9,7 @@ class BenchError(Exception):
 
 class Impossible(BenchError):
     """This method cannot run on this dataset or backbone; the cell is recorded as skipped with this reason."""
+
+
+class Unavailable(BenchError):
+    """The environment lacks something now, such as space, weights or a network; a cell stays open without a record."""

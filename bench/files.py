@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
-
-
-@contextlib.contextmanager
-def disk_full(folder: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn "no space left" into one BenchError sentence that names the folder and, when known, the bytes needed."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        want = f"{needed:,} bytes had to be written" if needed is not None else "more had to be written"
-        raise BenchError(
-            f"No space left in {folder}: {want} ({error.strerror}); free some space or choose another folder, "
-            "then start again: finished cells are kept."
-        ) from error
+from bench.environment import using
 
 
 def atomic_write(path: Path | str, data: bytes) -> None:
     """Write a file wholly or not at all: temporary file beside it, fsync, rename."""
     path = Path(path)
-    with disk_full(path.parent, len(data)):
+    with using(path.parent, len(data)):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:

@@ -6,13 +6,13 @@ python -m bench.grid --where dataset=halftone,seed=0 --out grid.png     a row pe
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import paths
 from bench.contracts import BenchError
+from bench.environment import one_sentence
 from bench.sampling.grid import grid
 from bench.store.record import Store
 
@@ -101,14 +101,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence("bench.grid"):
         main()
-    except BenchError as error:
-        sys.exit(f"bench.grid: {error}")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except BenchError as error:
-        sys.exit(f"bench.grid: {error}")

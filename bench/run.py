@@ -8,6 +8,7 @@ checkpoint.
 
 Cells that share a backbone and adapter shapes can go through these steps together (`sweeps.packs`): a cell alone is a
 pack of one. What goes wrong in a cell ends that cell, and its record says why.
+What goes wrong in the environment (a full disk, missing weights) is no result: the cell stays open.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.cell import Cell
+from bench.errors import Unavailable
 from bench.steps.identify import begin, identify
 from bench.store.record import Record
 
@@ -39,7 +41,8 @@ def run_together(
     """Cells from their beginning, or from where a killed process left them; each leaves a record in any case.
 
     Up to `size` of about `count` train together; a cell that ends frees its slot for one that waits. When `stop` says
-    so, those that are still training write a checkpoint and are let go without a record.
+    so, those that are still training write a checkpoint and are let go without a record. Raises Unavailable, at the
+    end, for cells that the environment stopped.
     """
     from bench.steps.record import record
     from bench.steps.sample import sample
@@ -47,13 +50,22 @@ def run_together(
     from bench.steps.train import train
 
     under_way: list[Work] = []
+    stopped: dict[str, Unavailable] = {}
     try:
         for ended in train(_ready(works, under_way), size, stop, count):
             sample(ended)
             for work in ended:
-                made = record(work, score(work))
+                try:
+                    made: Record | None = record(work, score(work))
+                except Unavailable as error:  # no result: the cell stays open, with its checkpoint
+                    stopped[str(error)] = error
+                    work.let_go()
+                    made = None
                 under_way.remove(work)
-                yield made
+                if made is not None:
+                    yield made
+        if stopped:
+            raise Unavailable(" ".join(stopped)) from next(iter(stopped.values()))
     finally:
         for work in under_way:
             work.let_go()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from datetime import datetime
 from pathlib import Path
 
 import hydra
@@ -12,11 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bench import paths
-from bench.cell import Cell
 from bench.compose import cell, register_datasets
-from bench.contracts import BenchError
+from bench.environment import one_sentence
 from bench.run import run
-from bench.store.record import Record
+from bench.store.record import Record, Store
+from bench.store.stored_status import is_stored, line
 from bench.sweeps import launch
 from bench.sweeps.settings import settings
 
@@ -34,37 +33,29 @@ def register_launchers() -> None:
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
     several = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN  # by one of Hydra's own launchers
-    try:
+    with one_sentence("bench"):
         asked = cell(config)
         if config.plan:
             return launch.show_plan([asked], settings(config), 1)
-        stored = stored_since(asked)
+        before = Store(asked.results).read(asked.run_id)
         records.append(run(asked))
-    except BenchError as error:
-        sys.exit(f"bench: {error}")
-    report(records[-1], asked.results / records[-1].run_id, brief=several)
-    if stored and asked.mode == "cached":
-        again = "retry" if records[-1].status == "failed" else "force"
-        print(f"Shown from its record, stored {stored}; mode={again} trains the cell again.")
+        stored = is_stored(records[-1], before)
+        report(records[-1], asked.results / records[-1].run_id, brief=several, stored=stored)
 
 
-def stored_since(asked: Cell) -> str | None:
-    """When the record of the cell was written, as a date and time; None for a cell without one."""
-    place = asked.results / asked.run_id / "record.json"
-    return datetime.fromtimestamp(place.stat().st_mtime).isoformat(" ", "minutes") if place.is_file() else None
-
-
-def report(record: Record, folder: Path, brief: bool) -> None:
-    """The verdict on one cell: a line in a sweep, a table row and where to look otherwise."""
+def report(record: Record, folder: Path, brief: bool, stored: bool = False) -> None:
+    """What became of one cell: a line in a sweep, a table row and where to look otherwise."""
     from bench.analysis import frames, plain_text
 
     if record.status != "done":
-        print(f"{record.status}: {record.run_id}: {record.reason}")
+        print(line(record, stored))
     elif brief:
         print(f"done: {record.run_id}")
     else:
         print(plain_text.render(frames.wide(frames.frame([record]))))
         print("\n".join([*(f"note: {note}" for note in record.notes), f"images: {folder / 'grid.png'}"]))
+        if stored:
+            print("Shown from its record; mode=force trains the cell again.")
 
 
 def add_own_configurations() -> None:

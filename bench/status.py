@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from bench.contracts import BenchError
+from bench.environment import one_sentence
 from bench.sweeps.status import main
 
 if __name__ == "__main__":
     try:
-        main()
-    except BenchError as error:
-        sys.exit(f"bench.status: {error}")
+        with one_sentence("bench.status"):
+            main()
     except KeyboardInterrupt:
         sys.exit(130)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.contracts import BenchError
+from bench.environment import one_sentence
 from bench.files import atomic_write
 from bench.settings import finite
 
@@ -102,7 +102,5 @@ def _write(path: Path, image: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence("bench.stylize"):
         main()
-    except BenchError as error:
-        sys.exit(f"bench.stylize: {error}")

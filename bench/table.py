@@ -8,7 +8,6 @@ cell departs from the experiment's fairness contract, its method carries a mark 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from bench import paths
 from bench.analysis.frames import configs, images, load, where, wide
 from bench.contracts import BenchError
+from bench.environment import one_sentence
 from bench.files import atomic_write
 
 if TYPE_CHECKING:
@@ -120,7 +120,5 @@ def write(rows: pd.DataFrame, csv: Path | None, parquet: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence("bench.table"):
         main()
-    except BenchError as error:
-        sys.exit(f"bench.table: {error}")

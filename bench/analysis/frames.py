@@ -8,12 +8,14 @@ its network's name, so numbers of unlike networks never share one.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import reading
 from bench.cell import own_strength_of
 from bench.contracts import BenchError
 from bench.fairness import PREFIX
@@ -23,7 +25,7 @@ from bench.store.record import Record, read_record
 if TYPE_CHECKING:
     import pandas as pd
 
-
+log = logging.getLogger(__name__)
 CELL = ["method", "dataset", "backbone", "settings", "seed"]
 STATE = ["status", "reason", "deviations", "run_id"]
 SCORE = ["strength", "metric", "network", "value", "higher_is_better"]
@@ -75,11 +77,32 @@ def _per_image(folders: Sequence[Path]) -> pd.DataFrame:
     words = csv.ConvertOptions(column_types={"prompt": pyarrow.string()})
     lines = csv.ParseOptions(newlines_in_values=True)
     whole = [(folder.name, folder / "per_image.csv") for folder in folders]
-    parts = [(name, csv.read_csv(path, None, lines, words)) for name, path in whole if path.stat().st_size]
+    parts = [(name, part) for name, path in whole if (part := _table(path, lines, words)) is not None]
     named = [part.append_column("folder", pyarrow.array([name] * len(part), pyarrow.string())) for name, part in parts]
     empty = pyarrow.table({"folder": pyarrow.array([], pyarrow.string())})
     found = pyarrow.concat_tables([empty, *named], promote_options="permissive").to_pandas()
     return found.rename(columns={"seed": "image_seed"})
+
+
+def _table(path: Path, lines: Any, words: Any) -> Any:
+    """A per_image.csv as a table of Arrow, None where it is empty; a damaged one costs a warning line."""
+    import pyarrow
+    from pyarrow import csv, types
+
+    try:
+        data = reading.content(path)
+        if not data:
+            return None
+        part = csv.read_csv(pyarrow.BufferReader(data), None, lines, words)
+        numbers = (types.is_floating, types.is_integer, types.is_null)
+        odd = [f.name for f in part.schema if f.name != "prompt" and not any(kind(f.type) for kind in numbers)]
+        absent = [name for name in reading.INDEX if name not in part.column_names]
+        if odd or absent or len(set(part.column_names)) < part.num_columns or "folder" in part.column_names:
+            raise reading.Damaged(f"its column {(odd or absent or ['names'])[0]} is not as it should be")
+        return part
+    except (OSError, ValueError, BenchError, pyarrow.ArrowException) as error:
+        log.warning("%s was left out: %s.", path, " ".join(str(error).split()))
+        return None
 
 
 def long(records: Iterable[Record]) -> pd.DataFrame:

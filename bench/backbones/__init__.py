@@ -17,6 +17,7 @@ from typing import Any
 from bench.contracts import BenchError
 from bench.data.files import sha256
 from bench.data.weights import weights_folders
+from bench.errors import Unavailable
 from bench.paths import located, mirror_folder
 
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -114,12 +115,12 @@ def _complete(folder: Path) -> bool:
     return bool(models) and all(_weights(model) for model in models)
 
 
-def _missing(path: str, download_gb: float | None, why: str) -> BenchError:
+def _missing(path: str, download_gb: float | None, why: str) -> Unavailable:
     from huggingface_hub import constants
 
     repo = path.partition("@")[0]
     size = f"about {download_gb:g} GB" if download_gb else "size unknown"
-    return BenchError(
+    return Unavailable(
         f"The weights {path} (https://huggingface.co/{repo}, {size}) are not on this machine (looked in "
         f"{constants.HF_HUB_CACHE} and in weights/ of BENCH_MIRROR and of the cache) {why}; on a machine with network "
         f"type hf download {repo} --local-dir <folder>, copy the folder here and give backbone.path=<folder>, or copy "

@@ -12,8 +12,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.contracts import BenchError
 from bench.data.files import File, checksums, human, remember, verify
+from bench.errors import BenchError, Unavailable
 from bench.paths import staged_folder
 
 CHUNK = 1 << 18  # bytes
@@ -35,7 +35,7 @@ class NotThere(BenchError):
 def _disk_full(error: BaseException, path: Path) -> BaseException:
     """A full disk as a sentence; every other error as it is."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return BenchError(
+        return Unavailable(
             f"no space left while writing {path}: {human(shutil.disk_usage(path.parent).free)} free; "
             "free some, or set BENCH_CACHE to a larger disk, and repeat (a started download is resumed)."
         )
@@ -111,7 +111,7 @@ def download(url: str, part: Path, label: str, wait_s: float = 1.0) -> None:
                 raise told from error
         except ValueError as error:
             raise BenchError(f"{url} is no address that can be fetched ({error}); correct it.") from error
-    raise BenchError(
+    raise Unavailable(
         f"{url} could not be fetched in {TRIES} tries ({problem}); on a machine without network copy the file to "
         f"{part.with_suffix('')} yourself, or set BENCH_MIRROR to a folder that holds it."
     ) from problem
@@ -120,7 +120,7 @@ def download(url: str, part: Path, label: str, wait_s: float = 1.0) -> None:
 def _room(size: int | None, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if size and size > free:
-        raise BenchError(
+        raise Unavailable(
             f"no space left: {human(size)} are needed in {folder} and {human(free)} are free; "
             "free some, or set BENCH_CACHE to a larger disk."
         )

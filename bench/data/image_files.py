@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.environment import using
 from bench.errors import BenchError
-from bench.files import disk_full, replace_folder, write_through
+from bench.files import replace_folder, write_through
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ def save_images(folder: Path | str, images: np.ndarray, names: Sequence[str]) ->
     from PIL import Image
 
     folder = Path(folder)
-    with disk_full(folder.parent, images.nbytes):
+    with using(folder.parent, images.nbytes):
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.contracts import BenchError
-from bench.data.dataset_paths import anchored
+from bench.data import dataset_yaml
 from bench.data.style_folder import laid_out
 from bench.paths import DATASETS, own
 
@@ -68,42 +68,11 @@ def describe(name: str) -> dict[str, Any]:
         near = difflib.get_close_matches(name, names(), 3) or names()
         raise BenchError(f"no dataset is called {name!r}; did you mean {', '.join(near)}? (folders of datasets/)")
     path = _file(name)
-    staged = (_merged(path).get("files") or {}).get("sha256") or ()
-    spec = {**json.loads(json.dumps(KEYS)), **_merged(path, staged)}
+    files = dataset_yaml.merged(path).get("files")
+    staged = files.get("sha256") if isinstance(files, Mapping) else None
+    spec = {**json.loads(json.dumps(KEYS)), **dataset_yaml.merged(path, staged if isinstance(staged, Mapping) else {})}
     spec["name"] = name
     return completed(spec)
-
-
-@functools.cache
-def _yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise BenchError(f"{path} cannot be read as YAML ({error}); correct it.") from error
-
-
-def _merged(path: Path, staged: Container[str] | None = None) -> dict[str, Any]:
-    """One yaml over those that its `base` names (paths relative to it; the later wins).
-
-    With the names of `staged` files, every other path is absolute.
-    """
-    own = dict(_yaml(path) if staged is None else anchored(_yaml(path), path.parent, staged))
-    bases = own.pop("base", [])
-    spec: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        spec = _over(spec, _merged((path.parent / base).resolve(), staged))
-    return _over(spec, own)
-
-
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`; mappings are merged, everything else is replaced."""
-    both = dict(below)
-    for key, value in above.items():
-        nested = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
-        both[key] = _over(both[key], value) if nested else value
-    return both
 
 
 def completed(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,6 +83,7 @@ def completed(spec: Mapping[str, Any]) -> dict[str, Any]:
             near = difflib.get_close_matches(str(key), KEYS, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KEYS)}."
             raise BenchError(f"dataset {spec['name']} has the unknown key {key!r}; {hint}")
+    _check_types(spec)
     if not spec["noun"] or not isinstance(spec["noun"], str):
         raise BenchError(f"dataset {spec['name']} has no class word; type dataset.noun=dog.")
     if prompt_table(spec):
@@ -122,6 +92,37 @@ def completed(spec: Mapping[str, Any]) -> dict[str, Any]:
         _a_list(spec, "prompts", str, "dataset.prompts=['a photo of a cat','a photo of a car']")
     _a_list(spec, "seeds", int, "dataset.seeds=[0,1]")
     return laid_out(spec)
+
+
+WORD, LIST, MAPPING = (str,), (list, tuple), (Mapping,)
+TYPES: dict[str, tuple[Any, ...]] = {  # of the keys that are not null
+    **dict.fromkeys(("name", "licence", "source", "style_words", "caption", "root", "oracle"), WORD),
+    "person_nouns": LIST,
+    **dict.fromkeys(("controls", *FOLDERS), (*WORD, *LIST)),
+    **dict.fromkeys(("files", "rendered"), MAPPING),
+}
+
+
+KINDS = {str: "a word", list: "a list", Mapping: "a mapping"}
+
+
+def _check_types(spec: Mapping[str, Any]) -> None:
+    for key, kinds in TYPES.items():
+        value = spec[key]
+        if value is not None and not isinstance(value, kinds):
+            words = " or ".join(
+                {str: "a word", list: "a list", Mapping: "a mapping"}[k] for k in kinds if k is not tuple
+            )
+            raise BenchError(f"dataset {spec['name']} has {key}: {value!r:.100}; {words} is needed.")
+        if isinstance(value, (list, tuple)) and not all(isinstance(item, str) for item in value):
+            raise BenchError(f"dataset {spec['name']} has {key}: {value!r:.100}; a list of words is needed.")
+    files = spec["files"]
+    if files is not None and not (
+        all(isinstance(files.get(key), str) for key in ("folder", "url"))
+        and isinstance(files.get("sha256"), Mapping)
+        and isinstance(files.get("size") or {}, Mapping)
+    ):
+        raise BenchError(f"dataset {spec['name']} has files without folder, url and sha256: see datasets/README.md.")
 
 
 def _a_list(spec: Mapping[str, Any], key: str, kind: type, example: str) -> None:

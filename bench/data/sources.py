@@ -82,6 +82,12 @@ def missing(spec: Mapping[str, Any]) -> str | None:
     return f"{both} of the reference set is trained on, too; take it out of one of them." if both else None
 
 
+def absent(spec: Mapping[str, Any]) -> bool:
+    """Whether staged images are not on this machine, or the user's own files are gone."""
+    spec = completed(spec)
+    return any(file.place() is None for file in files(spec)) or not all(path.is_file() for path in _named(spec))
+
+
 def _trained_and_compared(spec: Mapping[str, Any]) -> Path | None:
     """An image that is trained on and compared with."""
     if not spec["reference_set"]:
@@ -109,15 +115,19 @@ def image_roles(spec: Mapping[str, Any]) -> dict[str, list[str]]:
 def pairs_of(spec: Mapping[str, Any]) -> list[list[str]]:
     """`pair` as a list of pairs: [plain, stylised], or [plain] where the oracle makes the other half."""
     pair = spec["pair"] or []
-    one = not isinstance(pair, str) and pair and all(isinstance(name, str) for name in pair)
+    one = isinstance(pair, (list, tuple)) and pair and all(isinstance(name, str) for name in pair)
     pairs = [pair] if one else pair
     lengths = (1, 2) if spec["oracle"] else (2,)
-    if isinstance(pairs, str) or any(isinstance(p, str) or len(p) not in lengths for p in pairs):
+    if not isinstance(pairs, (list, tuple)) or not all(_is_pair(p, lengths) for p in pairs):
         raise BenchError(
             f"dataset {spec['name']} has pair: {spec['pair']!r}; two images are needed, "
             "type dataset.pair=[plain.png,stylised.png]."
         )
     return [list(p) for p in pairs]
+
+
+def _is_pair(value: Any, lengths: tuple[int, ...]) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) in lengths and all(isinstance(name, str) for name in value)
 
 
 def images_of(spec: Mapping[str, Any], role: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.contracts import BenchError
 from bench.data.files import File, checksums, human, sha256, verify, whole
+from bench.errors import Unavailable
 from bench.paths import CONF, located, mirror_folder, staged_folder
 
 HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(/(?P<inside>[\w./-]+))?")  # owner/name, or a place inside it
@@ -78,7 +79,7 @@ def weights_at(name: str) -> Path:
     for place in (*(folder / name for folder in weights_folders()), _in_hub_cache(name)):
         if place is not None and place.exists():
             return place
-    raise BenchError(f"The weights {name} are not on this machine; {_remedy(name)}.")
+    raise Unavailable(f"The weights {name} are not on this machine; {_remedy(name)}.")
 
 
 def _in_hub_cache(name: str) -> Path | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.contracts import BenchError
+from bench.environment import one_sentence
 from bench.paths import results_folder
 from bench.settings import finite
 
@@ -73,7 +73,5 @@ def _publish(found: Gathered, page: Path, drawn: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence("bench.report"):
         main()
-    except BenchError as error:
-        sys.exit(f"bench.report: {error}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +16,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import reading
 from bench.analysis.frames import name_of, settings_hash
 from bench.cell import own_strength_of
 from bench.data.image_files import strength_folder
+from bench.errors import BenchError
 from bench.store.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 FIRST, DRAWN, MIDDLE, WORST, OWN = 4, 4, 2, 2, 2  # columns of each part
 SEED = 0
@@ -189,8 +194,11 @@ def _per_image(folder: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        return pd.read_csv(folder / "per_image.csv", dtype={"prompt": str}, keep_default_na=True)
-    except (OSError, ValueError):
+        return reading.per_image(folder / "per_image.csv")
+    except FileNotFoundError:
+        return pd.DataFrame(columns=["strength", "prompt", "seed"])
+    except (OSError, BenchError) as error:
+        log.warning("%s was left out: %s.", folder / "per_image.csv", error)
         return pd.DataFrame(columns=["strength", "prompt", "seed"])
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 from bench import fairness
 from bench.cell import Cell
+from bench.errors import Unavailable
 from bench.steps.extend import extend
 from bench.steps.record import note_departures
 from bench.steps.work import Work
 from bench.store import scored
 from bench.store.record import Record, Store
+
+log = logging.getLogger(__name__)
 
 
 def identify(cell: Cell) -> Record | None:
@@ -17,11 +22,19 @@ def identify(cell: Cell) -> Record | None:
     record = store.read(cell.run_id)
     if record is not None and complete(record, cell):
         if note_departures(record, cell):
-            store.update(record)
+            _keep(store, record)
         return record
     if record is not None and record.status == "done" and cell.mode != "force":
         return extend(cell, store, record)
     return None
+
+
+def _keep(store: Store, record: Record) -> None:
+    """Write new notes down, where the store can be written; a store that can only be read is shown all the same."""
+    try:
+        store.update(record)
+    except Unavailable as error:
+        log.warning("The notes of %s were not kept: %s", record.run_id, error)
 
 
 def complete(record: Record, cell: Cell) -> bool:

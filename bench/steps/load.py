@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.backbones.rare_tokens import split_notes
 from bench.contracts import Impossible
+from bench.errors import Unavailable
 from bench.fairness import contract
 from bench.steps.work import Work
 
@@ -25,7 +26,7 @@ def possible(work: Work) -> None:
     _ = work.metrics, work.sampler, work.trainer
     absent = work.method.missing()
     if absent:
-        raise Impossible(absent)
+        raise Unavailable(absent)
     lacks = work.method.lacks(work.dataset)
     if lacks:
         raise Impossible(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
-from bench import fairness
+from bench import environment, fairness
 from bench.cell import Cell
 from bench.contracts import BenchError, Impossible
+from bench.errors import Unavailable
 from bench.files import atomic_write
 from bench.steps.baseline import baseline
 from bench.steps.costs import costs
@@ -19,17 +20,30 @@ from bench.store.record import Record
 
 
 def record(work: Work, scores: list[dict[str, Any]]) -> Record:
-    """Publish the record of a cell that has ended, well or not."""
+    """Publish the record of a cell that has ended, well or not. Raises Unavailable where the environment ended it."""
     cell = work.cell
     made = Record(cell.run_id, "done", notes=work.notes, scores=scores)
     work.attempt(lambda: show(work, made))
+    _check_environment(work)
     made.status, made.reason = _status(work)
     made.config, made.cost = work.config() | {contents.KEY: contents.contents(work.folder)}, costs(work)
     note_departures(made, cell)
     identity = cell.identity
     made.provenance = provenance(identity["dataset"]["content"], identity["backbone"]["weights"], work.started)
-    work.publish(made)
+    with environment.using(work.folder):
+        work.publish(made)
     return made
+
+
+def _check_environment(work: Work) -> None:
+    if work.error is None:
+        return
+    if (found := environment.failure(work.error)) is not None:
+        raise found from work.error
+    if not work.folder.is_dir():
+        raise Unavailable(
+            f"{work.folder} is gone; check that its file system is there, then type the same command again."
+        )
 
 
 def _status(work: Work) -> tuple[str, str | None]:

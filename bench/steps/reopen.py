@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench import reading
 from bench.cell import PARTS, Cell
 from bench.contracts import Backbone, BenchError, Method
 from bench.settings import class_of, digest
@@ -30,7 +31,7 @@ def reopen(folder: Path) -> Work:
 def read(folder: Path) -> Record:
     """The record of a finished cell in this folder."""
     try:
-        record = loads((folder / "record.json").read_text())
+        record = loads(reading.text(folder / "record.json"))
     except OSError:
         raise BenchError(
             f"{folder} holds no finished cell (there is no record.json); give the folder of one, results/<run id>."

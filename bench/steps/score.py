@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench.contracts import Evaluation, Impossible
+from bench import reading
+from bench.contracts import BenchError, Evaluation, Impossible
 from bench.files import atomic_write
 from bench.paths import cache_folder
 from bench.progress import progress
+from bench.reading import INDEX
 from bench.steps.baseline import baseline
 from bench.steps.sample import class_images, images
 from bench.steps.work import Work
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-INDEX = ["strength", "prompt", "seed"]  # of the lines of per_image.csv
+log = logging.getLogger(__name__)
 
 
 def score(work: Work) -> list[dict]:
@@ -89,22 +92,28 @@ def _keep_per_image(work: Work, strength: float, evaluation: Evaluation, values:
     path = work.folder / "per_image.csv"
     columns = {"strength": strength, "prompt": evaluation.prompts, "seed": evaluation.seeds, **values}
     new = pd.DataFrame(columns).set_index(INDEX)
-    old = _per_image(work) if path.is_file() else new
+    old = new if (kept := _per_image(work)) is None else kept
     atomic_write(path, new.combine_first(old).to_csv().encode())
 
 
-def _per_image(work: Work) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.read_csv(work.folder / "per_image.csv", index_col=INDEX)
+def _per_image(work: Work) -> pd.DataFrame | None:
+    """The lines that are there; None where there are none, or where they are damaged: what is new replaces them."""
+    path = work.folder / "per_image.csv"
+    try:
+        return reading.per_image(path).set_index(INDEX)
+    except FileNotFoundError:
+        return None
+    except BenchError as error:
+        log.warning("%s was dropped: %s.", path, error)
+        return None
 
 
 def forget(work: Work, strength: float, columns: Sequence[str]) -> None:
     """Remove per-image values of one strength that are about to be measured anew."""
     path = work.folder / "per_image.csv"
-    if not columns or not path.is_file():
+    lines = _per_image(work) if columns else None
+    if lines is None:
         return
-    lines = _per_image(work)
     known = [name for name in columns if name in lines]
     lines.loc[lines.index.get_level_values("strength") == strength, known] = math.nan
     empty = [name for name in known if lines[name].isna().all()]

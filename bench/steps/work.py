@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bench.cell import PARTS, Cell
 from bench.contracts import AdapterSpec, Backbone, BenchError, Dataset, Method, Metric, Spec
 from bench.data.images import StoredImages
+from bench.errors import Unavailable
 from bench.settings import build, construct
 from bench.store import contents
 from bench.store.record import Record, Store
@@ -73,7 +74,7 @@ class Work:
 
         missing = sources.missing(dict(self.cell.dataset))
         if missing:
-            raise BenchError(missing)
+            raise (Unavailable if sources.absent(dict(self.cell.dataset)) else BenchError)(missing)
         content = self.cell.identity["dataset"]["content"]
         return _dataset(json.dumps(dict(self.cell.dataset)), self.cell.backbone["resolution"], content)
 
@@ -95,7 +96,7 @@ class Work:
         metrics = {name: build(spec, f"metrics.{name}") for name, spec in self.cell.metrics.items()}
         for name, sentence in [(name, metric.missing()) for name, metric in metrics.items()]:
             if sentence and self.cell.missing_metrics != "skip":
-                raise BenchError(f"{sentence} Or leave such metrics out with missing_metrics=skip.")
+                raise Unavailable(f"{sentence} Or leave such metrics out with missing_metrics=skip.")
             if sentence:
                 self.notes.append(f"metric {name} left out: {sentence}")
                 del metrics[name]

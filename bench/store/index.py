@@ -1,14 +1,16 @@
 """A columnar copy of what the record folders hold, beside them: ten thousand records load in a second.
 
-`<root>/.index/<name>.parquet` holds the rows that were read from one file of every record folder, and in its metadata a
-stamp of each such file (time, size, inode). Rows of folders whose stamp changed are read anew, those of folders that
-are gone are dropped, and the file is replaced by one rename. So it needs no lock: of several writers the last one wins,
-what it did not know is read by whoever comes next, and a reader has a whole file at any time. It may be deleted.
+`<root>/.index/<name>.parquet` is Parquet with its sha256 behind it. It holds the rows that were read from one file of
+every record folder, and in its metadata a stamp of each such file (time, size, inode). Rows of folders whose stamp
+changed are read anew, those of folders that are gone are dropped, and the file is replaced by one rename. So it needs
+no lock: of several writers the last one wins, what it did not know is read by whoever comes next, and a reader has a
+whole file at any time. It may be deleted; a damaged one is written anew.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -18,12 +20,14 @@ from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
 from bench.files import atomic_write
+from bench.reading import content
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "folder"  # the column that says from which record folder a row is
 BATCH = 500  # folders parsed at once
+HASH = 32  # bytes of the sha256 at the end
 KEY = b"bench.store.index"
 
 Parse = Callable[[Sequence[Path]], "pd.DataFrame"]  # record folders -> their rows, with the column `folder`
@@ -71,9 +75,12 @@ def _read(path: Path, version: str) -> tuple[pd.DataFrame | None, dict[str, str]
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        data = content(path)
+        if hashlib.sha256(data[:-HASH]).digest() != data[-HASH:]:
+            return None, {}
+        table = parquet.read_table(pyarrow.BufferReader(data[:-HASH]))
         about = json.loads(table.schema.metadata[KEY])
-    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):
+    except (OSError, ValueError, KeyError, TypeError, BenchError, pyarrow.ArrowException):
         return None, {}
     if about["version"] != version:
         return None, {}
@@ -92,4 +99,4 @@ def _write(path: Path, rows: pd.DataFrame, found: dict[str, str], version: str) 
     parquet.write_table(table, buffer)
     with contextlib.suppress(OSError, BenchError):
         path.parent.mkdir(exist_ok=True)
-        atomic_write(path, buffer.getvalue())
+        atomic_write(path, buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())

@@ -14,14 +14,20 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.reading import Damaged, content
 
 LEASE_S = 120.0  # without a sign of life for so long, an owner counts as gone
+OWNER: dict[str, Any] = {  # what a claim tells of its owner
+    **dict.fromkeys(("host", "machine", "token", "job", "node"), str),
+    **{"pid": int, "started": (int, float), "lease_s": (int, float)},
+}
 BEATS = 5  # signs of life in a lease
 
 _held: set[Claim] = set()  # of this process
@@ -97,7 +103,7 @@ def holder(path: Path) -> dict[str, Any] | None:
 
 def deaths(path: Path) -> list[dict[str, Any]]:
     """The owners that died over a claim, the last one last."""
-    files = sorted(path.parent.glob(f"{path.name}.dead-*"), key=lambda file: file.stat().st_mtime_ns)
+    files = sorted(path.parent.glob(f"{path.name}.dead-*"), key=lambda file: file.lstat().st_mtime_ns)
     return [owner for file in files if (owner := _owner(file)) is not None]
 
 
@@ -108,9 +114,12 @@ def forget_deaths(path: Path) -> None:
 
 
 def now(folder: Path) -> float:
-    """The file server's time, in seconds: the mtime of a file just touched."""
+    """The file server's time, in seconds: the mtime of a file just touched; this machine's where none can be."""
     clock = folder / f".clock-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
-    clock.touch()
+    try:
+        clock.touch()
+    except OSError:  # a store that can only be read
+        return time.time()
     try:
         return clock.stat().st_mtime
     finally:
@@ -119,10 +128,10 @@ def now(folder: Path) -> float:
 
 def alive(path: Path, owner: dict[str, Any]) -> bool:
     """Whether an owner shows life: on this machine its process runs, and its last sign of life is not too old."""
-    if owner.get("machine") == machine() and _started(owner["pid"]) != owner["started"]:
+    if owner.get("machine") == machine() and _started(owner.get("pid", 0)) != owner.get("started"):
         return False
     try:
-        return now(path.parent) - path.stat().st_mtime < owner.get("lease_s", LEASE_S)
+        return now(path.parent) - path.lstat().st_mtime < owner.get("lease_s", LEASE_S)
     except FileNotFoundError:
         return False
 
@@ -193,11 +202,16 @@ def _bury(path: Path, owner: dict[str, Any]) -> None:
 def _owner(path: Path) -> dict[str, Any] | None:
     """Who wrote a claim; nothing is known of one who is just writing it; None where there is no claim."""
     try:
-        return json.loads(path.read_text() or "{}")
+        found = json.loads(content(path) or b"{}")
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError, Damaged):
         return {}
+    return (
+        {key: found[key] for key, kind in OWNER.items() if isinstance(found.get(key), kind)}
+        if (isinstance(found, dict))
+        else {}
+    )
 
 
 # --- signs of life: one thread for all claims of this process

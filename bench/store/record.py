@@ -19,8 +19,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bench import reading
+from bench.environment import using
 from bench.errors import BenchError
-from bench.files import atomic_write, disk_full, replace_folder
+from bench.files import atomic_write, replace_folder
 from bench.store import leases
 
 FORMAT = 1
@@ -66,16 +68,52 @@ def dumps(record: Record) -> str:
 
 def loads(text: str) -> Record:
     """A record from its JSON. Raises BenchError when it is cut short or was written in another format."""
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise BenchError(f"not whole JSON ({error})") from error
+    found = reading.parsed(text)
     names = {f.name for f in fields(Record)}
-    if not isinstance(found, dict) or found.pop("format", None) != FORMAT or set(found) != names:
+    if found.pop("format", None) != FORMAT or set(found) != names:
         raise BenchError(f"not a record of format {FORMAT}")
+    _check_shape(found)
     for score in found["scores"]:
         score["value"] = math.nan if score.get("value") is None else score["value"]
     return Record(**found)
+
+
+UNITS = ("_s", "_gb", "_bytes", "_parameters")  # ends of the names of costs that are numbers
+NUMBER = (int, float, type(None))
+WORD = (str, type(None))
+SHAPE: dict[str, Any] = {
+    **{"status": str, "reason": WORD, "config": dict, "cost": dict, "provenance": dict, "scores": list, "notes": list}
+}
+SCORE: dict[str, Any] = {"metric": WORD, "value": NUMBER}
+SCORE_EXTRA: dict[str, Any] = {"strength": NUMBER, "network": WORD, "fingerprint": (dict, type(None))}
+
+
+Kinds = type | tuple[type, ...]
+
+
+def _check_shape(found: Mapping[str, Any]) -> None:
+    """Raise Damaged where a part of a record is of another type than whoever reads it expects."""
+    reading.check(found, SHAPE)
+    units: dict[str, Kinds] = dict.fromkeys((name for name in found["cost"] if name.endswith(UNITS)), NUMBER)
+    reading.check(found["cost"], units, "cost.")
+    for note in found["notes"]:
+        reading.check({"note": note}, {"note": str})
+    for score in found["scores"]:
+        reading.check({"entry": score}, {"entry": dict}, "scores.")
+        reading.check({"metric": None, "value": None} | score, SCORE, "scores.")
+        reading.check(score, {key: kind for key, kind in SCORE_EXTRA.items() if key in score}, "scores.")
+    _check_config(found["config"])
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    kinds: dict[str, Kinds] = {"seed": (int, type(None)), "scored": list, "asked": dict}
+    reading.check(config, {key: kind for key, kind in kinds.items() if key in config}, "config.")
+    for part in ("method", "dataset", "backbone"):
+        if isinstance(config.get(part), Mapping):
+            reading.check({"name": None} | config[part], {"name": WORD}, f"config.{part}.")
+    asked = config.get("asked", {})
+    reading.check(asked, dict.fromkeys(asked, dict), "config.asked.")
+    reading.check({"strength": 1.0} | asked.get("method", {}), {"strength": (int, float)}, "config.asked.method.")
 
 
 def _plain(value: Any) -> Any:
@@ -139,7 +177,7 @@ class Store:
     def claim_file(self, run_id: str) -> Path:
         """What says who works on a cell; its folder is there afterwards."""
         path = self._unfinished(run_id).with_name(f".{run_id}.claim")
-        with disk_full(path.parent):
+        with using(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -191,9 +229,9 @@ class Store:
 def read_record(path: Path) -> Record | None:
     """The record in a file, or None; one that cannot be read costs a warning line."""
     try:
-        return loads(path.read_text())
+        return loads(reading.text(path))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, BenchError) as error:
+    except (OSError, BenchError) as error:
         log.warning("%s was left out: %s.", path, error)
         return None

@@ -5,13 +5,13 @@ python -m bench.study read --key study/key.json answers/*.json
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import paths
 from bench.contracts import BenchError
+from bench.environment import one_sentence
 
 if TYPE_CHECKING:
     from bench.study.answers import Answers
@@ -91,7 +91,5 @@ def _shown(answers: Answers, joined: Any, agreement: Any) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence("bench.study"):
         main()
-    except BenchError as error:
-        sys.exit(f"bench.study: {error}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import reading
 from bench.contracts import BenchError
 from bench.study.make import FORMAT
 
+log = logging.getLogger(__name__)
 CHOICES = ("left", "right", "none")
 
 
@@ -64,7 +66,10 @@ class Answers:
 def read(key_path: Path, files: Sequence[Path], most_missed: int = 0) -> Answers:
     """Raises BenchError for a file of another study, the same session twice, or answers that the key does not know."""
     key = _json(key_path, "trials")
-    results = [_result(path, key) for path in files]
+    _check_key(key, key_path)
+    results = [result for path in files if (result := _result(path, key)) is not None]
+    if not results:
+        raise BenchError(f"No result file can be read; give those that raters sent for {key_path}.")
     sessions = Counter((result["rater"], result["session"]) for result in results)
     names = Counter(result["rater"] for result in results)
     twice = [rater for (rater, _), n in sessions.items() if n > 1] or [rater for rater, n in names.items() if n > 1]
@@ -77,15 +82,41 @@ def read(key_path: Path, files: Sequence[Path], most_missed: int = 0) -> Answers
 
 def _json(path: Path, field: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        found = reading.mapping(path)
+    except (OSError, BenchError) as error:
         raise BenchError(f"{path} cannot be read as JSON ({error}); give a key.json and result files.") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT or field not in found:
+    if found.get("format") != FORMAT or field not in found:
         raise BenchError(f"{path} is no file of a study of format {FORMAT}: it has no {field!r}.")
     return found
 
 
-def _result(path: Path, key: Mapping[str, Any]) -> dict[str, Any]:
+SIDE: dict[str, Any] = {"item": str, "run_id": str, "strength": (int, float)}
+TRIAL: dict[str, Any] = {"kind": str, "left": dict, "right": dict, "dataset": str, "prompt": str}
+
+
+def _check_key(key: Mapping[str, Any], path: Path) -> None:
+    try:
+        reading.check(key, {"study": str, "question": str, "trials": dict})
+        for name, trial in key["trials"].items():
+            reading.check({"trial": trial}, {"trial": dict})
+            reading.check(trial, {"kind": str}, f"trial {name}: ")
+            reading.check(trial, TRIAL if trial["kind"] == "compare" else {}, f"trial {name}: ")
+            for side in ("left", "right") if trial["kind"] == "compare" else ():
+                reading.check(trial[side], SIDE, f"trial {name}: {side}.")
+    except BenchError as error:
+        raise BenchError(f"{path} is no whole key of a study ({error}); give the key.json of the study.") from None
+
+
+def _result(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The answers in a file; a damaged file costs a warning line."""
+    try:
+        found = reading.mapping(path, answers=list)
+        for answer in found["answers"]:
+            reading.check({"answer": answer}, {"answer": dict})
+            reading.check({"trial": "", "choice": ""} | answer, {"trial": str, "choice": (str, type(None))}, "answer.")
+    except (OSError, BenchError) as error:
+        log.warning("%s was left out: %s.", path, error)
+        return None
     result = _json(path, "answers")
     if result.get("study") != key["study"]:
         raise BenchError(f"{path} answers study {result.get('study')}, the key is of {key['study']}; give its own key.")

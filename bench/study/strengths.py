@@ -8,18 +8,23 @@ draws raters and prompts independently, as their answers are crossed; with one r
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import reading
 from bench.analysis import frames, shown_columns
+from bench.errors import BenchError
 from bench.store.record import Store
 from bench.study.answers import Answers, Vote
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 PRIOR = 0.1  # comparisons added each way
 DRAWS = 999
@@ -148,12 +153,17 @@ def _ways(root: Path, answers: Answers) -> dict[str, bool]:
 
 def _images(answers: Answers, root: Path) -> dict[str, dict[tuple[Any, ...], float]]:
     """Metric -> (run id, strength, prompt, seed) -> value."""
-    import pandas as pd
 
     found: dict[str, dict[tuple[Any, ...], float]] = {}
     for run_id in sorted({side["run_id"] for side in _sides(answers.key)}):
         path = root / run_id / "per_image.csv"
-        lines = pd.read_csv(path, dtype={"prompt": str}) if path.is_file() else pd.DataFrame()
+        try:
+            lines = reading.per_image(path)
+        except FileNotFoundError:
+            continue
+        except (OSError, BenchError) as error:
+            log.warning("%s was left out: %s.", path, error)
+            continue
         for metric in lines.columns.difference(["strength", "prompt", "seed"]):
             keys = zip(lines.strength, lines.prompt, lines.seed, strict=True)
             values = {(run_id, g, p, s): v for (g, p, s), v in zip(keys, lines[metric], strict=True) if v == v}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from bench.cell import Cell
 from bench.settings import build
 from bench.steps.identify import identify
 from bench.store.record import Store
+from bench.store.stored_status import line
 from bench.sweeps import local, plan, pool
 from bench.sweeps.local import Local
 from bench.sweeps.settings import Settings
@@ -41,7 +42,7 @@ def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mappin
     print(f"Sweep {sweep.folder.name}: {plan.counts(verdicts)}", flush=True)
     if sweep.open():
         _work(sweep, kind, options, workers)
-    states = _report(sweep)
+    states = _report(sweep, {cell.run_id for cell, _ in verdicts.failed + verdicts.skipped})
     if not sweep.open() and any(states[cell.run_id].status == "done" for cell in verdicts.todo):
         _summarise(sweep, cells[0])
     if not sweep.open():
@@ -158,17 +159,18 @@ def counted(states: Mapping[str, State]) -> str:
     return ", ".join(f"{n} {status}" for status, n in sorted(found.items()))
 
 
-def _report(sweep: Sweep) -> dict[str, State]:
+def _report(sweep: Sweep, stored: Container[str] = ()) -> dict[str, State]:
     """The counts, all failures with their reasons, and how good the forecast was."""
     states = sweep.states()
     bad = {run_id: state for run_id, state in states.items() if state.status == "failed"}
     failed.extend(bad)
     for run_id, state in states.items():
         if state.status in ("failed", "skipped"):
-            print(f"{state.status}: {run_id}: {state.reason}")
+            record = sweep.store.read(run_id) if run_id in stored else None
+            print(f"{state.status}: {run_id}: {state.reason}" if record is None else line(record, stored=True))
     print(f"Sweep {sweep.folder.name}: {counted(states)}")
     if bad:
-        print("Failed cells stay so until mode=retry.")
+        print("Failed cells stay so until mode=retry; those without a record are tried again by the same command.")
     if (judged := plan.how_good(sweep)) is not None:
         print(judged)
     return states

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench.cell import PARTS, Cell
 from bench.contracts import BenchError
+from bench.errors import Unavailable
 from bench.run import run_together
 from bench.settings import digest
 from bench.steps.identify import begin, identify
@@ -73,12 +74,15 @@ def run_pack(
             finished(record)
 
     count = len(cells) if isinstance(cells, Sized) else 1
-    for record in run_together(begun(), _size(cells, size), stop, count):
-        tell(record)
+    try:
+        for record in run_together(begun(), _size(cells, size), stop, count):
+            tell(record)
+    except Unavailable as error:  # some cells stay open; the others have ended
+        refused.append(str(error))
     if later and not stop():
         records |= {record.run_id: record for record in run_pack(later, size, finished, stop)}
     if refused:
-        raise BenchError(" ".join(refused))
+        raise BenchError(" ".join(dict.fromkeys(refused)))
     return list(records.values())
 
 

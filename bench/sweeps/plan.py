@@ -9,6 +9,7 @@ measures short cells for it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import Counter
@@ -18,7 +19,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench import backbones
+from bench import backbones, reading
 from bench.cell import Cell
 from bench.contracts import BenchError, Impossible
 from bench.data import evaluation, sources
@@ -186,7 +187,9 @@ class _Memory:
 
     def __init__(self) -> None:
         self.file = cache_folder() / "plan" / f"{code()['sources']}.json"
-        self.known: dict[str, str] = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        self.known: dict[str, str] = {}
+        with contextlib.suppress(OSError, BenchError):  # a damaged one is made anew
+            self.known = {key: why for key, why in reading.mapping(self.file).items() if type(why) is str}
 
     def possible(self, key: str, cell: Cell) -> None:
         """Raises Impossible, or BenchError for what is missing, which is not remembered."""
@@ -196,8 +199,9 @@ class _Memory:
             raise Impossible(self.known[key])
 
     def keep(self) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.file, json.dumps(self.known).encode())
+        with contextlib.suppress(OSError, BenchError):  # a cache that cannot be written costs time only
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(self.file, json.dumps(self.known).encode())
 
 
 def _impossible_because(cell: Cell) -> str:

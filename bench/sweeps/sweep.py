@@ -13,6 +13,7 @@ A verdict is a record in the store, never what a queue says about a job.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections import Counter
@@ -22,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench import reading
 from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.files import atomic_write
@@ -29,11 +31,20 @@ from bench.settings import digest
 from bench.steps.identify import complete
 from bench.store import leases, stored_classes
 from bench.store.provenance import patch
-from bench.store.record import Record, Store
+from bench.store.record import Record, Store, check_run_id
 from bench.sweeps.settings import Settings
 from bench.sweeps.sources import code, described
 
+log = logging.getLogger(__name__)
 SWEEPS = ".sweeps"
+SHAPE: dict[str, Any] = {  # of sweep.json
+    **{"settings": dict, "code": dict, "estimate": (dict, type(None)), "started": (int, float), "mode": str},
+    **{"bases": list, "cells": list},
+}
+WORKER: dict[str, Any] = {  # of workers/*.json
+    **{"done": int, "failed": int, "loads": int, "cells": list, "why": str, "gpu": (str, type(None))},
+    **{"host": str, "pid": int, "machine": str},
+}
 STATES = ("done", "failed", "skipped", "running", "open")
 OWN = ("seed", "results", "mode", "pack")  # of a cell: what is not kept with its combination
 
@@ -61,18 +72,27 @@ class Sweep:
         self.results = folder.parent.parent
         self.store = Store(self.results)
         try:
-            known = json.loads((folder / "sweep.json").read_text())
-        except (OSError, ValueError) as error:
+            known = reading.mapping(folder / "sweep.json", **SHAPE)
+            self.settings = Settings(**known["settings"])
+            self.entries = [Entry(run_id, base, seed) for base, seed, run_id in known["cells"]]
+            self._check(known["bases"])
+        except (OSError, BenchError, TypeError, ValueError) as error:
             raise BenchError(f"{folder} holds no sweep that can be read ({error}).") from None
-        self.settings = Settings(**known["settings"])
         self.code: dict[str, Any] = known["code"]
         self.estimate: dict[str, Any] | None = known["estimate"]
         self.started: float = known["started"]  # seconds since 1970
         self.mode: str = known["mode"]
         self.bases: list[dict[str, Any]] = known["bases"]
-        self.entries = [Entry(run_id, base, seed) for base, seed, run_id in known["cells"]]
         self._known: dict[str, tuple[str, State]] = {}
         self._bases: dict[int, Cell] = {}
+
+    def _check(self, bases: list[Any]) -> None:
+        for base in bases:
+            reading.check(base, {"strengths": list, **dict.fromkeys(("method", "dataset", "backbone"), dict)})
+        for entry in self.entries:
+            check_run_id(entry.run_id)
+            if not (type(entry.base) is type(entry.seed) is int and 0 <= entry.base < len(bases)):
+                raise BenchError(f"cell {entry.run_id} has no settings")
 
     # --- the cells
 
@@ -87,13 +107,23 @@ class Sweep:
             first = next(entry for entry in self.entries if entry.base == index)
             stored_classes.check(self.bases[index], self.folder / "sweep.json")
             settings = self.bases[index] | {"strengths": tuple(self.bases[index]["strengths"])}
-            self._bases[index] = Cell(**settings, seed=first.seed, results=self.results)
+            try:
+                made = Cell(**settings, seed=first.seed, results=self.results)
+                _ = made.identity
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise BenchError(f"{self.folder} holds settings that make no cell ({error!r:.200}).") from error
+            self._bases[index] = made
         return self._bases[index]
 
     def redo(self) -> dict[str, str]:
         try:
-            return json.loads((self.folder / "redo.json").read_text())
+            return {
+                run: token for run, token in reading.mapping(self.folder / "redo.json").items() if type(token) is str
+            }
         except FileNotFoundError:
+            return {}
+        except BenchError as error:
+            log.warning("%s was left out: %s.", self.folder / "redo.json", error)
             return {}
 
     # --- what became of them
@@ -111,9 +141,15 @@ class Sweep:
         if token is not None and token != redo.get(run_id):
             return self._verdict(run_id, token)
         if (self.folder / "refused" / run_id).exists():
-            return State("failed", (self.folder / "refused" / run_id).read_text())
+            return State("failed", self._refusal(run_id))
         alive = run_id in claimed and leases.holder(self.store.claim_file(run_id)) is not None
         return State("running" if alive else "open")
+
+    def _refusal(self, run_id: str) -> str:
+        try:
+            return reading.content(self.folder / "refused" / run_id).decode(errors="replace")
+        except (OSError, BenchError) as error:
+            return f"The reason cannot be read ({error})."
 
     def _verdict(self, run_id: str, token: str) -> State:
         if self._known.get(run_id, ("",))[0] != token:
@@ -161,7 +197,10 @@ class Sweep:
         found = []
         for path in sorted((self.folder / "workers").glob("*.json")):
             owner = leases.holder(path.with_suffix(".claim"))
-            found.append({**json.loads(path.read_text()), "alive": owner is not None})
+            try:
+                found.append({**reading.mapping(path, **WORKER), "alive": owner is not None})
+            except (OSError, BenchError) as error:
+                log.warning("%s was left out: %s.", path, error)
         return found
 
     def check_code(self) -> None:

@@ -13,7 +13,6 @@ import math
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 from bench.cell import Cell
 from bench.contracts import BenchError
+from bench.environment import one_sentence
 from bench.files import atomic_write
 from bench.paths import extend_packages
 from bench.settings import digest, finite
@@ -284,7 +284,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence("bench.worker"):
         main()
-    except BenchError as error:
-        sys.exit(f"bench.worker: {error}")

@@ -20,6 +20,7 @@ from torch import Tensor
 from bench.adapters.bank import Bank
 from bench.contracts import Ask, BenchError, Loss, Method, Recipe, TrainingData
 from bench.seeding import generator
+from bench.training import checkpoint
 from bench.training.checks import untrained
 
 CHECKPOINT_SHARE = 0.01  # at most this part of the time goes into checkpoints
@@ -201,7 +202,7 @@ class _Run:
         return self.pending.value
 
     def start(self) -> bool:
-        if self.job.checkpoint is not None and self.job.checkpoint.is_file():
+        if self.job.checkpoint is not None:
             self._restore(self.job.checkpoint)
         return self._begin()
 
@@ -272,10 +273,6 @@ class _Run:
             self.save_s = self.saved_at - started
 
     def _save(self, path: Path) -> None:
-        from safetensors.torch import save
-
-        from bench.files import atomic_write
-
         tensors = {f"{name}/theta": row for name, row in self.rows.items()}
         for name, row in self.rows.items():
             for key, value in self.optimizer.state[row].items():
@@ -283,12 +280,13 @@ class _Run:
         tensors["k"] = torch.tensor(self.k)
         if self.scaler.is_enabled():
             tensors["scale"] = torch.tensor([self.scaler.get_scale(), self.scaler._get_growth_tracker()])
-        atomic_write(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
+        checkpoint.save(path, tensors)
 
     def _restore(self, path: Path) -> None:
-        from safetensors.torch import load_file
-
-        tensors = load_file(path)
+        """Go on where the checkpoint was written; from the beginning where it is damaged."""
+        tensors = checkpoint.read(path, self.rows, self.job.recipe.steps)
+        if tensors is None:
+            return
         self.k = int(tensors["k"])
         for name, row in self.rows.items():
             row.copy_(tensors[f"{name}/theta"])

@@ -17,6 +17,7 @@ from bench.analysis import frames, plain_text
 from bench.compose import cell, register_datasets
 from bench.contracts import BenchError, Recipe
 from bench.data.images import stored
+from bench.errors import Unavailable
 from bench.paths import CONF
 from bench.run import run
 from bench.settings import build
@@ -182,8 +183,10 @@ def test_a_seed_and_a_strength_are_numbers(results):
 
 def test_weights_of_a_metric_that_are_missing_stop_the_cell_before_it_trains(results, monkeypatch):
     monkeypatch.setattr("bench.steps.slots.training_job", forbidden)
-    record = run(composed(results, *PAIR, "metrics=sd", "seed=5"))
-    assert record.status == "failed" and "missing_metrics=skip" in record.reason
+    asked = composed(results, *PAIR, "metrics=sd", "seed=5")
+    with pytest.raises(Unavailable, match="missing_metrics=skip"):
+        run(asked)
+    assert Store(results).read(asked.run_id) is None
 
 
 def test_weights_of_a_metric_that_are_missing_can_be_passed_over(results):

@@ -18,8 +18,10 @@ from bench.adapters.cross_attention import CrossAttention
 from bench.adapters.image_adapter_files import read_image_adapter
 from bench.adapters.image_encoder import ImageEncoder
 from bench.contracts import Ask, BenchError, CrossAttentionSpec, Example, Impossible, Recipe, Text
+from bench.errors import Unavailable
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
 from bench.seeding import generator
+from bench.store.record import Store
 from bench.training.latents import Latents
 from bench.training.trainer import Job, train
 from methods.ip_adapter import IPAdapter
@@ -430,7 +432,7 @@ def test_blocks_that_the_network_lacks_are_told():
         Bank(Shaped(sd), {"image": CrossAttentionSpec(4, scales={"up": {"block_1": [1, 0]}})}, [generator(0)])
 
 
-def test_absent_weights_skip_the_cell_and_name_what_makes_them(tmp_path):
+def test_absent_weights_leave_the_cell_open_and_name_what_makes_them(tmp_path):
     from hydra import compose, initialize_config_dir
 
     from bench.compose import cell, register_datasets
@@ -443,10 +445,10 @@ def test_absent_weights_skip_the_cell_and_name_what_makes_them(tmp_path):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         asked = cell(compose("config", overrides))
     assert list(asked.identity["method"]["files"]) == [CLIP]
-    record = run(asked)
-    assert record.status == "skipped"
-    assert f"The weights {file} are not on this machine" in record.reason
-    assert "python -m bench.mini.recipe --out DIR --stages world,encoder" in record.reason
+    with pytest.raises(Unavailable, match=f"The weights {file} are not on this machine") as error:
+        run(asked)
+    assert "python -m bench.mini.recipe --out DIR --stages world,encoder" in str(error.value)
+    assert Store(tmp_path).read(asked.run_id) is None
     hub = IPAdapter(ImageEncoder(CLIP), file="h94/IP-Adapter/models/none.safetensors").missing()
     assert "hf download h94/IP-Adapter --include 'models/none.safetensors*'" in hub
 

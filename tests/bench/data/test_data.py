@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bench.contracts import BenchError, with_token
-from bench.data import decoding, identity, loading, rendering, schema, sources
+from bench.data import dataset_yaml, decoding, identity, loading, rendering, schema, sources
 from bench.mini import scenes, styles
 from bench.paths import ROOT
 
@@ -136,7 +136,12 @@ def test_a_base_is_merged_mappings_deeply_and_the_rest_replaced(tmp_path):
     (tmp_path / "one.yaml").write_text("noun: a\nprompts: [x, y]\nrendered: {seed: 0, pairs: 1}\n")
     (tmp_path / "two.yaml").write_text("noun: b\n")
     (tmp_path / "own.yaml").write_text("base: [one.yaml, two.yaml]\nprompts: [z]\nrendered: {seed: 5}\n")
-    assert schema._merged(tmp_path / "own.yaml") == {"noun": "b", "prompts": ["z"], "rendered": {"seed": 5, "pairs": 1}}
+    merged = dataset_yaml.merged(tmp_path / "own.yaml")
+    assert merged == {
+        "noun": "b",
+        "prompts": ["z"],
+        "rendered": {"seed": 5, "pairs": 1},
+    }
 
 
 def test_an_unknown_dataset_is_a_sentence():
@@ -152,9 +157,9 @@ def test_an_unknown_key_is_a_sentence():
 def test_broken_yaml_is_a_sentence(tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [1, 2\n")
     with pytest.raises(BenchError, match="broken.yaml cannot be read as YAML"):
-        schema._merged(tmp_path / "broken.yaml")
+        dataset_yaml.merged(tmp_path / "broken.yaml")
     with pytest.raises(BenchError, match="nowhere.yaml cannot be read"):
-        schema._merged(tmp_path / "nowhere.yaml")
+        dataset_yaml.merged(tmp_path / "nowhere.yaml")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 from bench import fetch, paths
 from bench.contracts import BenchError
-from bench.data import download, files, schema, sources, weights
+from bench.data import dataset_yaml, download, files, schema, sources, weights
 from bench.data.download import stage
 from bench.data.files import File, inside, sha256
 from bench.data.weights import weights_file
@@ -387,10 +387,10 @@ def dataset(tmp_path, monkeypatch, server):
         f"files: {{folder: toy, url: {server}, sha256: {{x.jpg: {HASH}}}}}\n"
     )
     monkeypatch.setattr(schema, "FOLDER", folder)
-    for cached in (schema.names, schema._yaml):
+    for cached in (schema.names, dataset_yaml.read):
         cached.cache_clear()
     yield
-    for cached in (schema.names, schema._yaml):
+    for cached in (schema.names, dataset_yaml.read):
         cached.cache_clear()
 
 

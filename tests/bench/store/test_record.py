@@ -244,7 +244,7 @@ def test_a_real_limit_of_the_kernel_is_the_same_sentence(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); atomic_write(sys.argv[1], b'x' * 2000)"
     )
     error = child(code, tmp_path / "file").communicate()[1]
-    assert error.splitlines()[-1].startswith("bench.errors.BenchError: No space left in")
+    assert error.splitlines()[-1].startswith("bench.errors.Unavailable: No space left in")
     assert not list(tmp_path.iterdir())
 
 

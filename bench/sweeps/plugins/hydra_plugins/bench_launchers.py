@@ -6,7 +6,7 @@ programs that use Hydra do not see it.
 
 from __future__ import annotations
 
-import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,16 +15,25 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bench import compose
-from bench.contracts import BenchError
+from bench.environment import one_sentence
 from bench.sweeps import launch
 from bench.sweeps.settings import settings
 
 
 class Grid(BasicSweeper):
     """All combinations, in one batch."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Hydra notes what it was asked for in a folder of the results; a plan leaves nothing there."""
+        assert self.config is not None
+        with one_sentence("bench"), tempfile.TemporaryDirectory() as folder:
+            if "plan" in [word.partition("=")[0] for word in arguments]:
+                with open_dict(self.config):
+                    self.config.hydra.sweep.dir = folder
+            return super().sweep(arguments)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Left to the launcher, which composes each combination once instead of each cell twice."""
@@ -43,11 +52,9 @@ class _Ours(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         HydraConfig.instance().set_config(self.config)
-        try:
+        with one_sentence("bench"):
             cells = compose.cells(job_overrides, self._compose)
             states = launch.launch(cells, settings(self.config), self.kind, self.options)
-        except BenchError as error:
-            sys.exit(f"bench: {error}")
         return [
             JobReturn(overrides=list(words), status=JobStatus.COMPLETED, _return_value=states.get(cell.run_id))
             for words, cell in zip(job_overrides, cells, strict=True)

@@ -1,0 +1,89 @@
+"""Files of the store, read with care: a damaged one is one sentence, never a crash, a hang or a wrong number."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.environment import KNOWN
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INDEX = ["strength", "prompt", "seed"]  # of the lines of per_image.csv
+
+
+class Damaged(BenchError):
+    """A file that cannot be what it is called. The message is the reason alone."""
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a regular file. Raises Damaged for a device, a pipe, a folder, a link to itself; FileNotFoundError,
+    and OSError for what the environment does."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Damaged("it is no regular file")
+        return path.read_bytes()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno in KNOWN:
+            raise
+        raise Damaged(str(error.strerror)) from error
+
+
+def text(path: Path) -> str:
+    try:
+        return content(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Damaged(f"it is not UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def parsed(words: str) -> dict[str, Any]:
+    """A JSON mapping. Raises Damaged."""
+    try:
+        found = json.loads(words)
+        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair cannot be shown anywhere
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"it is not whole JSON ({str(error)[:200]})") from error
+    if not isinstance(found, dict):
+        raise Damaged("it holds no JSON mapping")
+    return found
+
+
+def mapping(path: Path, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
+    """A JSON mapping that has these keys with values of these types. Raises Damaged or OSError."""
+    found = parsed(text(path))
+    check(found, kinds)
+    return found
+
+
+def check(found: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]], where: str = "") -> None:
+    """Raise Damaged unless every key is there with a value of its type."""
+    for key, kind in kinds.items():
+        if key not in found:
+            raise Damaged(f"{where}{key} is missing")
+        wrong = isinstance(found[key], bool) and kind in (int, (int, float), (int, float, type(None)))
+        if wrong or not isinstance(found[key], kind):
+            raise Damaged(f"{where}{key} is {str(found[key])[:60]!r}")
+
+
+def per_image(path: Path) -> pd.DataFrame:
+    """The lines of a per_image.csv: strength, prompt, seed and a column of numbers per metric. Raises Damaged."""
+    import io
+
+    import pandas as pd
+
+    try:
+        lines = pd.read_csv(io.StringIO(text(path)), dtype={"prompt": str}, keep_default_na=True)
+    except (ValueError, OverflowError, pd.errors.ParserError) as error:
+        raise Damaged(f"it is no table ({' '.join(str(error).split())[:200]})") from error
+    absent = [name for name in INDEX if name not in lines]
+    if absent or not isinstance(lines.index, pd.RangeIndex):
+        raise Damaged(f"it has no column {absent[0]}" if absent else "its lines are longer than its head")
+    odd = [name for name in lines.columns.difference(["prompt"]) if lines[name].dtype.kind not in "fiu"]
+    if odd or lines[INDEX].isna().any(axis=None) or (lines.seed != lines.seed.astype(float).round()).any():
+        raise Damaged(f"its column {odd[0]} holds no numbers" if odd else "a line has no strength, prompt or seed")
+    return lines
