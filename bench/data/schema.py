@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def _folders() -> list[Path]:
 
 
 def _file(name: str) -> Path:
-    return next(folder / name / YAML for folder in _folders() if (folder / name / YAML).is_file())
+    return next(folder / name / YAML for folder in _folders() if os.path.lexists(folder / name / YAML))
 
 
 def describe(name: str) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from test_run import PAIR, composed
 
 from bench import environment, files
-from bench.__main__ import report
 from bench.errors import BenchError, Impossible, Unavailable
 from bench.files import atomic_write
 from bench.run import run
+from bench.runs import report
 from bench.steps.work import Work
 from bench.store.record import Record, Store
 from bench.store.stored_status import is_stored, line
