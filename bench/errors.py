@@ -13,3 +13,7 @@ class Impossible(BenchError):
 
 class Unavailable(BenchError):
     """The environment lacks something now, such as space, weights or a network; a cell stays open without a record."""
+
+
+class Stopped(BaseException):
+    """This process was asked to leave. No error of a cell: nothing catches it before the cells are let go."""

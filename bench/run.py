@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.cell import Cell
-from bench.errors import Unavailable
+from bench.errors import Stopped, Unavailable
 from bench.steps.identify import begin, identify
 from bench.store.record import Record
 
@@ -41,8 +41,8 @@ def run_together(
     """Cells from their beginning, or from where a killed process left them; each leaves a record in any case.
 
     Up to `size` of about `count` train together; a cell that ends frees its slot for one that waits. When `stop` says
-    so, those that are still training write a checkpoint and are let go without a record. Raises Unavailable, at the
-    end, for cells that the environment stopped.
+    so, between two steps, batches or metrics, what is unfinished is let go with its checkpoint and without a record.
+    Raises Unavailable, at the end, for cells that the environment stopped.
     """
     from bench.steps.record import record
     from bench.steps.sample import sample
@@ -52,7 +52,7 @@ def run_together(
     under_way: list[Work] = []
     stopped: dict[str, Unavailable] = {}
     try:
-        for ended in train(_ready(works, under_way), size, stop, count):
+        for ended in train(_ready(works, under_way, stop), size, stop, count):
             sample(ended)
             for work in ended:
                 try:
@@ -64,6 +64,9 @@ def run_together(
                 under_way.remove(work)
                 if made is not None:
                     yield made
+    except Stopped:
+        return
+    else:
         if stopped:
             raise Unavailable(" ".join(stopped)) from next(iter(stopped.values()))
     finally:
@@ -71,12 +74,13 @@ def run_together(
             work.let_go()
 
 
-def _ready(works: Iterable[Work], under_way: list[Work]) -> Iterator[Work]:
+def _ready(works: Iterable[Work], under_way: list[Work], stop: Callable[[], bool]) -> Iterator[Work]:
     """Each work with its parts loaded and the baseline drawn, when a slot is free for it."""
     from bench.steps.baseline import baseline
     from bench.steps.load import load
 
     for work in works:
+        work.stop = stop
         under_way.append(work)
         work.attempt(partial(load, work))
         work.attempt(partial(baseline, work))

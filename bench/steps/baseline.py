@@ -53,6 +53,6 @@ def untouched(work: Work, chosen: Sequence[Shot], label: str) -> StoredImages:
     folder = cache_folder() / "baseline" / digest(own, 16)
     if not folder.is_dir():
         request = Request(0, Untouched(), work.dataset, chosen, 0.0)
-        (images,) = drawn(Bank(work.backbone, {}, [None]), [request], work.sampler, label)
+        (images,) = drawn(Bank(work.backbone, {}, [None]), [request], work.sampler, label, work.heed)
         save_images(folder, images, names(chosen))
     return stored(folder, names(chosen))

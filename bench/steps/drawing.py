@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bench.data.image_files import image_name
@@ -20,12 +20,22 @@ def names(chosen: Sequence[Shot]) -> list[str]:
     return [image_name(shot.index, shot.seed) for shot in chosen]
 
 
-def drawn(bank: Bank, requests: Sequence[Request], sampler: Sampler, label: str) -> list[np.ndarray]:
-    """Images uint8 (N, 3, P, P) of each request, which all have equally many shots."""
+def drawn(
+    bank: Bank, requests: Sequence[Request], sampler: Sampler, label: str, heed: Callable[[], None]
+) -> list[np.ndarray]:
+    """Images uint8 (N, 3, P, P) of each request, all with equally many shots; `heed` is called between batches."""
     import numpy as np
 
     from bench.sampling.sampler import sample
 
-    chunks = (images for chunk in sample(bank, requests, sampler) for images in zip(*chunk, strict=True))
-    rows = list(progress(chunks, label, "image", len(requests[0].shots)))
+    def images() -> Iterator[tuple[np.ndarray, ...]]:
+        done = 0
+        heed()
+        for chunk in sample(bank, requests, sampler):
+            yield from zip(*chunk, strict=True)
+            done += len(chunk[0])
+            if done < len(requests[0].shots):  # the last batch is kept
+                heed()
+
+    rows = list(progress(images(), label, "image", len(requests[0].shots)))
     return [np.stack(column) for column in zip(*rows, strict=True)]

@@ -65,7 +65,7 @@ def draw(works: Sequence[Work], strength: float) -> list[np.ndarray]:
     first, started = works[0], time.perf_counter()
     requests = [Request(work.slot or 0, work.method, work.dataset, work.shots, strength) for work in works]
     label = f"sample {first.cell.run_id}{f' and {len(works) - 1} more' * (len(works) > 1)} strength {strength:g}"
-    images = drawn(first.bank, requests, first.sampler, label)
+    images = drawn(first.bank, requests, first.sampler, label, first.heed)
     for work, own in zip(works, images, strict=True):
         if work.method.recipe is None:
             save_images(_seedless(work, strength), own, names(work.shots))
@@ -124,7 +124,7 @@ def class_images(work: Work, strength: float) -> StoredImages:
     folder = work.folder / "class_images" / strength_folder(strength)
     if not folder.is_dir():
         request = Request(work.slot or 0, Plain(work.method), work.dataset, chosen, strength)
-        (made,) = drawn(work.bank, [request], work.sampler, f"class images {strength:g}")
+        (made,) = drawn(work.bank, [request], work.sampler, f"class images {strength:g}", work.heed)
         _save(work, folder, made, names(chosen))
     else:
         _check(work, folder)

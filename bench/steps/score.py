@@ -39,6 +39,7 @@ def measure(work: Work, strength: float, names: Sequence[str]) -> list[dict]:
     entries = []
     with work.clock("score_s"):
         for name in progress([name for name in names if name in work.metrics], "score", "metric"):
+            work.heed()
             entries += _measured(work, name, strength, evaluation)
             work.scored.append(work.cell.measure(name, strength))
     return entries

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bench.cell import PARTS, Cell
 from bench.contracts import AdapterSpec, Backbone, BenchError, Dataset, Method, Metric, Spec
 from bench.data.images import StoredImages
-from bench.errors import Unavailable
+from bench.errors import Stopped, Unavailable
 from bench.settings import build, construct
 from bench.store import contents
 from bench.store.record import Record, Store
@@ -47,6 +47,7 @@ class Work:
     baseline: StoredImages | None = None  # set by `steps.baseline`
     record: Record | None = None  # of the finished cell that is opened again
     drawn: set[str] = field(default_factory=set)  # folders of images that were written, below `folder`
+    stop: Callable[[], bool] = bool  # whether this process was asked to leave
 
     def attempt(self, step: Callable[[], T]) -> T | None:
         """Do a step of a cell that nothing has ended so far; what goes wrong ends it, and no other cell."""
@@ -56,6 +57,11 @@ class Work:
             except Exception as error:
                 self.error = error
         return None
+
+    def heed(self) -> None:
+        """Raise Stopped when this process was asked to leave; called between batches and between metrics."""
+        if self.stop():
+            raise Stopped
 
     # --- the parts
 

@@ -73,7 +73,7 @@ def test_other_methods_are_drawn_and_what_trains_nothing_once_for_all_seeds(tmp_
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     drawn = []
 
-    def draw(bank, requests, sampler, label):
+    def draw(bank, requests, sampler, label, heed):
         drawn.append(label)
         return [255 - BASELINE]
 
