@@ -1,6 +1,6 @@
 """What a dataset.yaml says: its keys with their defaults, its bases merged in, and the datasets that there are.
 
-The keys are explained in datasets/README.md. Nothing in this room imports torch.
+The keys are explained in docs/datasets.md. Nothing in this room imports torch.
 """
 
 from __future__ import annotations
