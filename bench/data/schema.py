@@ -125,5 +125,5 @@ def _a_table(spec: Mapping[str, Any]) -> None:
     if set(table) - {"file", "column", "seeds", "left_out"} or not all(named):
         raise BenchError(
             f"dataset {spec['name']} has prompts: {dict(table)!r}; a list is needed, or a table as in "
-            "prompts: {file: prompts.csv, column: prompt, seeds: seed} (seeds may be left out; datasets/README.md)."
+            "prompts: {file: prompts.csv, column: prompt, seeds: seed} (seeds may be left out; docs/datasets.md)."
         )
