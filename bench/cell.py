@@ -96,11 +96,11 @@ def identity(metric: str) -> tuple[str, ...]:
 def contents(settings: Any) -> dict[str, str]:
     """A digest of every file or folder that the settings name by a path (relative: from the repository root)."""
     from bench.data.files import sha256
-    from bench.paths import ROOT
+    from bench.paths import located
 
     found = {}
     for name in sorted({text for text in _strings(settings) if "/" in text}):
-        place = ROOT / Path(name).expanduser()
+        place = located(name)
         if os.path.exists(place):
             files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
             found[name] = digest([sha256(file) for file in files], 16)

@@ -21,7 +21,7 @@ from typing import Any
 from bench.contracts import BenchError
 from bench.data.files import human
 from bench.data.weights import weights, weights_state
-from bench.paths import ROOT, cache_folder, mirror_folder
+from bench.paths import CONF, cache_folder, mirror_folder
 from bench.settings import build
 from bench.store.provenance import PACKAGES
 
@@ -56,7 +56,7 @@ def examine() -> Iterator[Finding]:
     """Everything, in the order of the table."""
     import yaml
 
-    asked = yaml.safe_load((ROOT / "conf" / "doctor.yaml").read_text())
+    asked = yaml.safe_load((CONF / "doctor.yaml").read_text())
     yield from libraries(asked["combinations"])
     yield machine()
     yield mirror()

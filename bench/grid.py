@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import paths
 from bench.contracts import BenchError
 from bench.sampling.grid import grid
 from bench.store.record import Store
@@ -84,7 +85,7 @@ def _label(lines: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -> Any
 
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="python -m bench.grid", description="Images of many records in one picture.")
-    parse.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    parse.add_argument("--results", type=Path, default=paths.results_folder(), help="folder of the records")
     parse.add_argument("--where", nargs="+", action="extend", default=[], metavar="COLUMN=A,B", help="as bench.table")
     parse.add_argument("--columns", type=int, default=8, help="how many prompts")
     parse.add_argument("--out", type=Path, required=True, help="the PNG to write")

@@ -36,9 +36,22 @@ def build(spec: Any, at: str = "") -> Any:
         made = {key: build(value, f"{at}.{key}") for key, value in spec.items()}
         if "_target_" not in made:
             return made
-        module, _, attribute = made.pop("_target_").rpartition(".")
-        return construct(getattr(importlib.import_module(module), attribute), made, at)
+        return construct(class_of(made.pop("_target_"), at), made, at)
     return [build(value, at) for value in spec] if isinstance(spec, (list, tuple)) else spec
+
+
+def class_of(name: Any, at: str = "") -> Any:
+    """What a dotted name stands for. Raises BenchError where there is nothing of that name."""
+    module, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
+    try:
+        if not module:
+            raise ImportError("it is no dotted name")
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BenchError(
+            f"{at.lstrip('.') or 'the settings'}._target_={name} was asked for, which cannot be imported ({error}); "
+            "type the dotted name of a class, for example methods.pair.PairCustomization."
+        ) from error
 
 
 KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import paths
 from bench.analysis.frames import configs, images, load, where, wide
 from bench.contracts import BenchError
 from bench.files import atomic_write
@@ -30,7 +31,7 @@ LAYOUTS = ("metrics", "styles", "ablation", "curve")
 
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="python -m bench.table", description="Show all records as one table.")
-    parse.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    parse.add_argument("--results", type=Path, default=paths.results_folder(), help="folder of the records")
     parse.add_argument("--where", nargs="+", action="extend", default=[], metavar="COLUMN=A,B", help="* and ? match")
     parse.add_argument("--by", choices=("seeds", "runs"), default="seeds", help="mean over seeds, or each run")
     parse.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="what stands in rows and columns")

@@ -51,6 +51,8 @@ def leak_quantities(id: str, network: str, source: str) -> dict[str, Quantity]:
 class FeatureLeak(Metric):
     """The leak in cosine of a network's features, its rate, and that of prompts of the training picture's class."""
 
+    copying: ClassVar = True
+
     def __init__(self, network: ImageNetwork):
         self.network = network
 
@@ -94,6 +96,7 @@ class ClipImageLeak(FeatureLeak):
 class ClipTextLeak(Metric):
     """Leakage of meaning: images move closer to the captions q_c of training content than to captions of controls."""
 
+    copying: ClassVar = True
     higher_is_better: ClassVar = {"clip_text_leak": False, "clip_text_leak_related": False}
     quantities: ClassVar = {
         "clip_text_leak": Quantity(

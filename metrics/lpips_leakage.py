@@ -49,6 +49,7 @@ class LpipsLeakage(Metric):
     """Content kept (`lpips_content`), the raw gap to the training picture, and the controlled leak (`lpips_leak`)."""
 
     version: ClassVar[int] = 2
+    copying: ClassVar = True
     higher_is_better: ClassVar = {
         "lpips_content": False,
         "lpips_content_rel": False,

@@ -73,6 +73,7 @@ class Pres(Metric):
     Lower is better: high means that the class has collapsed onto the subject.
     """
 
+    copying: ClassVar = True
     higher_is_better: ClassVar = {"pres": False}
     quantities: ClassVar = {
         "pres": Quantity(

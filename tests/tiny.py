@@ -2,6 +2,7 @@
 fine-tuning of that backbone in plain torch, for replays.
 """
 
+import functools
 import hashlib
 
 import torch
@@ -88,6 +89,21 @@ class TinyBackbone(Backbone):
         kinds = {"attention": torch.nn.Linear, "linear": torch.nn.Linear, "all": (torch.nn.Linear, torch.nn.Conv2d)}
         found = {n: m for n, m in self.network.named_modules() if isinstance(m, kinds[where])}
         return {n: m for n, m in found.items() if where != "attention" or n.endswith(ends)}
+
+
+tiny = functools.cache(TinyBackbone)  # one that tests share, for each dtype; banks are closed after use
+
+
+def tiny_bank(method, filled=None, backbone=None):
+    """The adapters that a method asks for, on a backbone, with random weights when `filled` is a seed."""
+    from bench.adapters.bank import Bank
+    from bench.seeding import generator
+
+    bank = Bank(backbone or tiny(), method.adapters(tiny_dataset()), [generator("adapters", 0)])
+    for name, theta in bank.theta.items() if filled is not None else ():
+        noise = torch.randn(theta.shape, generator=generator("fill", filled, name), dtype=theta.dtype)
+        theta.add_(noise, alpha=0.02 if name in bank.full else 0.2)
+    return bank
 
 
 def picture(seed):

@@ -17,7 +17,7 @@ from typing import Any
 from bench.contracts import BenchError
 from bench.data.files import sha256
 from bench.data.weights import weights_folders
-from bench.paths import ROOT, mirror_folder
+from bench.paths import located, mirror_folder
 
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -46,7 +46,7 @@ def resolve(path: str, variant: str | None = None, download_gb: float | None = N
 
 def _local(path: str) -> Path | None:
     """A folder as named, or where weights are staged: <mirror or cache>/weights/<owner>/<name> or .../<name>."""
-    named = ROOT / Path(path).expanduser()
+    named = located(path)
     if named.is_dir():
         return named
     if not HUB_NAME.fullmatch(path):

@@ -51,6 +51,7 @@ class Method(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()  # of "pairs", "references", "auxiliary", "class", "oracle"
     strength_knob: ClassVar[str]  # what `strength` turns, in the paper's words
     strength: float = 1.0  # the value used when none is asked for
+    neutral_strength: ClassVar[float | None] = 0.0  # nothing that was learned shows; None: there is no such strength
     start_t: float = 1000  # guidance begins at this timestep; before it the backbone's own guidance runs
     recipe: Recipe | None = None  # None: nothing to train
     notes: Sequence[str] = ()  # what a reader of the record must know

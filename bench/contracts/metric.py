@@ -61,6 +61,7 @@ class Metric(ABC):
     version: ClassVar[int] = 1  # raise it when numbers change: finished cells are then scored again
     higher_is_better: ClassVar[Mapping[str, bool]]  # id of each value -> direction
     quantities: ClassVar[Mapping[str, Quantity]] = {}  # id of each value -> its entry in docs/metrics.md
+    copying: ClassVar[bool] = False  # it measures how much training images are copied, and need not mind bad images
 
     def identity(self) -> list[str]:
         """What its numbers depend on besides the images and its settings: the version, and the `id` of each part that

@@ -8,15 +8,16 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.contracts import BenchError
+from bench.data.dataset_paths import anchored
 from bench.data.style_folder import laid_out
-from bench.paths import ROOT
+from bench.paths import DATASETS, own
 
-FOLDER = ROOT / "datasets"
+FOLDER = DATASETS
 CONTROLS = 8
 KEYS: dict[str, Any] = {  # every key of a dataset.yaml with its default
     "name": None,
@@ -42,13 +43,23 @@ KEYS: dict[str, Any] = {  # every key of a dataset.yaml with its default
     "rendered": None,
 }
 FOLDERS = ("references", "person", "background", "auxiliary", "reference_set")  # roles of images, by folder or list
+YAML = "dataset.yaml"
 SCENES, ALL = "scenes", "all"  # words in `controls` and in a role
 
 
 @functools.cache
 def names() -> list[str]:
     """Names of all datasets, sorted; a nested folder gives `dreambooth/duck_toy`."""
-    return sorted(path.parent.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("dataset.yaml"))
+    return sorted({path.parent.relative_to(folder).as_posix() for folder in _folders() for path in folder.rglob(YAML)})
+
+
+def _folders() -> list[Path]:
+    """The shipped datasets, then those of the working directory."""
+    return [FOLDER, *filter(None, [own("datasets")])]
+
+
+def _file(name: str) -> Path:
+    return next(folder / name / YAML for folder in _folders() if (folder / name / YAML).is_file())
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -56,7 +67,9 @@ def describe(name: str) -> dict[str, Any]:
     if name not in names():
         near = difflib.get_close_matches(name, names(), 3) or names()
         raise BenchError(f"no dataset is called {name!r}; did you mean {', '.join(near)}? (folders of datasets/)")
-    spec = {**json.loads(json.dumps(KEYS)), **_merged(FOLDER / name / "dataset.yaml")}
+    path = _file(name)
+    staged = (_merged(path).get("files") or {}).get("sha256") or ()
+    spec = {**json.loads(json.dumps(KEYS)), **_merged(path, staged)}
     spec["name"] = name
     return completed(spec)
 
@@ -71,13 +84,16 @@ def _yaml(path: Path) -> dict[str, Any]:
         raise BenchError(f"{path} cannot be read as YAML ({error}); correct it.") from error
 
 
-def _merged(path: Path) -> dict[str, Any]:
-    """One yaml over those that its `base` names (paths relative to it; the later wins)."""
-    own = dict(_yaml(path))
+def _merged(path: Path, staged: Container[str] | None = None) -> dict[str, Any]:
+    """One yaml over those that its `base` names (paths relative to it; the later wins).
+
+    With the names of `staged` files, every other path is absolute.
+    """
+    own = dict(_yaml(path) if staged is None else anchored(_yaml(path), path.parent, staged))
     bases = own.pop("base", [])
     spec: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
-        spec = _over(spec, _merged((path.parent / base).resolve()))
+        spec = _over(spec, _merged((path.parent / base).resolve(), staged))
     return _over(spec, own)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.contracts import BenchError
 from bench.data.files import File, checksums, human, sha256, verify, whole
-from bench.paths import ROOT, mirror_folder, staged_folder
+from bench.paths import CONF, located, mirror_folder, staged_folder
 
 HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(/(?P<inside>[\w./-]+))?")  # owner/name, or a place inside it
 
@@ -19,7 +19,7 @@ def weights() -> dict[str, dict[str, Any]]:
     """The registry `conf/weights.yaml`: id -> {file, url, sha256, size, licence, used_by} or {hub, ...}."""
     import yaml
 
-    return yaml.load((ROOT / "conf" / "weights.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return yaml.load((CONF / "weights.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def entry_of(id: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def weights_at(name: str) -> Path:
 
     Raises BenchError with what to type when it is not on this machine.
     """
-    named = ROOT / Path(name).expanduser()
+    named = located(name)
     if os.path.exists(named):
         return named
     for place in (*(folder / name for folder in weights_folders()), _in_hub_cache(name)):

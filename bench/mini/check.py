@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.mini import scenes, styles
-from bench.mini.perceptual import PerceptualTrunk
 from bench.mini.recipe.training import fast_precision
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -43,30 +42,6 @@ def _hwc(images: Tensor) -> np.ndarray:
 
 def _signed(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
-
-
-# ------------------------------------------------------------------------------------------------- the truth gap
-
-
-def style_gap(images: Tensor, baseline: Tensor, style: str, weights: Path = WEIGHTS) -> dict[str, float]:
-    """Share of the distance from baseline to style(baseline) that `images` close, in RGB (r.m.s.) and perceptually.
-
-    1: the stylised truth, 0: no closer than the baseline, negative: farther. Both (N, 3, 64, 64), same seeds.
-    """
-    function = {**styles.KNOWN, **styles.HELD_OUT}[style]
-    truth = _chw([function(x) for x in _hwc(baseline)])
-    trunk = PerceptualTrunk.load(weights / "perceptual")
-
-    def rms(a: Tensor, b: Tensor) -> float:
-        return float(((a.float() - b.float()) ** 2).mean((1, 2, 3)).sqrt().mean())
-
-    def perceptual(a: Tensor, b: Tensor) -> float:
-        return float(trunk(_signed(a), _signed(b)).mean())
-
-    return {
-        "rgb": 1 - rms(images, truth) / rms(baseline, truth),
-        "perceptual": 1 - perceptual(images, truth) / perceptual(baseline, truth),
-    }
 
 
 # --------------------------------------------------------------------------------------------------- classifiers

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.contracts import BenchError
+from bench.paths import results_folder
 
 if TYPE_CHECKING:
     from bench.report.page import Gathered
@@ -18,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(
         prog="python -m bench.report", description="All records as one HTML page that opens without a network."
     )
-    parse.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    parse.add_argument("--results", type=Path, default=results_folder(), help="folder of the records")
     parse.add_argument("--where", nargs="+", action="extend", default=[], metavar="COLUMN=A,B", help="as bench.table")
     parse.add_argument("--out", type=Path, default=None, help="the page; default: report.html below --results")
     parse.add_argument("--max-mb", type=float, default=5.0, help="most millions of bytes; images beyond are left out")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from bench.steps.baseline import prior
 from bench.steps.work import Work
+from bench.training.checks import high_ends
 from bench.training.trainer import Job, Step
 
 
@@ -32,8 +33,10 @@ def log_step(work: Work, step: Step) -> None:
 
 
 def save_adapters(work: Work) -> None:
-    """Write what was trained, and not what was read from a file."""
+    """Write what was trained, and not what was read from a file; note losses that end high."""
     if work.method.recipe is not None:
+        for sentence in high_ends(work.training_log.path):
+            work.note(sentence)
         for name, spec in work.bank.specs.items():
             if getattr(spec, "file", None) is None:
                 work.bank.save(name, work.slot or 0, work.folder / "adapters")

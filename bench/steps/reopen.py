@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from bench.cell import Cell
-from bench.contracts import BenchError
-from bench.settings import digest
+from bench.cell import PARTS, Cell
+from bench.contracts import Backbone, BenchError, Method
+from bench.settings import class_of, digest
 from bench.steps.work import Work
+from bench.store import stored_classes
 from bench.store.record import Record, loads
 
 
@@ -43,4 +46,20 @@ def _cell(record: Record, folder: Path) -> Cell:
     asked, seed = record.config.get("asked"), record.config.get("seed")
     if asked is None or seed is None:
         raise BenchError(f"Cell {record.run_id} is of an older version that kept fewer settings; run it again.")
+    file = folder / "record.json"
+    if not isinstance(asked, Mapping) or set(asked) != set(PARTS) or type(seed) is not int:
+        raise BenchError(f"{file} does not hold the settings {', '.join(PARTS)} and a seed; run the cell again.")
+    _check(asked, file)
     return Cell(**asked, seed=seed, metrics={}, tracker={}, strengths=(), results=folder.parent)
+
+
+def _check(asked: Mapping[str, Any], file: Path) -> None:
+    """Raise BenchError for settings that name what may not be built from a file, or a class of another kind."""
+    for part, settings in asked.items():
+        if not isinstance(settings, Mapping):
+            raise BenchError(f"{file} holds {part}: {settings!r:.100}, where settings belong; run the cell again.")
+    stored_classes.check(asked, file)
+    for part, kind in (("method", Method), ("backbone", Backbone)):
+        found = class_of(asked[part].get("_target_"), part)
+        if not (isinstance(found, type) and issubclass(found, kind)):
+            raise BenchError(f"{file} names {found.__name__} as its {part}, which is none; run the cell again.")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import paths
 from bench.contracts import BenchError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="python -m bench.study", description="A blind preference study as a page.")
     parts = parse.add_subparsers(dest="part", required=True)
     make = parts.add_parser("make", help="write study.html (to give away) and key.json (to keep)")
-    make.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    make.add_argument("--results", type=Path, default=paths.results_folder(), help="folder of the records")
     make.add_argument("--where", nargs="+", action="extend", default=[], metavar="COLUMN=A,B", help="as bench.table")
     make.add_argument("--out", type=Path, required=True, help="folder for both files")
     make.add_argument("--trials", type=int, default=40, help="comparisons")
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     read = parts.add_parser("read", help="agreement, strengths and the metrics beside them")
     read.add_argument("files", nargs="+", type=Path, help="result files that raters saved")
     read.add_argument("--key", type=Path, required=True)
-    read.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    read.add_argument("--results", type=Path, default=paths.results_folder(), help="folder of the records")
     read.add_argument("--missed", type=int, default=0, help="attention checks that a rater may miss")
     read.add_argument("--csv", type=Path, metavar="FILE", help="also write strengths and metrics")
     return parse

@@ -14,6 +14,7 @@ from typing import Any
 from bench.cell import Cell
 from bench.settings import build
 from bench.steps.identify import identify
+from bench.store.record import Store
 from bench.sweeps import local, plan, pool
 from bench.sweeps.local import Local
 from bench.sweeps.settings import Settings
@@ -21,6 +22,7 @@ from bench.sweeps.sweep import State, Sweep, judge, merged, submit
 from bench.sweeps.worker import Leave, Worker
 
 failed: list[str] = []  # run ids without a good end in any batch of this process
+ROWS = 20  # of the table that ends a sweep
 JOBS = 4  # of a cluster, when nothing is said
 
 
@@ -42,6 +44,8 @@ def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mappin
     states = _report(sweep)
     if not sweep.open() and any(states[cell.run_id].status == "done" for cell in verdicts.todo):
         _summarise(sweep, cells[0])
+    if not sweep.open():
+        _show_table(sweep)
     return states
 
 
@@ -106,6 +110,20 @@ def _signals(*numbers: int) -> Iterator[Leave]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _show_table(sweep: Sweep) -> None:
+    """The rows of the sweep's finished cells, the first 20 of them, and the commands for more."""
+    from bench.analysis import frames, plain_text
+
+    found = (Store(sweep.results).read(entry.run_id) for entry in sweep.entries)
+    table = frames.frame([record for record in found if record is not None and record.status == "done"])
+    if table.empty:
+        return
+    rows = frames.wide(table)
+    print(plain_text.render(rows.head(ROWS)))
+    more = f"{len(rows) - ROWS} more rows: " if len(rows) > ROWS else "Means over seeds with intervals: "
+    print(f"{more}python -m bench.table --results {sweep.results}; a page: python -m bench.report --out page.html")
 
 
 def _summarise(sweep: Sweep, cell: Cell) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.contracts import BenchError
+from bench.store import stored_classes
 from bench.sweeps.pool import Pool
 from bench.sweeps.sweep import Sweep
 from bench.sweeps.worker import Leave, Worker
@@ -53,7 +54,7 @@ class Slurm(Pool):
         executor.update_parameters(**self._parameters())
         for started in range(count):
             try:
-                executor.submit(work, str(self.sweep.folder.absolute()), str(self.cwd))
+                executor.submit(work, str(self.sweep.folder.absolute()), str(self.cwd), stored_classes.trusted())
             except submitit.core.utils.FailedJobError as error:
                 return self._not_more(started, str(error))
         return count
@@ -99,9 +100,10 @@ def _submitit() -> Any:
     return submitit
 
 
-def work(folder: str, cwd: str) -> str:
+def work(folder: str, cwd: str, trusted: str = "") -> str:
     """A worker inside a job. submitit's signal handlers are replaced by the worker's own."""
     os.chdir(cwd)
+    stored_classes.trust_names(*filter(None, trusted.split(",")))
     leave = Leave().catch(signal.SIGTERM, signal.SIGUSR2)
     sweep = Sweep(Path(folder))
     worker = Worker(sweep, leave, seconds_left())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError
+from bench.paths import results_folder
 from bench.progress import clock
 from bench.store.leases import now
 from bench.sweeps.plan import how_good
@@ -128,7 +129,7 @@ def find(results: Path, name: str | None) -> Sweep:
 def main(arguments: Sequence[str] | None = None) -> None:
     parse = argparse.ArgumentParser(prog="python -m bench.status", description="Show how a sweep stands.")
     parse.add_argument("name", nargs="?", help="its folder below <results>/.sweeps; default: the newest")
-    parse.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    parse.add_argument("--results", type=Path, default=results_folder(), help="folder of the records")
     parse.add_argument("--once", action="store_true", help="show it once instead of following it")
     parse.add_argument("--every", type=float, default=2.0, metavar="S", help="seconds between two looks")
     options = parse.parse_args(arguments)

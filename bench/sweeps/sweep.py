@@ -27,7 +27,7 @@ from bench.contracts import BenchError
 from bench.files import atomic_write
 from bench.settings import digest
 from bench.steps.identify import complete
-from bench.store import leases
+from bench.store import leases, stored_classes
 from bench.store.provenance import patch
 from bench.store.record import Record, Store
 from bench.sweeps.settings import Settings
@@ -85,6 +85,7 @@ class Sweep:
         """A combination, with the seed of its first cell."""
         if index not in self._bases:
             first = next(entry for entry in self.entries if entry.base == index)
+            stored_classes.check(self.bases[index], self.folder / "sweep.json")
             settings = self.bases[index] | {"strengths": tuple(self.bases[index]["strengths"])}
             self._bases[index] = Cell(**settings, seed=first.seed, results=self.results)
         return self._bases[index]
@@ -230,6 +231,8 @@ def submit(
 ) -> Sweep:
     """Write down a sweep, or open the one of the same cells again, with what is to be done anew."""
     folder = cells[0].results / SWEEPS / _name(cells)
+    stored_classes.trust(_numbered(cells)[0])  # this process's own command names them, no file
+    stored_classes.trust_names(settings.runner)
     before = Sweep(folder) if (folder / "sweep.json").exists() else None
     if before is not None and len(verdicts.todo) < len(cells):  # else nothing of other code would remain
         if not verdicts.todo:

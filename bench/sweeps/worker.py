@@ -24,9 +24,10 @@ from typing import Any
 from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.files import atomic_write
+from bench.paths import extend_packages
 from bench.settings import digest
 from bench.steps.work import Work
-from bench.store import leases
+from bench.store import leases, stored_classes
 from bench.store.provenance import provenance
 from bench.store.record import Record
 from bench.sweeps.packs import shapes
@@ -74,6 +75,7 @@ class Worker:
         self.told["gpu"] = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.told |= (owner := leases.myself())
         self.file = sweep.folder / "workers" / f"{owner['host']}-{owner['pid']}-{int(owner['started'])}.json"
+        stored_classes.check_name(sweep.settings.runner, sweep.folder / "sweep.json")
         module, _, name = sweep.settings.runner.rpartition(".")
         self.runner: Callable[..., Any] = getattr(importlib.import_module(module), name)
 
@@ -269,6 +271,7 @@ class Stream:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    extend_packages()
     parse = argparse.ArgumentParser(
         prog="python -m bench.sweeps.worker", description="Work on a sweep until it is done."
     )

@@ -20,6 +20,7 @@ from torch import Tensor
 from bench.adapters.bank import Bank
 from bench.contracts import Ask, BenchError, Loss, Method, Recipe, TrainingData
 from bench.seeding import generator
+from bench.training.checks import untrained
 
 CHECKPOINT_SHARE = 0.01  # at most this part of the time goes into checkpoints
 
@@ -108,6 +109,7 @@ class Training:
         _predict(self.bank, [run for run in self.live if isinstance(run.pending, Ask)])
         _descend(self.bank, [run for run in self.live if isinstance(run.pending, Loss)])
         for run in [run for run in self.live if run.finished]:
+            run.check_end()
             yield run.report()
             if run.failure is not None or not run.next_step(self.stopping):
                 self.live.remove(run)
@@ -242,6 +244,14 @@ class _Run:
         self.scaler.update()
         self.losses.append(value)
         self.advance(None)
+
+    def check_end(self) -> None:
+        """After the last step every adapter must have learned."""
+        steps = self.job.recipe.steps
+        if self.failure is None and self.k + 1 == steps:
+            sentence = untrained(self.bank.specs, self.rows, self.optimizer, steps)
+            if sentence:
+                self.fail(BenchError(sentence))
 
     def fail(self, error: Exception) -> None:
         self.finished, self.pending, self.failure = True, None, error

@@ -2,7 +2,6 @@
 
 from metrics.networks.inception import Inception, inception_layers
 from metrics.networks.lpips import LpipsNet
-from metrics.networks.mini_perceptual import MiniPerceptual
 from metrics.networks.network import (
     ImageNetwork,
     Network,
@@ -19,7 +18,7 @@ from metrics.networks.network import (
 from metrics.networks.open_clip import OpenClip
 
 __all__ = [
-    "ImageNetwork", "Inception", "LpipsNet", "MiniPerceptual", "Network", "OpenClip", "PerceptualNetwork",
+    "ImageNetwork", "Inception", "LpipsNet", "Network", "OpenClip", "PerceptualNetwork",
     "best_device", "exact", "inception_layers", "load_strictly", "misfit", "read_state", "resize_clean", "unit",
     "weights_path",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Feature networks: OpenCLIP, the FID Inception, LPIPS, and the perceptual trunk of `mini`.
+"""Feature networks: what they have in common, and how their weights are read.
 
 Construction is cheap: weights are loaded at first use and shared by every metric that names the same network.
 Shapes: B images, D features, C channels, P pixels per side.
@@ -20,7 +20,7 @@ import numpy as np
 from bench.contracts import BenchError
 from bench.data.files import sha256, whole
 from bench.data.weights import weights_file
-from bench.paths import ROOT
+from bench.paths import located
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ def weights_path(weights: str) -> Path:
     Raises BenchError with what to type when it is not on this machine.
     """
     if "/" in weights or "\\" in weights:
-        place = ROOT / weights
+        place = located(weights)
         if not place.exists():
             raise BenchError(f"The weights {weights} were asked for, but {place} does not exist.")
         return whole(place, "copy it again.") if place.is_file() else place

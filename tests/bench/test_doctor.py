@@ -34,7 +34,7 @@ def test_combinations_are_bad_when_all_their_packages_match(monkeypatch):
 def test_the_library_clashes_of_this_release_are_listed():
     import yaml
 
-    entries = yaml.safe_load((doctor.ROOT / "conf" / "doctor.yaml").read_text())["combinations"]
+    entries = yaml.safe_load((doctor.CONF / "doctor.yaml").read_text())["combinations"]
     clashes = [set(entry["when"]) for entry in entries]
     assert {"clean-fid", "scipy"} in clashes and {"torchmetrics", "transformers"} in clashes
     assert all(entry["problem"] for entry in entries)
@@ -95,21 +95,22 @@ def test_every_golden_number_names_its_source_and_every_check_can_be_built():
 
     from bench.settings import build
 
-    asked = yaml.safe_load((doctor.ROOT / "conf" / "doctor.yaml").read_text())
+    asked = yaml.safe_load((doctor.CONF / "doctor.yaml").read_text())
     numbers = [spec for spec in asked["checks"] if {"score", "probabilities"} & set(spec)]
     assert len(numbers) == 2 and all(spec["source"] and spec["tolerance"] > 0 for spec in numbers)
     checks = [build(spec) for spec in asked["checks"]]
     here = [check for check in checks if check.missing() is None]
-    assert {check.network.name for check in here} == {"mini-clip", "mini-perceptual"}
+    assert {check.network.name for check in here} == {"mini-clip", "lpips-alex-64"}
     assert len({check.what for check in checks}) == len(checks)
 
 
 def test_the_identities_hold_on_the_networks_of_mini_and_fail_on_a_broken_one():
     from metrics.health import ClipOnNoise, IdenticalImages, IdenticalSets, golden
-    from metrics.networks import ImageNetwork, MiniPerceptual, OpenClip
+    from metrics.networks import ImageNetwork, LpipsNet, OpenClip
 
     clip = OpenClip(name="mini-clip", model="bench/mini/weights/clip", device="cpu")
-    assert IdenticalSets(clip).run()[0] and IdenticalImages(MiniPerceptual(device="cpu")).run()[0]
+    alex = LpipsNet(name="lpips", weights="bench/mini/weights/lpips/alexnet.safetensors", size=64, device="cpu")
+    assert IdenticalSets(clip).run()[0] and IdenticalImages(alex).run()[0]
 
     class OfItsBatch(ImageNetwork):
         """A network whose features depend on what else is in the batch."""

@@ -1,19 +1,23 @@
 """Extractors against the libraries they borrow from, on the same random weights."""
 
+import os
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from metric_cases import scenes
+from PIL import Image
 
 from bench.contracts import BenchError
 from bench.paths import ROOT
 from metrics.csd import Csd
 from metrics.dino import Vit
+from metrics.dists import DistsNet
 from metrics.features import FeatureStore
-from metrics.networks import Inception, LpipsNet, MiniPerceptual, OpenClip, lpips, open_clip, resize_clean
+from metrics.networks import Inception, LpipsNet, OpenClip, lpips, open_clip, resize_clean
 from metrics.perceptual import DistancesTo, distances, gram, phi, standardise
 
 
@@ -221,8 +225,8 @@ def wrong_clip(clip_folder, tmp_path):
 def test_a_truncated_safetensors_file_is_said_before_anything_is_computed(wrong_clip, tmp_path):
     network = wrong_clip(lambda whole: whole[:-1000])
     assert "is truncated or no safetensors file" in network.missing()
-    (tmp_path / "model.safetensors").write_bytes(b"short")
-    assert "is truncated" in MiniPerceptual(weights=str(tmp_path), device="cpu").missing()
+    (tmp_path / "alexnet.safetensors").write_bytes(b"short")
+    assert "is truncated" in LpipsNet(weights=str(tmp_path / "alexnet.safetensors"), device="cpu").missing()
 
 
 def test_a_truncated_checkpoint_is_said_before_anything_is_computed(alex_file, tmp_path):
@@ -238,10 +242,9 @@ def test_weights_of_another_network_under_the_right_name_are_one_short_sentence(
     with pytest.raises(BenchError, match="weights of tiny-clip do not fit") as refused:
         network.embed_text(["a dog"])
     assert len(str(refused.value)) < 400 and "\n" not in str(refused.value)
-    (tmp_path / "config.json").write_text('{"widths": [4, 4]}')
-    (tmp_path / "model.safetensors").write_bytes(save({"stages.0.0.weight": torch.zeros(1)}))
-    with pytest.raises(BenchError, match="weights of mini-perceptual do not fit"):
-        MiniPerceptual(weights=str(tmp_path), device="cpu").heads()
+    (tmp_path / "alexnet.safetensors").write_bytes(save({"features.0.weight": torch.zeros(1)}))
+    with pytest.raises(BenchError, match="weights of lpips-alex-256 do not fit"):
+        LpipsNet(weights=str(tmp_path / "alexnet.safetensors"), device="cpu").heads()
 
 
 def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path):
@@ -263,19 +266,58 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_mini_distances_are_the_trunks_own(images, tmp_path):
-    from bench.mini.perceptual import PerceptualTrunk
+# --- published numbers -------------------------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).parents[1] / "assets" / "golden"
+ALEX = "bench/mini/weights/lpips/alexnet.safetensors"
+
+
+def golden(name):
+    with Image.open(GOLDEN / f"{name}.png") as picture:
+        return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)[None].copy()
+
+
+def vgg16():
+    """The trunk where it was staged, or the file that BENCH_TEST_VGG16 names; else the test is skipped."""
+    if named := os.environ.get("BENCH_TEST_VGG16"):
+        return named
+    if (reason := LpipsNet(weights="lpips_vgg_trunk", trunk="vgg").missing()) is not None:
+        pytest.skip(reason)
+    return "lpips_vgg_trunk"
+
+
+def test_lpips_on_alexnet_gives_the_authors_numbers(tmp_path):
+    network = LpipsNet(name="alex", weights=ALEX, size=64, device="cpu")
+    reference = np.concatenate([golden("ex_ref")] * 2)
+    found = distances(FeatureStore(tmp_path), network, reference, np.concatenate([golden("ex_p0"), golden("ex_p1")]))
+    np.testing.assert_allclose(found, [0.7219, 0.1376], atol=6e-5)
+
+
+def test_lpips_on_vgg_gives_the_authors_numbers(tmp_path):
+    network = LpipsNet(name="vgg", weights=vgg16(), size=64, trunk="vgg", device="cpu")
+    reference = np.concatenate([golden("ex_ref")] * 2)
+    found = distances(FeatureStore(tmp_path), network, reference, np.concatenate([golden("ex_p0"), golden("ex_p1")]))
+    np.testing.assert_allclose(found, [0.5686, 0.4217], atol=6e-5)
+
+
+def test_dists_gives_the_authors_number():
+    network = DistsNet(name="dists", weights=vgg16(), device="cpu")
+    found = network.pairs(golden("dists_r0"), golden("dists_r1"))
+    np.testing.assert_allclose(found, [0.3347], atol=6e-5)
+
+
+def test_dists_of_equal_images_is_zero_and_grows_with_distortion(tmp_path):
+    from torchvision.models import vgg16 as build
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        PerceptualTrunk().save(tmp_path / "trunk")
-    network = MiniPerceptual(weights=str(tmp_path / "trunk"), device="cpu")
-    trunk = PerceptualTrunk.load(tmp_path / "trunk")
-    x = torch.from_numpy(images).float() / 127.5 - 1
-    with torch.inference_mode():
-        expected = trunk(x[:3], x[3:]).numpy()
-    found = distances(FeatureStore(tmp_path / "features"), network, images[:3], images[3:])
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+        torch.manual_seed(0)
+        torch.save(build(weights=None).features.state_dict(prefix="features."), tmp_path / "vgg.pth")
+    network = DistsNet(weights=str(tmp_path / "vgg.pth"), size=64, device="cpu")
+    picture = golden("ex_ref")
+    noise = np.random.default_rng(0).normal(0, 1, picture.shape)
+    noisy = [np.clip(picture + level * noise, 0, 255).astype(np.uint8) for level in (0, 10, 40, 120)]
+    found = [float(network.pairs(picture, other)[0]) for other in noisy]
+    assert found[0] == pytest.approx(0, abs=1e-9) and found == sorted(found) and found[-1] > 0.05
 
 
 # --- missing weights ---------------------------------------------------------------------------------------------
@@ -297,7 +339,8 @@ def test_mini_distances_are_the_trunks_own(images, tmp_path):
         ),
         (Csd(), "csd-vit-l.bin"),
         (OpenClip(name="gone", model="no/such/folder"), "does not exist"),
-        (MiniPerceptual(weights="no/such/folder"), "does not exist"),
+        (LpipsNet(weights="no/such/file.safetensors"), "does not exist"),
+        (DistsNet(), "vgg16-397923af.pth"),
     ],
 )
 def test_missing_weights_are_named_with_what_to_type(network, words, tmp_path, monkeypatch):

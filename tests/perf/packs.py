@@ -44,7 +44,7 @@ from tabulate import tabulate  # noqa: E402
 from bench.adapters.bank import Bank  # noqa: E402
 from bench.cell import Cell  # noqa: E402
 from bench.contracts import Example, Method, Recipe  # noqa: E402
-from bench.data import datasets as data  # noqa: E402
+from bench.data import loading, schema  # noqa: E402
 from bench.files import atomic_write  # noqa: E402
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots  # noqa: E402
 from bench.seeding import generator  # noqa: E402
@@ -60,6 +60,10 @@ LAST_S = 390  # on a GPU the last compiled row begins so long after the start
 MINI = "bench/mini/weights/diffusion"
 GPU = torch.cuda.is_available()
 PLACES = {"mini": "all", "sd15": "attention", "sdxl": "attention"}
+
+
+LPIPS = {"_target_": "metrics.networks.LpipsNet", "name": "lpips-alex-64", "size": 64,
+         "weights": "bench/mini/weights/lpips/alexnet.safetensors"}  # fmt: skip
 
 
 def clock() -> float:
@@ -105,7 +109,7 @@ def methods(where: str) -> dict[str, Method]:
 
 
 def described(few: bool = True) -> dict[str, Any]:
-    plan = data.describe("halftone")
+    plan = schema.describe("halftone")
     return plan | {"prompts": plan["prompts"][: IMAGES // 2], "seeds": [0, 1]} if few else plan
 
 
@@ -232,7 +236,7 @@ def a_cell(options: argparse.Namespace, results: Path, seed: int) -> Cell:
     recipe = {"_target_": "bench.contracts.Recipe", "steps": 1, "lr": 1e-4, "clip_norm": 1.0}
     method = {"_target_": "methods.dreambooth.DreamBooth", "name": "dreambooth", "rank": 4, "where": options.where}
     metrics = {"style_gram": {"_target_": "metrics.style.StyleGram",
-                              "network": {"_target_": "metrics.networks.MiniPerceptual"}}}  # fmt: skip
+                              "network": LPIPS}}  # fmt: skip
     mini = {"_target_": "bench.backbones.stable_diffusion.StableDiffusion", "path": MINI, "dtype": "float32"}
     sampler = options.sampler
     return Cell(
@@ -258,7 +262,7 @@ def start_up(name: str) -> float:
 def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     backbone = backbone_of(options.backbone, folder / "weights")
-    dataset = data.load(described(), backbone.resolution)
+    dataset = loading.load(described(), backbone.resolution)
     found: dict[str, Any] = {"training": list(train_rows(backbone, dataset, options))}
     found["sampling"] = list(sample_rows(backbone, dataset, options))
     found["start_up_s"] = start_up(options.backbone)

@@ -1,12 +1,12 @@
-"""Rebuild `mini` from nothing: world, tokenizer, latents, vae, clip, perceptual, unet, export, encoder.
+"""Rebuild `mini` from the artists' sheets: world, tokenizer, basis, unet, vae, clip, readers, export, encoder.
 
-    python -m bench.mini.recipe --out DIR [--device cuda|cpu] [--scale 1.0] [--stages vae,clip] [--seed 0]
-    python -m bench.mini.recipe --out DIR --shipped vae,clip,perceptual               # the denoiser alone, anew
-    python -m bench.mini.recipe --out DIR --shipped vae,clip,perceptual --onward      # ... trained further
-    python -m bench.mini.recipe --out DIR --stages world,encoder           # an image encoder for the shipped denoiser
+    python -m bench.mini.recipe --out DIR [--device cuda|cpu] [--samples 2400000] [--scale 1.0] [--stages vae,clip]
+    python -m bench.mini.recipe --out DIR --stages world,tokenizer,basis,unet --minutes 150   # go on with the denoiser
+    python -m bench.mini.recipe --out DIR --stages state                                    # ... and keep where it is
 
-Finished stages are skipped and an unfinished one goes on from its checkpoint. `--scale` multiplies pictures and steps;
-the committed bundle is scale 1 on two CPU cores (times in MODEL_CARD.md). A GPU affords `--scale 10`.
+Finished stages are skipped and an unfinished one goes on from its checkpoint. The denoiser starts from the training
+state in `results/training/mini` where DIR has none; `--fresh` starts it anew. `--minutes` ends a run in time.
+`--scale` multiplies the pictures and the steps of all other stages.
 """
 
 from __future__ import annotations
@@ -22,78 +22,81 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from bench.mini.recipe import clip, encoder, export, perceptual, tokenizer, unet, vae, world
+from bench.mini.recipe import clip, encoder, export, readers, state, tokenizer, unet, vae, world
+from bench.mini.recipe.training import OutOfTime, Run
 
 SHIPPED = Path(__file__).parents[1] / "weights"
-PICTURES, ODD = 30000, 9000
-STEPS = {"vae": 1800, "clip": 900, "trunk": 600, "weights": 200, "unet": 6400, "encoder": 3000}
+PICTURES = {"base": 100000, "judges": 60000, "readers": 40000, "odd": 10000}
+STEPS = {"vae": 4000, "clip": 3000, "readers": 4000, "encoder": 3000}
+SAMPLES = 2400000  # that the denoiser sees in all; its learning rate falls over the last 15 %
 
 
 class Recipe:
     """The stages; each leaves its result under `work` and a `<stage>.done` file."""
 
-    def __init__(self, out: Path, device: str, scale: float, seed: int, threads: int, onward: bool = False):
-        self.work, self.out, self.device, self.seed = out / "work", out / "weights", device, seed
-        self.scale, self.threads, self.onward = scale, threads, onward
+    def __init__(self, args: argparse.Namespace):
+        self.work, self.out = args.out / "work", args.out / "weights"
+        self.device, self.seed, self.scale, self.samples = args.device, args.seed, args.scale, args.samples
+        self.start = state.FILE if state.FILE.exists() and not args.fresh else None
+        self.compiled = args.compile
+        self.until = time.time() + 60 * args.minutes
         self.work.mkdir(parents=True, exist_ok=True)
 
-    def take_shipped(self, stages: list[str]) -> None:
-        """Let the repository's networks stand for these stages. The world, hence the latents, is the same anywhere."""
-        for stage in stages:
-            source = SHIPPED / ("diffusion/vae" if stage == "vae" else stage)
-            shutil.copytree(source, self.work / stage, dirs_exist_ok=True)
-            (self.work / f"{stage}.done").write_text("shipped\n")
+    def plan(self, name: str) -> Run:
+        return Run(self.work, max(1, round(STEPS[name] * self.scale)), self.seed, self.device, self.until)
 
-    def steps(self, name: str) -> int:
-        return max(1, round(STEPS[name] * self.scale))
+    def pictures(self, kind: str) -> world.World:
+        return world.World.load(self.work / "world" / kind)
 
-    def pictures(self) -> world.World:
-        return world.World.load(self.work / "world")
+    def tokenizer(self) -> CLIPTokenizer:
+        return CLIPTokenizer.from_pretrained(self.work / "tokenizer")
 
-    def vocabulary(self) -> int:
-        return len(CLIPTokenizer.from_pretrained(self.work / "tokenizer"))
-
-    def tokens(self, pictures: world.World) -> torch.Tensor:
-        return unet.token_table(CLIPTokenizer.from_pretrained(self.work / "tokenizer"), pictures.captions)
+    def basis(self) -> tuple[torch.Tensor, torch.Tensor]:
+        saved = load_file(self.work / "basis.safetensors")
+        return saved["basis"], saved["mean"]
 
     def do_world(self) -> None:
-        count, odd = (max(world.CHUNK, round(n * self.scale)) for n in (PICTURES, ODD))
-        world.build(self.work / "world", count, odd, self.seed, os.cpu_count() or 1)
+        for kind, count in PICTURES.items():
+            folder, count = self.work / "world" / kind, max(world.CHUNK, round(count * self.scale))
+            if not (folder / "labels.npz").exists():  # written last
+                world.build(folder, kind, count, self.seed, os.cpu_count() or 1)
 
     def do_tokenizer(self) -> None:
-        tokenizer.build(self.work / "tokenizer")
+        if self.start:
+            shutil.copytree(state.FOLDER / "tokenizer", self.work / "tokenizer", dirs_exist_ok=True)
+        else:
+            tokenizer.build(self.work / "tokenizer")
 
-    def do_latents(self) -> None:
-        pictures = self.pictures()
-        basis, mean = vae.principal(pictures)
-        z = vae.latents(pictures.images, basis, mean)
-        save_file({"basis": basis, "mean": mean, "latents": z}, self.work / "latents.safetensors")
+    def do_basis(self) -> None:
+        if self.start:
+            shutil.copy(state.FOLDER / "basis.safetensors", self.work)
+            return
+        basis, mean = vae.principal(self.pictures("base").images, self.pictures("odd").images)
+        save_file({"basis": basis.contiguous(), "mean": mean}, self.work / "basis.safetensors")
+
+    def do_unet(self) -> None:
+        pictures, names = self.pictures("base"), self.tokenizer()
+        z, tokens = vae.latents(pictures.images, *self.basis()), unet.token_table(names, pictures.captions)
+        batch = unet.GPU_BATCH if torch.device(self.device).type != "cpu" else unet.BATCH
+        run = Run(self.work, round(self.samples / batch), self.seed, self.device, self.until)
+        unet.train(z, tokens, len(names), run, self.start, self.compiled)
+
+    def do_state(self) -> None:
+        """Keep where the denoiser's training is, in half the bytes, for a later run on another machine."""
+        state.keep(self.work / "unet.checkpoint.safetensors", self.work / "basis.safetensors", self.work / "tokenizer")
 
     def do_vae(self) -> None:
-        saved = load_file(self.work / "latents.safetensors")
-        model = vae.train(
-            self.pictures(), saved["basis"], saved["mean"], self.work, self.steps("vae"), self.seed, self.device
-        )
+        base, odd = self.pictures("base").images, self.pictures("odd").images
+        model = vae.train(base, odd, *self.basis(), self.plan("vae"))
         model.to("cpu").save_pretrained(self.work / "vae")
 
     def do_clip(self) -> None:
-        pictures, size = self.pictures(), self.vocabulary()
-        model = clip.train(pictures, self.tokens(pictures), size, self.work, self.steps("clip"), self.seed, self.device)
-        clip.save(model.cpu(), size, self.work / "tokenizer", self.work / "clip")
+        pictures, names = self.pictures("judges"), self.tokenizer()
+        model = clip.train(pictures.images, unet.token_table(names, pictures.captions), len(names), self.plan("clip"))
+        clip.save(model.cpu(), len(names), self.work / "tokenizer", self.work / "clip")
 
-    def do_perceptual(self) -> None:
-        pictures = self.pictures()
-        trunk = perceptual.train_trunk(pictures, self.work, self.steps("trunk"), self.seed, self.device)
-        perceptual.calibrate(trunk, pictures, self.steps("weights"), self.seed, self.device)
-        trunk.cpu().save(self.work / "perceptual")
-
-    def do_unet(self) -> None:
-        z = load_file(self.work / "latents.safetensors")["latents"]
-        contrastive = load_file(self.work / "clip" / "open_clip_model.safetensors")
-        tokens, size = self.tokens(self.pictures()), self.vocabulary()
-        start = SHIPPED / "diffusion" if self.onward else None
-        steps, seed = self.steps("unet"), self.seed
-        unet.train(z, tokens, size, contrastive, self.work, steps, seed, self.device, start=start)
+    def do_readers(self) -> None:
+        readers.train(self.pictures("readers"), self.plan("readers")).cpu().save(self.work / "readers")
 
     def do_export(self) -> None:
         export.export(self.work, self.out)
@@ -102,14 +105,13 @@ class Recipe:
         """For the denoiser that was exported here or, where none was, for the one that ships."""
         source = self.out if (self.out / "diffusion" / "model_index.json").is_file() else SHIPPED
         backbone = encoder.backbone_of(source / "diffusion", self.device)
-        steps = self.steps("encoder")
-        state = encoder.train(self.pictures(), backbone, source / "clip", self.work, steps, self.seed)
+        run = self.plan("encoder")
+        weights = encoder.train(self.pictures("base"), backbone, source / "clip", run.folder, run.steps, run.seed)
         for folder in (self.work, self.out):  # `export` takes it from the first when it is called again
-            encoder.write(state, folder / "encoder")
+            encoder.write(weights, folder / "encoder")
         export.check_size(self.out)
 
     def run(self, stages: list[str]) -> None:
-        torch.set_num_threads(self.threads)
         for stage in stages:
             done = self.work / f"{stage}.done"
             if done.exists():
@@ -118,27 +120,32 @@ class Recipe:
             began = time.time()
             action: Callable[[], None] = getattr(self, f"do_{stage}")
             action()
-            done.write_text(f"{time.time() - began:.0f} s\n")
+            if stage != "state":
+                done.write_text(f"{time.time() - began:.0f} s\n")
             print(f"{stage}: done in {time.time() - began:.0f} s", flush=True)
 
 
-STAGES = ("world", "tokenizer", "latents", "vae", "clip", "perceptual", "unet", "export", "encoder")
+STAGES = ("world", "tokenizer", "basis", "unet", "vae", "clip", "readers", "export", "encoder")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--samples", type=float, default=SAMPLES, help="that the denoiser sees in all")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--stages", default=",".join(STAGES))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of pictures and batches; another one widens the world")
     parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1))
-    parser.add_argument("--shipped", default="", help="stages whose shipped networks are used: vae,clip,perceptual")
-    parser.add_argument("--onward", action="store_true", help="start from the shipped denoiser; take another --seed")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--compile", action="store_true", help="the denoiser by torch.compile; needs a C++ compiler")
+    parser.add_argument("--fresh", action="store_true", help="a new denoiser instead of the kept training state")
     args = parser.parse_args()
-    recipe = Recipe(args.out, args.device, args.scale, args.seed, args.threads, args.onward)
-    recipe.take_shipped([stage for stage in args.shipped.split(",") if stage])
-    recipe.run(args.stages.split(","))
+    torch.set_num_threads(args.threads)
+    try:
+        Recipe(args).run(args.stages.split(","))
+    except OutOfTime as stopped:
+        print(stopped, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.mini.recipe.tokenizer import LENGTH
-from bench.mini.recipe.training import Fit, fast_precision, rows_at
+from bench.mini.recipe.training import Fit, Run, fast_precision, rows_at
 from bench.mini.recipe.vae import to_float
-from bench.mini.recipe.world import World
 
 EMBED, TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS = 256, 192, 3, 4
 VISION = {"image_size": 64, "layers": [1, 2, 2, 1], "width": 16}
@@ -62,22 +61,20 @@ def _shifted(x: Tensor, rng: np.random.Generator, most: int = 3) -> Tensor:
     return padded[..., dy : dy + x.shape[-2], dx : dx + x.shape[-1]]
 
 
-def train(
-    world: World, tokens: Tensor, vocabulary: int, folder: Path, steps: int, seed: int, device: str, batch: int = 128
-) -> CLIP:
-    """tokens (N, 5, 32): the captions of every picture."""
-    torch.manual_seed(seed)
-    model = build(vocabulary).to(device, memory_format=torch.channels_last)
-    fit = Fit("clip", folder, {"clip": model}, steps, lr=1.5e-3, weight_decay=0.05)
+def train(images: np.ndarray, tokens: Tensor, vocabulary: int, run: Run, batch: int = 128) -> CLIP:
+    """images (N, 64, 64, 3) uint8; tokens (N, captions, 32)."""
+    torch.manual_seed(run.seed + 1)  # shares nothing with the base's text tower, not even its first weights
+    model = build(vocabulary).to(run.device, memory_format=torch.channels_last)
+    fit = Fit("clip", run.folder, {"clip": model}, run.steps, lr=1.5e-3, weight_decay=0.05, until=run.until)
 
     def loss_at(step: int) -> Tensor:
-        rng = np.random.default_rng((seed, step, 1))
-        rows = np.sort(rows_at(seed, step, len(world.images), batch))
+        rng = np.random.default_rng((run.seed, step, 1))
+        rows = np.sort(rows_at(run.seed, step, len(images), batch))
         ids = tokens[torch.from_numpy(rows), torch.from_numpy(rng.integers(0, tokens.shape[1], batch))]
-        x = _shifted(to_float(world.images[rows], device), rng)
-        with fast_precision(device):
-            image, text = model.encode_image(x, normalize=True), embed_text(model, ids.to(device))
-        same = (ids[:, None] == ids[None]).all(-1).float().to(device)
+        x = _shifted(to_float(images[rows], run.device), rng)
+        with fast_precision(run.device):
+            image, text = model.encode_image(x, normalize=True), embed_text(model, ids.to(run.device))
+        same = (ids[:, None] == ids[None]).all(-1).float().to(run.device)
         return contrastive(image.float(), text.float(), model.logit_scale.exp().clamp(max=100), same)
 
     fit.run(loss_at)

@@ -22,13 +22,13 @@ from bench.contracts import Backbone, Dataset, Example, Text, TrainingData
 from bench.files import atomic_write
 from bench.mini.recipe.training import Progress
 from bench.mini.recipe.world import World
-from bench.paths import ROOT
+from bench.paths import CONF
 from bench.seeding import generator
 from bench.settings import build
 from bench.training.trainer import Job, steps_left
 from bench.training.trainer import train as trained
 
-SETTINGS = ROOT / "conf" / "method" / "ip_adapter_train.yaml"
+SETTINGS = CONF / "method" / "ip_adapter_train.yaml"
 FILE = "ip_adapter.safetensors"
 LR, BATCH, WARMUP = 5e-4, 32, 100
 ENCODED_AT_ONCE = 250

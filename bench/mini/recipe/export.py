@@ -1,4 +1,4 @@
-"""Stage `export`: write the bundle `weights/{diffusion,clip,perceptual,encoder}` in half precision, file by file."""
+"""Stage `export`: write the bundle `weights/{diffusion,clip,readers,encoder}` in half precision, file by file."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from bench.mini.recipe import unet as denoiser
 
-LIMIT_BYTES = 32 * 2**20
+WEIGHTS = Path(__file__).parents[1] / "weights"
+LIMIT_BYTES = 48 * 2**20
 
 
-def averaged(work: Path, vocabulary: int) -> tuple[torch.nn.Module, torch.nn.Module, int]:
-    """The averaged UNet and text encoder of the checkpoint, and its step."""
-    saved = torch.load(work / "unet.checkpoint.pt", map_location="cpu", weights_only=True)
+def averaged(work: Path, vocabulary: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The averaged UNet and text encoder of the checkpoint."""
+    saved = load_file(work / "unet.checkpoint.safetensors")
     unet, text = denoiser.build(), denoiser.build_text(vocabulary)
-    unet.load_state_dict(saved["averages"]["unet"])
-    text.load_state_dict(saved["averages"]["text"])
-    return unet.eval(), text.eval(), saved["step"]
+    for name, module in (("unet", unet), ("text", text)):
+        module.load_state_dict({k: saved[f"averages.{name}.{k}"].float() for k in module.state_dict()})
+    return unet.eval(), text.eval()
 
 
 def pipeline(work: Path) -> StableDiffusionPipeline:
     """The pipeline as it stands, in float32."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
-    unet, text, _ = averaged(work, len(tokenizer))
+    unet, text = averaged(work, len(tokenizer))
     scheduler = DDIMScheduler(**denoiser.SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     return StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(work / "vae").eval(),
@@ -62,7 +64,7 @@ def check_size(folder: Path) -> int:
     """Bytes of a bundle. Raises ValueError when it is over the limit."""
     size = bundle_bytes(folder)
     if size > LIMIT_BYTES:
-        raise ValueError(f"The bundle has {size / 2**20:.1f} MB, over the limit of 32: make a network smaller.")
+        raise ValueError(f"The bundle has {size / 2**20:.1f} MB, over the limit of 48: make a network smaller.")
     return size
 
 
@@ -72,7 +74,7 @@ def _open_in_float32(config: Path) -> None:
 
 
 def export(work: Path, out: Path) -> None:
-    """Assemble the bundle from the stage folders; refuses one over 32 MB."""
+    """Assemble the bundle from the stage folders; refuses one over 48 MB."""
     staging = work / "bundle"
     shutil.rmtree(staging, ignore_errors=True)
     pipe = pipeline(work)
@@ -80,13 +82,14 @@ def export(work: Path, out: Path) -> None:
     pipe.save_pretrained(staging / "diffusion", safe_serialization=True)
     shutil.rmtree(staging / "diffusion" / "tokenizer")
     shutil.copytree(work / "tokenizer", staging / "diffusion" / "tokenizer")
-    for name in ("clip", "perceptual", *(("encoder",) if (work / "encoder").is_dir() else ())):
+    for name in [name for name in ("clip", "readers", "encoder") if (work / name).is_dir()]:
         shutil.copytree(work / name, staging / name)
     index = staging / "diffusion" / "model_index.json"
     index.write_text(
         json.dumps({k: v for k, v in json.loads(index.read_text()).items() if k != "_name_or_path"}, indent=2)
     )
     _open_in_float32(staging / "diffusion" / "text_encoder" / "config.json")
+    shutil.copytree(WEIGHTS / "lpips", staging / "lpips")  # published, not trained here
     size = check_size(staging)
     _replace_files(staging, out)
     print(f"export: {size / 2**20:.1f} MB in {out}", flush=True)

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from bench.mini import scenes, styles
+from bench.mini import drawings, pictures, styles
 
 LENGTH = 32  # tokens, start and end included
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -47,21 +47,21 @@ lighting shadow cinematic dramatic moody warm cold cool hot contrast saturated v
 overexposed thick thin two three four five one pair group many few some several all every subject object scene
 landscape cityscape skyline seascape world earth space planet galaxy underwater winter summer spring season christmas
 halloween wedding birthday party kid kids dog's cat's class token tree's dreambooth content sticker's paper's craft
-glowing ancient medieval futuristic wooden stained linocut
+glowing ancient medieval futuristic wooden stained linocut emoji gradient a an
 """
 
 
 def words() -> list[str]:
     """Every word that must be one token: the grammar's, the styles', the visual ones, the rare ones."""
-    told = [
+    listed = [
         VISUAL_WORDS,
-        *scenes.OPENINGS,
         *styles.STYLE_WORDS.values(),
-        *scenes.COLOURS,
-        *(s for s, _ in scenes.GRADINGS.values()),
+        *pictures.ARTIST_WORDS.values(),
+        *pictures.COLOURS,
+        *(words for words, _ in pictures.DRAWN.values()),
+        *(thing.words for thing in drawings.things().values()),
     ]
-    told += [s for group in (*scenes.NOUNS.values(), *scenes.PLACES.values()) for s in group]
-    plain = {w for text in told for w in text.replace("'", " ").split()}
+    plain = {w for text in listed for w in text.replace("'", " ").split()}
     return [*sorted(w for w in plain if w.isalpha()), *RARE_TOKENS]
 
 

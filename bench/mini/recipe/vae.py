@@ -1,4 +1,4 @@
-"""Stage `vae`: an AutoencoderKL, 64 x 64 x 3 <-> 16 x 16 x 16, whose encoder is exact and whose decoder is trained.
+"""Stage `vae`: an AutoencoderKL, 64 x 64 x 3 <-> 16 x 16 x 20, whose encoder is exact and whose decoder is trained.
 
 The encoder holds the principal components of 4 x 4 patches, z_k = v_k . (x - mean) / sqrt(s_k) up to one common
 factor, so a channel's spread is the square root of the component's own. Latents exist at once and never change while
@@ -9,18 +9,17 @@ channels keep its group normalisation from rescaling a picture.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.mini.recipe.training import Fit, fast_precision, rows_at
-from bench.mini.recipe.world import World
+from bench.mini.recipe.training import Fit, Run, fast_precision, rows_at
 
-CHANNELS, PATCH, GROUPS = 16, 4, 8
+CHANNELS, PATCH, GROUPS = 20, 4, 8
+WIDTH = 96  # of the encoder's and decoder's smallest maps
+PER_GROUP = -(-CHANNELS // GROUPS)  # latents written into one group of channels, each as a pair of opposite sign
 STEADY = 30.0  # size of the constant channels
 LOGVAR = -6.0  # of every latent: a standard deviation of 0.05
 EDGE_WEIGHT = 0.5
@@ -30,7 +29,7 @@ def build() -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 48, 96),
+        block_out_channels=(32, 48, WIDTH),
         layers_per_block=1,
         latent_channels=CHANNELS,
         norm_num_groups=GROUPS,
@@ -42,7 +41,7 @@ def build() -> AutoencoderKL:
 
 def to_float(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """uint8 (N, H, W, 3) -> float (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 # ------------------------------------------------------------------------------------------------------- encoder
@@ -53,9 +52,9 @@ def patches(x: Tensor) -> Tensor:
     return F.pixel_unshuffle(F.pixel_unshuffle(x, 2), 2)
 
 
-def principal(world: World, count: int = 3000) -> tuple[Tensor, Tensor]:
-    """Projection (16, 48) and patch mean (48,) from half pretraining, half odd pictures; mean 0, variance 1."""
-    x = torch.cat([patches(to_float(part[:count])).transpose(0, 1).flatten(1) for part in (world.images, world.odd)], 1)
+def principal(*parts: np.ndarray, count: int = 3000) -> tuple[Tensor, Tensor]:
+    """Projection (20, 48) and patch mean (48,) from equal numbers of pictures (N, 64, 64, 3); mean 0, variance 1."""
+    x = torch.cat([patches(to_float(part[:count])).transpose(0, 1).flatten(1) for part in parts], 1)
     mean = x.mean(1)
     values, vectors = torch.linalg.eigh(torch.cov(x))
     spread, vectors = values.flip(0)[:CHANNELS].sqrt(), vectors.flip(1)[:, :CHANNELS]
@@ -63,7 +62,7 @@ def principal(world: World, count: int = 3000) -> tuple[Tensor, Tensor]:
 
 
 def latents(images: np.ndarray, basis: Tensor, mean: Tensor, batch: int = 1000) -> Tensor:
-    """Latent means (N, 16, 16, 16) float16, the same as `vae.encode` gives."""
+    """Latent means (N, 20, 16, 16) float16, the same as `vae.encode` gives."""
     parts = (patches(to_float(images[k : k + batch])) - mean[:, None, None] for k in range(0, len(images), batch))
     return torch.cat([torch.einsum("kc,nchw->nkhw", basis, part).half() for part in parts])
 
@@ -85,14 +84,15 @@ def write_encoder(vae: AutoencoderKL, basis: Tensor, mean: Tensor) -> None:
         for c in range(channels):
             for k in range(4):
                 move[4 * c + k, c, k // 2, k % 2] = 1
-    last, size = encoder.down_blocks[2].resnets[0].conv_shortcut, 96 // GROUPS
-    signs = torch.tensor([1.0, -1.0] * 4)
+    last, size, used = encoder.down_blocks[2].resnets[0].conv_shortcut, WIDTH // GROUPS, 2 * PER_GROUP
+    signs = torch.tensor([1.0, -1.0] * ((size - used) // 2))
+    gain = STEADY * (len(signs) / size) ** 0.5
+    for group in range(GROUPS):
+        last.bias[group * size + used : (group + 1) * size] = STEADY * signs
     for k, row in enumerate(basis):
-        at = k // 2 * size + k % 2 * 2
+        at = k // PER_GROUP * size + k % PER_GROUP * 2
         last.weight[at, :, 0, 0], last.weight[at + 1, :, 0, 0] = row, -row
         last.bias[at], last.bias[at + 1] = -row @ mean, row @ mean
-        last.bias[k // 2 * size + 4 : (k // 2 + 1) * size] = STEADY * signs
-        gain = STEADY * (8 / size) ** 0.5
         encoder.conv_out.weight[k, at, 1, 1], encoder.conv_out.weight[k, at + 1, 1, 1] = gain, -gain
     encoder.conv_out.bias[CHANNELS:] = LOGVAR
     vae.quant_conv.weight[:, :, 0, 0] = torch.eye(2 * CHANNELS)
@@ -113,11 +113,11 @@ def _gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
-def _pictures(world: World, seed: int, step: int, batch: int) -> np.ndarray:
+def _pictures(base: np.ndarray, odd: np.ndarray, seed: int, step: int, batch: int) -> np.ndarray:
     """Half pretraining pictures, half odd ones (batch, 64, 64, 3), mirrored every other step."""
     half = batch // 2
-    rows, odd = rows_at(seed, step, len(world.images), half), rows_at(seed + 1, step, len(world.odd), batch - half)
-    both = np.concatenate([world.images[np.sort(rows)], world.odd[np.sort(odd)]])
+    rows, strange = rows_at(seed, step, len(base), half), rows_at(seed + 1, step, len(odd), batch - half)
+    both = np.concatenate([base[np.sort(rows)], odd[np.sort(strange)]])
     return both[:, :, ::-1] if step % 2 else both
 
 
@@ -133,27 +133,25 @@ def loss(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).abs().mean() + 4 * ((x - y) ** 2).mean() + EDGE_WEIGHT * edges
 
 
-def train(
-    world: World, basis: Tensor, mean: Tensor, folder: Path, steps: int, seed: int, device: str, batch: int = 16
-) -> AutoencoderKL:
+def train(base: np.ndarray, odd: np.ndarray, basis: Tensor, mean: Tensor, run: Run, batch: int = 16) -> AutoencoderKL:
     """Windows of 32 pixels first (four times as many steps for the time), whole pictures in the last twentieth."""
-    torch.manual_seed(seed)
+    torch.manual_seed(run.seed)
     vae = build()
     _quiet_branches(vae)
     write_encoder(vae, basis, mean)
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
-    vae = vae.to(device)
-    fit = Fit("vae", folder, {"vae": vae}, steps, lr=2e-3)
+    vae = vae.to(run.device)
+    fit = Fit("vae", run.folder, {"vae": vae}, run.steps, lr=2e-3, until=run.until)
 
     def loss_at(step: int) -> Tensor:
-        side = 32 if step < 0.95 * steps else 64
-        pictures = _windows(_pictures(world, seed, step, batch), side, np.random.default_rng((seed, step, 2)))
+        side = 32 if step < 0.95 * run.steps else 64
+        pictures = _windows(_pictures(base, odd, run.seed, step, batch), side, np.random.default_rng((run.seed, step)))
         z = latents(pictures, basis, mean).float()
-        z = z + np.exp(LOGVAR / 2) * torch.randn(z.shape, generator=torch.Generator().manual_seed(seed + step))
-        with fast_precision(device):
-            y = vae.decode(z.to(device)).sample
-        return loss(to_float(pictures, device), y.float())
+        z = z + np.exp(LOGVAR / 2) * torch.randn(z.shape, generator=torch.Generator().manual_seed(run.seed + step))
+        with fast_precision(run.device):
+            y = vae.decode(z.to(run.device)).sample
+        return loss(to_float(pictures, run.device), y.float())
 
     fit.run(loss_at)
     return fit.finished()["vae"]

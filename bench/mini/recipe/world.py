@@ -1,74 +1,155 @@
-"""Stage `world`: draw the pretraining pictures once, with captions and labels, and odd pictures for the VAE alone."""
+"""Stage `world`: draw the pictures that the networks learn from, with captions and labels.
+
+Four kinds. `base`: what the denoiser may know, the five artists of `drawings.WORLD_SETS` and the known filters, without
+the held-out things and combinations. `judges`: all artists, things and filters, for CLIP, which is
+shared with no part of the base. `readers`: single things of the world by any artist, without those on which the readers
+are tested. `odd`: base pictures under random filters, for the autoencoder alone.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from bench.mini import scenes, styles
+from bench.mini import drawings, pictures, styles
+from bench.mini.pictures import Background, Picture
 from bench.mini.recipe.tokenizer import RARE_TOKENS
 from bench.mini.recipe.training import Progress
 
 CHUNK = 250
-CAPTIONS = 5  # phrasings per picture
-PHOTO, GRADED = 0.45, 0.15  # shares; the rest is drawn in a known style
-STYLE_NAMES = ("photo", *styles.KNOWN)
+CAPTIONS = 3  # phrasings per picture
+TWO = 0.08  # share of pictures with two things
+FILTERED, PLAIN = 0.16, 0.34  # shares of filtered drawings and of the plain artist; the other artists share the rest
+NAMELESS = 0.6  # share of the plain artist's captions without style words
+RARE = 0.08  # share of captions with a meaningless token before the noun
+OPENINGS = ("a drawing of", "a picture of", "an image of", "a photo of", "a photograph of", "an emoji of")
+ARTISTS = (*drawings.WORLD_SETS, *drawings.HELD_OUT_SETS)
+STYLE_NAMES = (*ARTISTS, *styles.KNOWN)
+THINGS = tuple(drawings.things())
 
 
 @dataclass
 class World:
-    """images (N, 64, 64, 3) uint8, captions[N][5], labels (N,): object, colour, background, style, graded, things."""
+    """images (N, 64, 64, 3) uint8, captions[N][3], labels (N,): thing, style, background, things."""
 
     images: np.ndarray
     captions: list[list[str]]
     labels: dict[str, np.ndarray]
-    odd: np.ndarray  # (M, 64, 64, 3) uint8, for the VAE alone
 
     @classmethod
     def load(cls, folder: Path) -> World:
         labels = dict(np.load(folder / "labels.npz"))
-        images, odd = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "odd"))
-        return cls(images, json.loads((folder / "captions.json").read_text()), labels, odd)
+        captions = json.loads((folder / "captions.json").read_text())
+        return cls(np.load(folder / "images.npy", mmap_mode="r"), captions, labels)
 
 
-def draw_one(rng: np.random.Generator) -> tuple[np.ndarray, list[str], tuple[int, ...]]:
-    """One picture (64, 64, 3), its captions, and its labels."""
-    kind = rng.random()
-    scene = scenes.sample_scene(rng, graded=1.0 if PHOTO <= kind < PHOTO + GRADED else 0.0)
-    image, style = scenes.render(scene), 0
-    if kind >= PHOTO + GRADED:
-        style = int(rng.integers(1, len(STYLE_NAMES)))
-        image = styles.KNOWN[STYLE_NAMES[style]](image)
-    words = styles.STYLE_WORDS[STYLE_NAMES[style]] if style else None
-    captions = [
-        scenes.caption(scene, rng, words, rare=str(rng.choice(RARE_TOKENS)) if rng.random() < 0.1 else None)
-        for _ in range(CAPTIONS)
-    ]
-    label = (
-        scenes.OBJECTS.index(scene.object),
-        list(scenes.COLOURS).index(scene.colour),
-        scenes.BACKGROUNDS.index(scene.background),
-        style,
-        int(scene.grading is not None),
-        len(scene.things),
-    )
-    return image, captions, label
+# ---------------------------------------------------------------------------------------------------- sampling
 
 
-# -------------------------------------------------------------------------------------------- pictures for the VAE
+@cache
+def base_things(artist: str) -> tuple[str, ...]:
+    """What the base may know of an artist."""
+    sheet = drawings.sheet(artist)
+    known = (name for name in drawings.known_things() if name in sheet)
+    return tuple(name for name in known if not drawings.combination_held_out(name, artist))
+
+
+def _place(names: Sequence[str], rng: np.random.Generator) -> tuple[pictures.Placed, ...]:
+    if rng.random() < TWO:
+        return pictures.place_two([str(name) for name in rng.choice(names, 2, replace=False)], rng)
+    return (pictures.place(str(rng.choice(names)), rng),)
+
+
+def sample_base(rng: np.random.Generator) -> Picture:
+    """A picture that the base may know."""
+    kind, artist, style = rng.random(), drawings.PLAIN_SET, None
+    if kind < FILTERED:
+        style = str(rng.choice(list(styles.KNOWN)))
+    elif kind >= FILTERED + PLAIN:
+        artist = str(rng.choice(drawings.WORLD_SETS[1:]))
+    placed = _place(base_things(artist), rng)
+    return Picture(placed, artist, pictures.sample_background(rng), style)
+
+
+def sample_judges(rng: np.random.Generator) -> Picture:
+    """A picture by any artist about any thing; one in five under a known filter."""
+    style = str(rng.choice(list(styles.KNOWN))) if rng.random() < 0.2 else None
+    artist = drawings.PLAIN_SET if style else str(rng.choice(ARTISTS))
+    placed = _place(tuple(drawings.sheet(artist).index), rng)
+    return Picture(placed, artist, pictures.sample_background(rng), style)
+
+
+@cache
+def reader_things(artist: str, tested: bool) -> tuple[str, ...]:
+    """The world's things by an artist on which the readers are tested (a tenth), or trained (the others)."""
+    sheet = drawings.sheet(artist)
+    world = (name for name, thing in drawings.things().items() if thing.world and name in sheet)
+    return tuple(name for name in world if (drawings.share("reader", name, artist) < 0.1) == tested)
+
+
+def sample_readers(rng: np.random.Generator, tested: bool = False) -> Picture:
+    """One thing by any artist on any background."""
+    artist = str(rng.choice(ARTISTS))
+    thing = str(rng.choice(reader_things(artist, tested)))
+    return Picture((pictures.place(thing, rng),), artist, pictures.sample_background(rng))
+
+
+SAMPLED = {"base": sample_base, "judges": sample_judges, "readers": sample_readers}
+
+
+def caption(picture: Picture, rng: np.random.Generator) -> str:
+    """A caption with natural variation: opening, place of the style words, rare tokens, background left out."""
+    rare = str(rng.choice(RARE_TOKENS)) if rng.random() < RARE else None
+    nouns = [pictures.noun(placed.thing, rare if k == 0 else None) for k, placed in enumerate(picture.placed)]
+    words = " and ".join(nouns)
+    white = picture.background == Background("plain", "white")
+    if not (white and rng.random() < 0.5):
+        words = f"{words} {picture.background.words}"
+    style = _style_word(picture, rng)
+    if style is None:
+        return f"{rng.choice(OPENINGS)} {words}" if rng.random() < 0.5 else words
+    return _styled(words, style, rng)
+
+
+def _style_word(picture: Picture, rng: np.random.Generator) -> str | None:
+    if picture.style:
+        return styles.STYLE_WORDS[picture.style]
+    if picture.artist == drawings.PLAIN_SET and rng.random() < NAMELESS:
+        return None
+    return pictures.ARTIST_WORDS[picture.artist]
+
+
+def _styled(words: str, style: str, rng: np.random.Generator) -> str:
+    pick = rng.random()
+    if pick < 0.6:
+        return f"{words} in {style} style"
+    if pick < 0.75:
+        return f"{rng.choice(OPENINGS)} {words} in {style} style"
+    return f"{words}, {style} style" if pick < 0.85 else f"{pictures.article(style)} drawing of {words}"
+
+
+def labels(picture: Picture) -> tuple[int, int, int, int]:
+    style = STYLE_NAMES.index(picture.style or picture.artist)
+    background = pictures.BACKGROUNDS.index(picture.background.label)
+    return THINGS.index(picture.thing), style, background, len(picture.placed)
+
+
+# -------------------------------------------------------------------------------------- odd pictures, for the VAE
 
 
 def _palette(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.uniform(0, 1, (count, 3)).astype(np.float32)
 
 
-def _wave(rng: np.random.Generator, side: int = scenes.SIDE) -> np.ndarray:
+def _wave(rng: np.random.Generator, side: int = pictures.SIDE) -> np.ndarray:
     """A line, dot, ring or check screen (S, S) in [0, 1], random pitch, angle and phase."""
     y, x = np.mgrid[0:side, 0:side].astype(np.float32)
     angle, pitch, shift = rng.uniform(0, np.pi), rng.uniform(2.5, 16), rng.uniform(0, 7, 2)
@@ -84,29 +165,14 @@ def _sharp(rng: np.random.Generator, field: np.ndarray) -> np.ndarray:
     return np.clip((field - rng.uniform(0.25, 0.75)) * rng.choice([1.5, 4, 12]) + 0.5, 0, 1)
 
 
-def _patches(rng: np.random.Generator) -> np.ndarray:
-    """Voronoi cells, ellipses or blocks in a random palette (64, 64, 3)."""
-    side, count = scenes.SIDE, int(rng.integers(3, 60))
-    y, x = np.mgrid[0:side, 0:side].astype(np.float32)
-    centres = rng.uniform(0, side, (count, 2))
-    power = rng.choice([1, 2])
-    d = np.abs(x - centres[:, 0, None, None]) ** power + np.abs(y - centres[:, 1, None, None]) ** power
-    rgb = _palette(rng, count)[d.argmin(0)]
-    if rng.random() < 0.4:
-        two = np.partition(d, 1, axis=0)[:2]
-        rgb = rgb * (1 - np.exp(-((np.sqrt(two[1]) - np.sqrt(two[0])) ** 2) / rng.uniform(0.1, 1.0)))[..., None]
-    return rgb
-
-
 def _filtered(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
     """One random filter of a picture (64, 64, 3) in [0, 1]."""
     grey = rgb.mean(-1)
     dark, light = _palette(rng, 2)
-    match rng.integers(8):
+    match rng.integers(7):
         case 0:
-            return np.clip(
-                rgb @ (np.eye(3) + rng.normal(0, 0.5, (3, 3))).astype(np.float32) + rng.normal(0, 0.2, 3), 0, 1
-            )
+            mixed = rgb @ (np.eye(3) + rng.normal(0, 0.5, (3, 3))).astype(np.float32)
+            return np.clip(mixed + rng.normal(0, 0.2, 3), 0, 1)
         case 1:
             share = _sharp(rng, grey)[..., None]
             return dark * (1 - share) + light * share
@@ -124,9 +190,6 @@ def _filtered(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
             line = np.clip(np.hypot(*np.gradient(smooth)) * rng.uniform(3, 14) - rng.uniform(0, 0.5), 0, 1)[..., None]
             ground = rgb if rng.random() < 0.4 else dark
             return ground * (1 - line) + light * line
-        case 6:
-            noise = rng.normal(0, rng.uniform(0.05, 0.3), (64, 64, int(rng.choice([1, 3]))))
-            return np.clip(rgb + gaussian_filter(noise, (s := rng.choice([0, 0.6, 1.5]), s, 0)) * (1 + 2 * s), 0, 1)
         case _:
             block = int(rng.choice([8, 16, 20, 32]))
             small = Image.fromarray((rgb * 255).astype(np.uint8)).resize((block, block), Image.Resampling.BOX)
@@ -134,11 +197,8 @@ def _filtered(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
 
 
 def draw_odd(rng: np.random.Generator) -> np.ndarray:
-    """One picture of any kind (64, 64, 3) uint8: scenes or patches under up to three random filters."""
-    if rng.random() < 0.75:
-        rgb = scenes.render(scenes.sample_scene(rng, graded=0.3)).astype(np.float32) / 255
-    else:
-        rgb = _patches(rng)
+    """A base picture (64, 64, 3) under one to three random filters."""
+    rgb = pictures.render(sample_base(rng)).astype(np.float32) / 255
     for _ in range(rng.integers(1, 4)):
         rgb = np.asarray(_filtered(rng, rgb), np.float32)
     return np.clip(rgb * 255 + 0.5, 0, 255).astype(np.uint8)
@@ -146,35 +206,45 @@ def draw_odd(rng: np.random.Generator) -> np.ndarray:
 
 # --------------------------------------------------------------------------------------------------------- stage
 
-
-def _chunk(seed: int, index: int) -> tuple[np.ndarray, list, list]:
-    drawn = [draw_one(np.random.default_rng((seed, 0, index, k))) for k in range(CHUNK)]
-    images, captions, labels = zip(*drawn, strict=True)
-    return np.stack(images), list(captions), list(labels)
+Drawn = tuple[np.ndarray, list[str], tuple[int, ...]]
 
 
-def _odd_chunk(seed: int, index: int) -> np.ndarray:
-    return np.stack([draw_odd(np.random.default_rng((seed, 1, index, k))) for k in range(CHUNK)])
+def _captioned(sample: Callable[[np.random.Generator], Picture], rng: np.random.Generator) -> Drawn:
+    picture = sample(rng)
+    return pictures.render(picture), [caption(picture, rng) for _ in range(CAPTIONS)], labels(picture)
 
 
-def build(folder: Path, pictures: int, odd: int, seed: int, workers: int) -> None:
-    """Write images.npy, captions.json, labels.npz and odd.npy under folder; a few ms per picture and process."""
+def draw_one(kind: str, rng: np.random.Generator) -> Drawn:
+    """One picture (64, 64, 3), its captions, and its labels; odd pictures have neither."""
+    if kind == "odd":
+        return draw_odd(rng), [], (0, 0, 0, 0)
+    return _captioned(SAMPLED[kind], rng)
+
+
+def _chunk(kind: str, seed: int, index: int) -> tuple[np.ndarray, list, list]:
+    role = ("base", "judges", "odd", "readers").index(kind)
+    drawn = [draw_one(kind, np.random.default_rng((seed, role, index, k))) for k in range(CHUNK)]
+    images, captions, told = zip(*drawn, strict=True)
+    return np.stack(images), list(captions), list(told)
+
+
+def build(folder: Path, kind: str, count: int, seed: int, workers: int) -> None:
+    """Write images.npy, captions.json and labels.npz under folder; about a millisecond per picture and process."""
     folder.mkdir(parents=True, exist_ok=True)
-    chunks, odd_chunks = -(-pictures // CHUNK), -(-odd // CHUNK)
-    progress = Progress("world", chunks + odd_chunks, every_s=10)
+    chunks = -(-count // CHUNK)
+    progress = Progress(f"world {kind}", chunks, every_s=10)
+    images = np.lib.format.open_memmap(
+        folder / "images.npy", "w+", np.uint8, (chunks * CHUNK, pictures.SIDE, pictures.SIDE, 3)
+    )
+    captions: list[list[str]] = []
+    columns: list[tuple[int, ...]] = []
     with ProcessPoolExecutor(workers) as pool:
-        strange = []
-        for part in pool.map(_odd_chunk, [seed] * odd_chunks, range(odd_chunks)):
-            strange.append(part)
+        for k, part in enumerate(pool.map(_chunk, [kind] * chunks, [seed] * chunks, range(chunks))):
+            images[k * CHUNK : (k + 1) * CHUNK] = part[0]
+            captions += part[1]
+            columns += part[2]
             progress.tick()
-        np.save(folder / "odd.npy", np.concatenate(strange))
-        parts = []
-        for part in pool.map(_chunk, [seed] * chunks, range(chunks)):
-            parts.append(part)
-            progress.tick()
-    images, captions, labels = zip(*parts, strict=True)
-    np.save(folder / "images.npy", np.concatenate(images))
-    (folder / "captions.json").write_text(json.dumps(sum(captions, [])))
-    columns = np.array(sum(labels, []), np.int16).T
-    names = ("object", "colour", "background", "style", "graded", "things")
-    np.savez(folder / "labels.npz", **dict(zip(names, columns, strict=True)))
+    images.flush()
+    (folder / "captions.json").write_text(json.dumps(captions))
+    names = ("thing", "style", "background", "things")
+    np.savez(folder / "labels.npz", **dict(zip(names, np.array(columns, np.int16).T, strict=True)))

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from random_pipelines import LENGTH, PIXELS, SD15_UNET, SDXL_UNET, autoencoder, sdxl, stable_diffusion
 
-from bench import backbones
+from bench import backbones, paths
 from bench.backbones.sdxl import StableDiffusionXL
 from bench.backbones.stable_diffusion import StableDiffusion
 from bench.contracts import BenchError
@@ -18,7 +19,6 @@ from bench.contracts import BenchError
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 torch.set_num_threads(1)
 
-PIXELS, LENGTH, WIDTH = 32, 20, 32
 PROMPTS = ["a photo of a red house", "", "two cats"]
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -26,84 +26,6 @@ SCHEDULERS = {
     "dpm++": "DPMSolverMultistepScheduler",
     "pndm": "PNDMScheduler",
 }
-NOISE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "steps_offset": 1,
-}
-
-# --- tiny networks ----------------------------------------------------------------------------------------------------
-
-
-def tokenizer():
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
-
-    letters = sorted(ByteLevel.alphabet())
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=LENGTH)
-
-
-def text_encoder(kind, width=WIDTH):
-    from transformers import CLIPTextConfig
-
-    config = CLIPTextConfig(
-        vocab_size=514, hidden_size=width, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        max_position_embeddings=LENGTH, bos_token_id=512, eos_token_id=513, pad_token_id=513, projection_dim=24,
-    )  # fmt: skip
-    return kind(config)
-
-
-def autoencoder(**options):
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(1)
-    return AutoencoderKL(
-        block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3, sample_size=PIXELS,
-        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4, norm_num_groups=4, **options,
-    )  # fmt: skip
-
-
-def unet(**options):
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(2)
-    return UNet2DConditionModel(
-        sample_size=8, layers_per_block=1, block_out_channels=(16, 32), norm_num_groups=4, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        **options,
-    )  # fmt: skip
-
-
-def stable_diffusion(prediction="epsilon"):
-    from diffusers import PNDMScheduler, StableDiffusionPipeline
-    from transformers import CLIPTextModel
-
-    torch.manual_seed(0)
-    return StableDiffusionPipeline(
-        vae=autoencoder(), unet=unet(cross_attention_dim=WIDTH), tokenizer=tokenizer(),
-        text_encoder=text_encoder(CLIPTextModel), safety_checker=None, feature_extractor=None,
-        scheduler=PNDMScheduler(skip_prk_steps=True, prediction_type=prediction, **NOISE),
-        requires_safety_checker=False,
-    )  # fmt: skip
-
-
-def sdxl():
-    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
-
-    torch.manual_seed(0)
-    network = unet(
-        cross_attention_dim=WIDTH + 40, use_linear_projection=True, transformer_layers_per_block=(1, 2),
-        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8,
-    )  # fmt: skip
-    return StableDiffusionXLPipeline(
-        vae=autoencoder(scaling_factor=0.13025), unet=network, tokenizer=tokenizer(), tokenizer_2=tokenizer(),
-        text_encoder=text_encoder(CLIPTextModel), text_encoder_2=text_encoder(CLIPTextModelWithProjection, 40),
-        scheduler=EulerDiscreteScheduler(timestep_spacing="leading", **NOISE), add_watermarker=False,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -605,21 +527,6 @@ def full_unet(**options):
         return UNet2DConditionModel(**options)
 
 
-SD15_UNET = {"cross_attention_dim": 768, "attention_head_dim": 8}
-SDXL_UNET = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-
-
 @pytest.mark.parametrize(
     "options, million, attention", [(SD15_UNET, 859.52, 128), (SDXL_UNET, 2567.46, 560)], ids=["sd15", "sdxl"]
 )
@@ -674,7 +581,7 @@ def test_every_setting_of_a_yaml_is_a_parameter(name):
 
     import yaml
 
-    settings = yaml.safe_load((backbones.ROOT / "conf" / "backbone" / f"{name}.yaml").read_text())
+    settings = yaml.safe_load((paths.ROOT / "conf" / "backbone" / f"{name}.yaml").read_text())
     kind = pydoc.locate(settings.pop("_target_"))
     assert settings["name"] == name
     inspect.signature(kind).bind(**settings)

@@ -10,9 +10,7 @@ import torch
 from PIL import Image
 
 from bench.mini import check, scenes, styles
-from bench.mini.perceptual import PerceptualTrunk
 from bench.mini.recipe import tokenizer as words
-from bench.mini.recipe import unet as denoiser
 from bench.mini.recipe import vae as autoencoder
 from bench.mini.recipe import world
 from bench.mini.recipe.training import rows_at
@@ -89,7 +87,7 @@ def test_held_out_styles_are_unknown_to_pretraining():
     assert len(styles.KNOWN) >= 6 and len(styles.HELD_OUT) >= 8
     assert set(styles.STYLE_WORDS) == set(ALL)
     assert len(set(styles.STYLE_WORDS.values())) == len(ALL)
-    assert set(world.STYLE_NAMES) == {"photo", *styles.KNOWN}
+    assert set(styles.KNOWN) <= set(world.STYLE_NAMES) and not set(styles.HELD_OUT) & set(world.STYLE_NAMES)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -114,13 +112,6 @@ def test_a_style_looks_alike_at_other_sizes(name, pictures):
     assert np.abs(shrunk - truth).mean() < np.abs(small - truth).mean()
 
 
-def test_the_truth_closes_the_whole_gap_and_the_baseline_none(bundle, pictures):
-    baseline = check._chw(pictures)
-    truth = check._chw([styles.duotone(x) for x in pictures])
-    assert check.style_gap(truth, baseline, "duotone") == pytest.approx({"rgb": 1.0, "perceptual": 1.0})
-    assert check.style_gap(baseline, baseline, "duotone") == pytest.approx({"rgb": 0.0, "perceptual": 0.0})
-
-
 # --------------------------------------------------------------------------------------------------- tokenizer
 
 
@@ -136,12 +127,6 @@ def tokenizer(built):
     from transformers import CLIPTokenizer
 
     return CLIPTokenizer.from_pretrained(built)
-
-
-def test_the_shipped_tokenizers_are_the_ones_that_the_word_list_gives(bundle, built):
-    for place in ("clip", "diffusion/tokenizer"):
-        for name in ("vocab.json", "merges.txt"):
-            assert (check.WEIGHTS / place / name).read_bytes() == (built / name).read_bytes()
 
 
 def test_listed_and_rare_words_are_one_token(tokenizer):
@@ -163,10 +148,7 @@ def test_any_text_encodes_and_comes_back(tokenizer):
 
 def test_no_caption_is_longer_than_the_text_encoder(tokenizer):
     rng = np.random.default_rng(0)
-    texts = [
-        scenes.caption(scenes.sample_scene(rng, pairs=1.0, graded=1.0), rng, "stained glass window", rare="sks")
-        for _ in range(300)
-    ]
+    texts = [world.caption(world.sample_judges(rng), rng) for _ in range(500)]
     assert max(len(ids) for ids in tokenizer(texts).input_ids) <= words.LENGTH
 
 
@@ -174,7 +156,7 @@ def test_no_caption_is_longer_than_the_text_encoder(tokenizer):
 
 
 def test_the_bundle_is_small():
-    assert sum(f.stat().st_size for f in check.WEIGHTS.rglob("*") if f.is_file()) <= 32 * 2**20
+    assert sum(f.stat().st_size for f in check.WEIGHTS.rglob("*") if f.is_file()) <= 48 * 2**20
 
 
 def test_diffusers_opens_and_samples_and_seeds_do_not_depend_on_the_batch(bundle):
@@ -193,7 +175,7 @@ def test_attention_is_wide_enough_for_two_orthogonal_adapters(bundle):
 
 def test_the_encoder_is_the_principal_components_and_the_decoder_undoes_it(bundle, pictures):
     vae, x = bundle.pipe.vae, autoencoder.to_float(np.stack(pictures))
-    basis, mean = torch.linalg.qr(torch.randn(48, 16, generator=torch.Generator().manual_seed(0))).Q.T, torch.zeros(48)
+    basis, mean = torch.linalg.qr(torch.randn(48, 20, generator=torch.Generator().manual_seed(0))).Q.T, torch.zeros(48)
     fresh = autoencoder.build()
     autoencoder.write_encoder(fresh, basis, mean)
     with torch.no_grad():
@@ -209,25 +191,6 @@ def test_open_clip_opens_its_folder_and_finds_captions(bundle):
     texts = bundle.embed_texts([scenes.plain_caption(s) for s in told])
     assert images.shape == texts.shape == (64, 256)
     assert float(((images @ texts.T).argmax(1) == torch.arange(64)).float().mean()) >= 0.85
-
-
-def test_the_perceptual_distance_is_a_squared_distance(bundle):
-    trunk = PerceptualTrunk.load(check.WEIGHTS / "perceptual")
-    rng = torch.Generator().manual_seed(0)
-    for side in (64, 96):
-        a, b = (torch.rand(3, 3, side, side, generator=rng) * 2 - 1 for _ in range(2))
-        torch.testing.assert_close(trunk(a, a), torch.zeros(3))
-        torch.testing.assert_close(trunk(a, b), trunk(b, a))
-        torch.testing.assert_close(((trunk.embed(a) - trunk.embed(b)) ** 2).sum(1), trunk(a, b), rtol=1e-3, atol=1e-5)
-        assert (trunk(a, b) > 0).all()
-    assert all((w >= 0).all() for w in trunk.weights)
-
-
-def test_the_perceptual_distance_grows_with_distortion(bundle, pictures):
-    trunk = PerceptualTrunk.load(check.WEIGHTS / "perceptual")
-    x = autoencoder.to_float(np.stack(pictures))
-    mixed = [float(trunk(x, (1 - s) * x + s * x.roll(1, 0)).mean()) for s in (0.1, 0.3, 0.6, 1.0)]
-    assert mixed == sorted(mixed)
 
 
 # ------------------------------------------------------------------------------------------------------ recipe
@@ -266,32 +229,6 @@ def test_a_killed_fit_ends_with_the_same_weights(tmp_path: Path):
     second.run(loss_of(resumed))
     torch.testing.assert_close(resumed.weight, line.weight, rtol=0, atol=0)
     torch.testing.assert_close(second.averages["line"]["weight"], whole.averages["line"]["weight"], rtol=0, atol=0)
-
-
-# -------------------------------------------------------------------------------------------------- denoiser
-
-
-def test_the_denoiser_starts_as_the_copy_of_its_input_whatever_its_size():
-    """Its last branch taken out, eps is z: to one percent, also for noise a tenth too large."""
-    noise = denoiser.Noise()
-    torch.manual_seed(0)
-    unet = denoiser.build().eval()
-    denoiser.start_at_identity(unet, noise.kept)
-    last = unet.up_blocks[-1].resnets[-1]
-    z, text = torch.randn(2, 16, 16, 16), torch.randn(2, 32, denoiser.TEXT_WIDTH)
-    z = torch.cat([z, 1.1 * z])
-
-    def answer(t):
-        with torch.no_grad():
-            return unet(z, t, text.repeat(2, 1, 1), return_dict=False)[0]
-
-    whole = {t: answer(t) for t in (100, 900)}
-    last.conv2.weight.data.zero_()
-    alone = {t: answer(t) for t in (100, 900)}
-    for t in (100, 900):
-        assert float((alone[t] - z).square().mean().sqrt()) < 0.01
-    moved = {t: float((whole[t] - alone[t]).square().mean().sqrt()) for t in (100, 900)}
-    assert moved[900] < 0.2 * moved[100]
 
 
 # ---------------------------------------------------------------------------------------------- learnable styles

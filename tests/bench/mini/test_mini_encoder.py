@@ -20,7 +20,7 @@ CLIP = ROOT / "bench" / "mini" / "weights" / "clip"
 def world():
     images = np.stack([picture(seed).transpose(1, 2, 0) for seed in range(6)])
     captions = [[f"picture {i} told as {k}" for k in range(5)] for i in range(6)]
-    return World(images, captions, {}, images)
+    return World(images, captions, {})
 
 
 @pytest.fixture(scope="module")
@@ -88,5 +88,5 @@ def test_a_bundle_over_its_limit_is_refused(tmp_path, monkeypatch):
     (tmp_path / "net.bin").write_bytes(b"x" * 2000)
     assert export.check_size(tmp_path) == 2000
     monkeypatch.setattr(export, "LIMIT_BYTES", 1999)
-    with pytest.raises(ValueError, match="over the limit of 32: make a network smaller"):
+    with pytest.raises(ValueError, match="over the limit of 48: make a network smaller"):
         export.check_size(tmp_path)

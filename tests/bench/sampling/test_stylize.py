@@ -5,19 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from finished_cells import finished
 from PIL import Image
 from tiny import TinyBackbone, picture, tiny_dataset
 
 from bench import stylize
 from bench.adapters.bank import Bank
-from bench.compose import cell, register_datasets
 from bench.contracts import BenchError, Recipe
-from bench.paths import CONF
 from bench.sampling.inversion import invert, stylise, there_and_back
 from bench.sampling.sampler import Request, Sampler, Shot
 from bench.seeding import generator
-from bench.steps.work import Work
 from bench.store.record import Record, Store
 from methods.pair import PairCustomization
 
@@ -119,15 +116,6 @@ def test_a_start_or_refinement_that_means_nothing_is_told(start, refine):
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
-
-
-def finished(results, *overrides, **changes):
-    """The folder of a cell that is recorded as done, though nothing was drawn."""
-    register_datasets()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        made = cell(compose("config", ["tracker=none", f"results={results}", "dataset=blueprint", *overrides]))
-    record = Record(made.run_id, "done", None, {**Work(made, results).config(), **changes})
-    return Store(results).publish(record)
 
 
 @pytest.fixture

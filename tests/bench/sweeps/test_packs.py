@@ -233,7 +233,7 @@ def test_full_fine_tuning_is_a_pack_of_one(tmp_path):
 
 
 def test_finished_cells_are_told_and_one_in_other_hands_harms_nobody(tmp_path):
-    cells = [a_cell(tmp_path, seed=i, steps=1) for i in range(3)]
+    cells = [a_cell(tmp_path, seed=i, steps=3) for i in range(3)]
     run(cells[0])
     elsewhere = Store(tmp_path)
     elsewhere.work(cells[1].run_id)
@@ -245,15 +245,15 @@ def test_finished_cells_are_told_and_one_in_other_hands_harms_nobody(tmp_path):
 
 
 def test_one_cell_asked_for_at_two_strengths_is_trained_once(tmp_path):
-    cells = [a_cell(tmp_path, steps=2), a_cell(tmp_path, steps=2, strengths=(0.5,)), a_cell(tmp_path, seed=1, steps=2)]
+    cells = [a_cell(tmp_path, steps=3), a_cell(tmp_path, steps=3, strengths=(0.5,)), a_cell(tmp_path, seed=1, steps=3)]
     Diary.told = {}
     records = {record.run_id: record for record in run_pack(cells, 2)}
-    assert Diary.told[cells[0].run_id] == [1, 2, "done"] and len(records) == 2
+    assert Diary.told[cells[0].run_id] == [1, 2, 3, "done"] and len(records) == 2
     assert [score["strength"] for score in records[cells[0].run_id].scores] == [1.0, 0.5]
 
 
 def test_what_cannot_be_drawn_together_is_drawn_alone(tmp_path, monkeypatch):
-    cells = [a_cell(tmp_path, seed=i, steps=1) for i in range(2)]
+    cells = [a_cell(tmp_path, seed=i, steps=3) for i in range(2)]
     drawn = sample.drawn
 
     def no_more_than_one(bank, requests, *args):

@@ -239,7 +239,7 @@ def test_the_code_is_known_by_what_is_in_its_files(tmp_path, monkeypatch):
 
 
 def process(made, **options):
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    env = {**os.environ, "BENCH_TRUST": "light", "PYTHONPATH": str(ROOT / "tests")}
     command = [sys.executable, "-m", "bench.sweeps.worker", str(made.folder)]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, **options)
 

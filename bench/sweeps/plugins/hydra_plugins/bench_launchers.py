@@ -1,6 +1,6 @@
 """Our launchers and sweeper, as Hydra wants them: plug-ins in the namespace package hydra_plugins.
 
-This folder joins that package by one entry of sys.path (bench.__main__), so it needs no installation and other
+This folder joins that package by one entry of sys.path (bench.runs), so it needs no installation and other
 programs that use Hydra do not see it.
 """
 

@@ -1,0 +1,57 @@
+"""Stage `readers`: train the classifier of thing, artist and background on real drawings of all artists."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.mini import drawings, pictures
+from bench.mini.readers import Readers
+from bench.mini.recipe.training import Fit, Run, fast_precision, rows_at
+from bench.mini.recipe.world import ARTISTS, THINGS, World
+
+QUESTIONS = {"thing": "thing", "style": "artist", "background": "background"}  # label of the world -> question
+
+
+def classes() -> dict[str, list[str]]:
+    """The answers: the things of the world, all artists, all backgrounds."""
+    world = [name for name, thing in drawings.things().items() if thing.world]
+    return {"thing": world, "artist": list(ARTISTS), "background": list(pictures.BACKGROUNDS)}
+
+
+def targets(labels: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Class indices (N,) by question; `thing` counts the world's things alone."""
+    names = classes()["thing"]
+    thing = torch.tensor([names.index(THINGS[k]) for k in labels["thing"].tolist()])
+    others = {QUESTIONS[k]: torch.from_numpy(labels[k].astype(np.int64)) for k in ("style", "background")}
+    return {"thing": thing, **others}
+
+
+def softened(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Shift, blur a little, add a little noise: what a denoiser and a decoder may do to a picture (N, 3, 64, 64)."""
+    dx, dy = (int(d) for d in torch.randint(-2, 3, (2,), generator=rng))
+    x = torch.roll(x.float(), (dy, dx), (2, 3))
+    share = float(torch.rand((), generator=rng))
+    x = x * (1 - share) + share * F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    return x + 10 * torch.rand((), generator=rng) * torch.randn(x.shape, generator=rng)
+
+
+def train(world: World, run: Run, batch: int = 64) -> Readers:
+    """world: pictures of `readers` (N, 64, 64, 3)."""
+    torch.manual_seed(run.seed + 2)
+    model, told = Readers(classes()).to(run.device, memory_format=torch.channels_last), targets(world.labels)
+    fit = Fit("readers", run.folder, {"readers": model}, run.steps, lr=2e-3, weight_decay=0.05, until=run.until)
+
+    def loss_at(step: int) -> Tensor:
+        rows = np.sort(rows_at(run.seed, step, len(world.images), batch))
+        x = torch.from_numpy(np.array(world.images[rows])).permute(0, 3, 1, 2)
+        x = softened(x, torch.Generator().manual_seed(run.seed + step)).to(run.device)
+        with fast_precision(run.device):
+            said = model(x)
+        losses = [F.cross_entropy(said[k].float(), told[k][rows].to(run.device), label_smoothing=0.05) for k in said]
+        return torch.stack(losses).sum()
+
+    fit.run(loss_at)
+    return fit.finished()["readers"]

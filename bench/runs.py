@@ -1,0 +1,86 @@
+"""Runs and sweeps from the command line, with -m for a sweep: method=pair dataset=halftone seed=0. Hydra ends here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from bench import paths
+from bench.cell import Cell
+from bench.compose import cell, register_datasets
+from bench.contracts import BenchError
+from bench.run import run
+from bench.store.record import Record
+from bench.sweeps import launch
+from bench.sweeps.settings import settings
+
+CONF = str(paths.CONF)
+PLUGINS = str(Path(__file__).parent / "sweeps" / "plugins")  # where our part of the package hydra_plugins lies
+records: list[Record] = []
+
+
+def register_launchers() -> None:
+    """Hydra takes launchers from the namespace package hydra_plugins only; ours joins it while this command runs."""
+    if PLUGINS not in sys.path:
+        sys.path.append(PLUGINS)
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
+def main(config: DictConfig) -> None:
+    several = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN  # by one of Hydra's own launchers
+    try:
+        asked = cell(config)
+        if config.plan:
+            return launch.show_plan([asked], settings(config), 1)
+        stored = stored_since(asked)
+        records.append(run(asked))
+    except BenchError as error:
+        sys.exit(f"bench: {error}")
+    report(records[-1], asked.results / records[-1].run_id, brief=several)
+    if stored and asked.mode == "cached":
+        again = "retry" if records[-1].status == "failed" else "force"
+        print(f"Shown from its record, stored {stored}; mode={again} trains the cell again.")
+
+
+def stored_since(asked: Cell) -> str | None:
+    """When the record of the cell was written, as a date and time; None for a cell without one."""
+    place = asked.results / asked.run_id / "record.json"
+    return datetime.fromtimestamp(place.stat().st_mtime).isoformat(" ", "minutes") if place.is_file() else None
+
+
+def report(record: Record, folder: Path, brief: bool) -> None:
+    """The verdict on one cell: a line in a sweep, a table row and where to look otherwise."""
+    from bench.analysis import frames, plain_text
+
+    if record.status != "done":
+        print(f"{record.status}: {record.run_id}: {record.reason}")
+    elif brief:
+        print(f"done: {record.run_id}")
+    else:
+        print(plain_text.render(frames.wide(frames.frame([record]))))
+        print("\n".join([*(f"note: {note}" for note in record.notes), f"images: {folder / 'grid.png'}"]))
+
+
+def add_own_configurations() -> None:
+    """The working directory's `conf` joins Hydra's search path behind the shipped one."""
+    folder = paths.own("conf")
+    if folder is not None and not any(word.startswith(("--config-dir", "-cd")) for word in sys.argv):
+        sys.argv += ["--config-dir", str(folder)]
+
+
+def start() -> None:
+    """A run or a sweep from the words of the command line. Exits with 1 where a cell failed."""
+    if not os.environ.get("BENCH_RESULTS"):
+        os.environ.pop("BENCH_RESULTS", None)  # empty means unset
+    paths.extend_packages()
+    register_datasets()
+    register_launchers()
+    add_own_configurations()
+    main()
+    sys.exit(1 if launch.failed or any(record.status == "failed" for record in records) else 0)
