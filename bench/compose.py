@@ -10,6 +10,7 @@ from typing import Any, cast
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from bench import paths
 from bench.cell import Cell, own_strength
 from bench.contracts import BenchError
 from bench.data import schema
@@ -64,6 +65,21 @@ def cells(overrides: Sequence[Sequence[str]], compose: Callable[[list[str]], Dic
                 composed[key] = None if _depends_on_seed(config) else first
         made.append(first if seed is None else first.with_seed(seed))
     return made
+
+
+def from_overrides(*overrides: str) -> Cell:
+    """The cell that `python -m bench <overrides>` runs, for use from Python: from_overrides("method=pair", "seed=1").
+
+    Raises BenchError or Hydra's own errors for a setting that does not exist.
+    """
+    from hydra import compose, initialize_config_dir
+
+    paths.extend_packages()
+    register_datasets()
+    folder = paths.own("conf")
+    search = [f"hydra.searchpath=['file://{folder}']"] if folder else []
+    with initialize_config_dir(str(paths.CONF), version_base="1.3"):
+        return cell(compose("config", [*search, *overrides]))
 
 
 def _depends_on_seed(config: DictConfig) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Evaluation, Metric, Score
+from bench.contracts import Evaluation, Metric, Quantity, Score
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
 from metrics.networks import OpenClip, unit
@@ -30,6 +30,29 @@ class ClipScore(Metric):
     """
 
     higher_is_better: ClassVar = {"clip_t": True, "clip_t_full": True, "clipscore_hessel": True}
+    quantities: ClassVar = {
+        "clip_t": Quantity(
+            "CLIP score on the content prompt",
+            "mean cos(f(y), T(q))",
+            "-100 to 100",
+            "Hessel et al. 2021, without its rescaling",
+            "100 x cosine",
+        ),
+        "clip_t_full": Quantity(
+            "CLIP score on the full prompt",
+            "mean cos(f(y), T(q with style words))",
+            "-100 to 100",
+            "Hessel et al. 2021, without its rescaling",
+            "100 x cosine",
+        ),
+        "clipscore_hessel": Quantity(
+            "CLIPScore as published",
+            "2.5 mean max(cos(f(y), T('A photo depicts ' + q)), 0)",
+            "0 to 2.5",
+            "Hessel et al. 2021, ViT-B/32 only",
+            "2.5 x cosine",
+        ),
+    }
 
     def __init__(self, network: OpenClip, hessel: bool = False):
         self.network, self.hessel = network, hessel

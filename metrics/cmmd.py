@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Evaluation, Metric, Score
+from bench.contracts import Evaluation, Metric, Quantity, Score
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
 from metrics.kid import mmd2
@@ -34,9 +34,35 @@ def biased(x: np.ndarray, y: np.ndarray) -> float:
 
 
 class Cmmd(Metric):
-    """Both statistics against the dataset's reference set, and the unbiased one's jackknife standard error."""
+    """CMMD against the dataset's reference set: biased as published, unbiased, and the standard error of the latter."""
 
     higher_is_better: ClassVar = {"cmmd": False, "cmmd_u": False, "cmmd_u_se": False}
+    quantities: ClassVar = {
+        "cmmd": Quantity(
+            "CLIP maximum mean discrepancy, as published",
+            "biased MMD^2 of unit f(y) and f(r), Gaussian kernel of width 10",
+            "0 and above; grows as N shrinks",
+            "Jayasumana et al. 2024",
+            "1000 x MMD^2",
+            "0",
+        ),
+        "cmmd_u": Quantity(
+            "CLIP maximum mean discrepancy, unbiased",
+            "the same without the diagonal of the kernel sums",
+            "no bounds; may be slightly negative",
+            "Jayasumana et al. 2024, unbiased form",
+            "1000 x MMD^2",
+            "0",
+        ),
+        "cmmd_u_se": Quantity(
+            "Standard error of cmmd_u",
+            "delete-one jackknife over the images of both sets",
+            "0 and above",
+            "jackknife of U-statistics",
+            "1000 x MMD^2",
+            "an error bar, not a score",
+        ),
+    }
 
     def __init__(self, network: ImageNetwork):
         self.network = network

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bench.contracts import Evaluation, Metric, Score
+from bench.contracts import Evaluation, Metric, Quantity, Score
 from bench.data.images import Images, image_keys, in_batches
 from metrics.features import FeatureStore, feature_store, joined
 from metrics.fingerprint import fingerprint
@@ -117,6 +117,16 @@ class DistsContent(Metric):
     """DISTS to the untouched backbone's image of the same prompt and seed; lower keeps more content."""
 
     higher_is_better: ClassVar = {"dists_content": False}
+    quantities: ClassVar = {
+        "dists_content": Quantity(
+            "Change of content, DISTS",
+            "mean DISTS(y, y0)",
+            "0 to about 1; 0.1 is close, 0.4 is far",
+            "Ding et al. 2020",
+            "DISTS",
+            "low, but 0 means that nothing was learned",
+        ),
+    }
 
     def __init__(self, network: DistsNet):
         self.network = network

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from bench.contracts import Evaluation, Impossible, Metric, Score
+from bench.contracts import Evaluation, Impossible, Metric, Quantity, Score
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
 from metrics.networks import PerceptualNetwork
@@ -19,12 +19,29 @@ from metrics.perceptual import mean_distances
 
 
 class Diversity(Metric):
-    """`lpips_diversity`, and `lpips_diversity_rel`, its ratio to the untouched backbone's: below 1 is less varied.
+    """Mean LPIPS over all pairs of images, alone and as a ratio to that of the untouched backbone.
 
-    The backbone's prompts and seeds are the same, so the ratio is what customization took away.
+    Both use the same prompts and seeds, so a ratio below 1 is variety lost by customization.
     """
 
     higher_is_better: ClassVar = {"lpips_diversity": True, "lpips_diversity_rel": True}
+    quantities: ClassVar = {
+        "lpips_diversity": Quantity(
+            "LPIPS diversity",
+            "mean d(y_i, y_j) over all pairs of images",
+            "0 and above",
+            "Zhang et al. 2018 for d",
+            "LPIPS",
+        ),
+        "lpips_diversity_rel": Quantity(
+            "LPIPS diversity relative to the backbone",
+            "lpips_diversity(y) / lpips_diversity(y0)",
+            "0 and above",
+            "this project",
+            "ratio",
+            "1: as varied as the backbone",
+        ),
+    }
 
     def __init__(self, network: PerceptualNetwork):
         self.network = network

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from metrics.fid import Frechet
+from metrics.fid import Frechet, frechet_quantities
 
 
 class FdDinov2(Frechet):
-    """As FID, with its null at the same N: D = 768 or more, so small sets are as biased."""
+    """The Frechet distance in DINOv2 features, and its null at the same N. Small N biases it as it biases FID."""
 
     label = "fd_dinov2"
     higher_is_better: ClassVar = {"fd_dinov2": False, "fd_dinov2_null": False}
+    quantities: ClassVar = frechet_quantities("fd_dinov2", "Frechet distance in DINOv2 features", "Stein et al. 2023")

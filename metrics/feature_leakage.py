@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Dataset, Evaluation, Impossible, Metric, Score
+from bench.contracts import Dataset, Evaluation, Impossible, Metric, Quantity, Score
 from metrics.features import FeatureStore, feature_store, images_hash
 from metrics.fingerprint import fingerprint
 from metrics.leakage import Gaps, Sides, controls, defined, leak_scores, mean, mirror, over_training_images
@@ -32,6 +32,20 @@ def cosine_gaps(store: FeatureStore, network: ImageNetwork, evaluation: Evaluati
 
     pictures = (sides.c, sides.t, sides.u)
     return side(*map(features, pictures)), side(*(features(mirror(images)) for images in pictures))
+
+
+def leak_quantities(id: str, network: str, source: str) -> dict[str, Quantity]:
+    """A feature leak, its rate and that of related prompts as docs/metrics.md describes them."""
+    name, ours = f"Leakage in {network} features", "this project"
+    cosines, chance = " with 1 - cos for d_n", "0.05: the rate without leakage"
+    positive = "-4 to 4; positive is leakage"
+    return {
+        id: Quantity(name, f"lpips_leak{cosines}", positive, f"{ours}; {source}", "cosine", "0"),
+        f"{id}_rate": Quantity(f"{name}, rate", f"lpips_leak_rate{cosines}", "0 to 1", ours, "share", chance),
+        f"{id}_related": Quantity(
+            f"{name}, prompts of the training class", f"lpips_leak_related{cosines}", positive, ours, "cosine", "0"
+        ),
+    }
 
 
 class FeatureLeak(Metric):
@@ -59,28 +73,49 @@ class FeatureLeak(Metric):
 
 
 class DinoLeak(FeatureLeak):
-    """With DINO or DINOv2 (Caron et al. 2021, Oquab et al. 2023)."""
+    """Leakage in the features of DINO or DINOv2 (Caron et al. 2021, Oquab et al. 2023)."""
 
     higher_is_better: ClassVar = {"dino_leak": False, "dino_leak_rate": False, "dino_leak_related": False}
+    quantities: ClassVar = leak_quantities("dino_leak", "DINO", "Caron et al. 2021, Oquab et al. 2023")
 
 
 class DreamsimLeak(FeatureLeak):
-    """With DreamSim (Fu et al. 2023)."""
+    """Leakage in the features of DreamSim (Fu et al. 2023)."""
 
     higher_is_better: ClassVar = {"dreamsim_leak": False, "dreamsim_leak_rate": False, "dreamsim_leak_related": False}
+    quantities: ClassVar = leak_quantities("dreamsim_leak", "DreamSim", "Fu et al. 2023")
 
 
 class ClipImageLeak(FeatureLeak):
-    """With the image tower of a CLIP (Radford et al. 2021)."""
+    """Leakage in the features of the image tower of a CLIP (Radford et al. 2021)."""
 
     higher_is_better: ClassVar = {"clip_leak": False, "clip_leak_rate": False, "clip_leak_related": False}
+    quantities: ClassVar = leak_quantities("clip_leak", "CLIP", "Radford et al. 2021")
 
 
 class ClipTextLeak(Metric):
-    """100 x [cos(ym, T(q_k)) - cos(y0, T(q_k))] less the same for control captions; q_k captions training content."""
+    """Leakage of meaning: images move closer to the captions q_c of training content than to captions of controls."""
 
     copying: ClassVar = True
     higher_is_better: ClassVar = {"clip_text_leak": False, "clip_text_leak_related": False}
+    quantities: ClassVar = {
+        "clip_text_leak": Quantity(
+            "Leakage of the meaning of the training content",
+            "mean [cos(y, T(q_c)) - cos(y0, T(q_c))] - the same for captions of controls",
+            "-400 to 400; positive is leakage",
+            "this project; Radford et al. 2021",
+            "100 x cosine",
+            "0",
+        ),
+        "clip_text_leak_related": Quantity(
+            "The same for prompts of the training class",
+            "clip_text_leak over prompts that name the noun of c",
+            "-400 to 400",
+            "this project",
+            "100 x cosine",
+            "0",
+        ),
+    }
 
     def __init__(self, network: OpenClip):
         self.network = network

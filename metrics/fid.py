@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Evaluation, Metric, Score
+from bench.contracts import Evaluation, Metric, Quantity, Score
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork
 from metrics.sets import points, reference_images
@@ -83,6 +83,19 @@ def frechet_null(reference: np.ndarray, n: int) -> tuple[float, int]:
     return float(np.mean(values)), size
 
 
+def frechet_quantities(id: str, name: str, source: str) -> dict[str, Quantity]:
+    """The distance and its null as docs/metrics.md describes them."""
+    unit, formula = "squared feature distance", "norm(mu - mu_r)^2 + tr(C + C_r - 2 (C C_r)^(1/2))"
+    again, reading = (
+        "the same between two parts of the reference set, at the same N",
+        f"what a perfect {id} has at this N",
+    )
+    return {
+        id: Quantity(name, formula, "0 and above; biased upwards at small N", source, unit, f"the value of {id}_null"),
+        f"{id}_null": Quantity(f"Null of {id}", again, "0 and above", "this project", unit, f"no score: {reading}"),
+    }
+
+
 class Frechet(Metric):
     """A Frechet distance of the generated images to the dataset's reference set, and its null at the same size.
 
@@ -111,7 +124,10 @@ class Frechet(Metric):
 
 
 class Fid(Frechet):
-    """FID: with `Inception`, the clean one (Parmar et al. 2022); the column names any other network."""
+    """FID with the resizing of clean-fid (Parmar et al. 2022). Only the column with Inception is FID as published."""
 
     label = "fid"
     higher_is_better: ClassVar = {"fid": False, "fid_null": False}
+    quantities: ClassVar = frechet_quantities(
+        "fid", "Frechet inception distance", "Heusel et al. 2017; resizing of Parmar et al. 2022"
+    )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.contracts import BenchError
-from metrics.fid import Frechet
+from metrics.fid import Frechet, frechet_quantities
 from metrics.networks import ImageNetwork, Inception
 
 if TYPE_CHECKING:
@@ -70,14 +70,20 @@ class LegacyInception(ImageNetwork):
 
 
 class FidLegacyTf(Frechet):
-    """FID as TensorFlow's program gave it."""
+    """FID as the original TensorFlow program computes it."""
 
     label = "fid_legacy_tf"
     higher_is_better: ClassVar = {"fid_legacy_tf": False, "fid_legacy_tf_null": False}
+    quantities: ClassVar = frechet_quantities(
+        "fid_legacy_tf", "FID with the resizing of TensorFlow 1", "Heusel et al. 2017, its program"
+    )
 
 
 class FidLegacyTorch(Frechet):
-    """FID as pytorch-fid gives it."""
+    """FID as pytorch-fid computes it."""
 
     label = "fid_legacy_torch"
     higher_is_better: ClassVar = {"fid_legacy_torch": False, "fid_legacy_torch_null": False}
+    quantities: ClassVar = frechet_quantities(
+        "fid_legacy_torch", "FID with the resizing of pytorch-fid", "Seitzer 2020, pytorch-fid"
+    )

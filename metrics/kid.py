@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Evaluation, Metric, Score
+from bench.contracts import Evaluation, Metric, Quantity, Score
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork
 from metrics.sets import points, reference_images
@@ -61,6 +61,24 @@ class Kid(Metric):
     """KID x 1000 of the generated images against the dataset's reference set, with its standard error."""
 
     higher_is_better: ClassVar = {"kid": False, "kid_se": False}
+    quantities: ClassVar = {
+        "kid": Quantity(
+            "Kernel inception distance",
+            "unbiased MMD^2 of f(y) and f(r), kernel (a.b / D + 1)^3",
+            "no bounds; may be slightly negative",
+            "Binkowski et al. 2018",
+            "1000 x MMD^2",
+            "0",
+        ),
+        "kid_se": Quantity(
+            "Standard error of kid",
+            "delete-one jackknife over the images of both sets",
+            "0 and above",
+            "Binkowski et al. 2018 for kid; jackknife of U-statistics",
+            "1000 x MMD^2",
+            "an error bar, not a score",
+        ),
+    }
 
     def __init__(self, network: ImageNetwork):
         self.network = network

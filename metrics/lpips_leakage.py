@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.contracts import Dataset, Evaluation, Impossible, Metric, Score
+from bench.contracts import Dataset, Evaluation, Impossible, Metric, Quantity, Score
 from metrics.features import FeatureStore, feature_store, images_hash
 from metrics.fingerprint import fingerprint
 from metrics.leakage import Gaps, Sides, controls, defined, leak_scores, mean, mirror, over_training_images
@@ -63,6 +63,99 @@ class LpipsLeakage(Metric):
         "lpips_leak_styled": False,
         "lpips_leak_styled_frac": False,
         "lpips_leak_styled_rate": False,
+    }
+    quantities: ClassVar = {
+        "lpips_content": Quantity(
+            "Change of content",
+            "mean d(y, y0)",
+            "0 and above",
+            "Gandikota et al. 2024 (LPIPS to the original image)",
+            "LPIPS",
+            "low, but 0 means that nothing was learned",
+        ),
+        "lpips_content_rel": Quantity(
+            "Change of content relative to another seed",
+            "lpips_content / mean d between baseline images of one prompt",
+            "0 and above",
+            "this project",
+            "ratio",
+            "low; 1 is as far as another seed",
+        ),
+        "lpips_gap_raw": Quantity(
+            "Uncontrolled gap to the training image",
+            "mean d(y, c) - d(y0, c)",
+            "no bounds",
+            "this project; distance of Zhang et al. 2018",
+            "LPIPS",
+            "confounded by style: read lpips_leak",
+        ),
+        "lpips_leak_raw": Quantity(
+            "Uncontrolled leak",
+            "- lpips_gap_raw",
+            "no bounds",
+            "this project; distance of Zhang et al. 2018",
+            "LPIPS",
+            "confounded by style: read lpips_leak",
+        ),
+        "lpips_leak": Quantity(
+            "Leakage of training content",
+            "mean g(c), g(c) = [d_n(y0, c) - d_n(y, c)] - mean_u [d_n(y0, u) - d_n(y, u)]",
+            "no bounds; positive is leakage",
+            "this project; distance of Zhang et al. 2018",
+            "LPIPS",
+            "0",
+        ),
+        "lpips_leak_frac": Quantity(
+            "Leakage as a share of a full copy",
+            "100 mean g(c) / mean g(c) of the training image itself",
+            "up to about 100",
+            "this project",
+            "%",
+            "0",
+        ),
+        "lpips_leak_rate": Quantity(
+            "Share of images that leak",
+            "share of (y, c) with g(c) above the 95th percentile of g(u)",
+            "0 to 1",
+            "this project",
+            "share",
+            "0.05: the rate without leakage",
+        ),
+        "lpips_leak_max": Quantity(
+            "Worst leak",
+            "99th percentile of max over c of g(c); the maximum below 100 images",
+            "no bounds",
+            "this project",
+            "LPIPS",
+            "0",
+        ),
+        "lpips_leak_related": Quantity(
+            "Leakage for prompts of the training class",
+            "lpips_leak over prompts that name the noun of c",
+            "no bounds",
+            "this project",
+            "LPIPS",
+            "0",
+        ),
+        "lpips_leak_styled": Quantity(
+            "Leakage measured inside the style",
+            "lpips_leak with S(c) for c and S(u) for u",
+            "no bounds",
+            "this project",
+            "LPIPS",
+            "0",
+        ),
+        "lpips_leak_styled_frac": Quantity(
+            "The same as a share of a full copy", "as lpips_leak_frac", "up to about 100", "this project", "%", "0"
+        ),
+        "lpips_leak_styled_rate": Quantity(
+            "The same as a rate",
+            "as lpips_leak_rate",
+            "0 to 1",
+            "this project",
+            "share",
+            "0.05: the rate without leakage",
+        ),
     }
 
     def __init__(self, network: PerceptualNetwork):

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Evaluation, Images, Impossible, Metric, Score
+from bench.contracts import Evaluation, Images, Impossible, Metric, Quantity, Score
 from metrics.clip_score import cosine
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
@@ -37,8 +37,22 @@ def closed(distance: np.ndarray, start: np.ndarray) -> float:
     return float(1 - distance.mean() / start.mean()) if start.mean() > 0 else float("nan")
 
 
+def truth_quantities(kind: str, distance: str, unit: str) -> dict[str, Quantity]:
+    """A distance to the ground-truth style and the gap closed, as docs/metrics.md describes them."""
+    source = "this project; the comparison with S(y0) is that of Jones et al. 2024"
+    share = "no bounds; 0 is the backbone, 1 is the ground truth, negative is farther away than the backbone"
+    return {
+        f"oracle_{kind}": Quantity(
+            f"Distance to the ground-truth style, {distance}", "mean D(y, S(y0))", "0 and above", source, unit, "0"
+        ),
+        f"oracle_closed_{kind}": Quantity(
+            f"Gap closed, {distance}", "1 - mean D(y, S(y0)) / mean D(y0, S(y0))", share, source, "fraction", "1"
+        ),
+    }
+
+
 class Oracle(Metric):
-    """In RGB and in a perceptual distance."""
+    """Distance to the ground-truth style in RGB and in a perceptual distance, and the share of the gap closed."""
 
     higher_is_better: ClassVar = {
         "oracle_rgb": False,
@@ -46,6 +60,9 @@ class Oracle(Metric):
         "oracle_closed_rgb": True,
         "oracle_closed_lpips": True,
     }
+    quantities: ClassVar = truth_quantities("rgb", "RGB", "root mean square, colours 0 to 1") | truth_quantities(
+        "lpips", "LPIPS", "LPIPS"
+    )
 
     def __init__(self, network: PerceptualNetwork):
         self.network = network
@@ -72,9 +89,10 @@ class Oracle(Metric):
 
 
 class OracleClip(Metric):
-    """In the image features of a CLIP, 1 - cosine."""
+    """Distance to the ground-truth style in CLIP image features (1 - cosine), and the share of the gap closed."""
 
     higher_is_better: ClassVar = {"oracle_clip": False, "oracle_closed_clip": True}
+    quantities: ClassVar = truth_quantities("clip", "CLIP", "1 - cosine")
 
     def __init__(self, network: ImageNetwork):
         self.network = network

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Evaluation, Metric, Score
+from bench.contracts import Evaluation, Metric, Quantity, Score
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork
 from metrics.sets import points, reference_images
@@ -50,9 +50,34 @@ def density_coverage(yy: np.ndarray, xy: np.ndarray, k: int = DC_NEIGHBOUR) -> t
 
 
 class Prdc(Metric):
-    """The four numbers against the dataset's reference set."""
+    """Precision, recall, density and coverage against the dataset's reference set."""
 
     higher_is_better: ClassVar = {"precision": True, "recall": True, "density": True, "coverage": True}
+    quantities: ClassVar = {
+        "precision": Quantity(
+            "Precision",
+            "share of y within the third-neighbour radius of some r",
+            "0 to 1",
+            "Kynkaanniemi et al. 2019",
+            "share",
+        ),
+        "recall": Quantity(
+            "Recall",
+            "share of r within the third-neighbour radius of some y",
+            "0 to 1",
+            "Kynkaanniemi et al. 2019",
+            "share",
+        ),
+        "density": Quantity(
+            "Density",
+            "mean over y of the number of fifth-neighbour balls of r around it, / 5",
+            "0 and above; about 1 for equal sets",
+            "Naeem et al. 2020",
+        ),
+        "coverage": Quantity(
+            "Coverage", "share of fifth-neighbour balls of r that hold some y", "0 to 1", "Naeem et al. 2020", "share"
+        ),
+    }
 
     def __init__(self, network: ImageNetwork):
         self.network = network

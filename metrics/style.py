@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Dataset, Evaluation, Metric, Score
+from bench.contracts import Dataset, Evaluation, Metric, Quantity, Score
 from metrics.features import FeatureStore, feature_store
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork, PerceptualNetwork, unit
@@ -21,6 +21,7 @@ from metrics.perceptual import DistancesTo
 from metrics.training_images import style
 
 IN_STYLE = 64  # pictures of the reference set that the gap is taken of
+CHECK = "a check, not a score: at 0 or below, the score is left out"
 
 
 class StyleMetric(Metric):
@@ -66,6 +67,23 @@ class StyleGram(StyleMetric):
     """`style_gram`: mean Gram distance to the training style images minus the baseline's; negative is closer."""
 
     higher_is_better: ClassVar = {"style_gram": False, "style_gram_gap": True}
+    quantities: ClassVar = {
+        "style_gram": Quantity(
+            "Change of the Gram distance to the style",
+            "mean D(y, s) - mean D(y0, s), D the distance of Gram matrices",
+            "no bounds; negative is closer",
+            "Gatys et al. 2016",
+            "Gram distance",
+        ),
+        "style_gram_gap": Quantity(
+            "Discrimination gap of style_gram",
+            "mean D(y0, s) - mean D(r, s)",
+            "no bounds",
+            "this project",
+            "Gram distance",
+            CHECK,
+        ),
+    }
 
     def __init__(self, network: PerceptualNetwork):
         self.network: PerceptualNetwork = network
@@ -73,6 +91,23 @@ class StyleGram(StyleMetric):
     def nearness(self, store: FeatureStore, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
         to_style = DistancesTo(self.network, "gram", targets)
         return -np.sqrt(store.features(images, to_style).astype(np.float64))
+
+
+def style_quantities(id: str, network: str, source: str) -> dict[str, Quantity]:
+    """A style similarity and its discrimination gap as docs/metrics.md describes them."""
+    gained, gap = "mean cos(f(y), f(s)) - mean cos(f(y0), f(s))", "mean cos(f(r), f(s)) - mean cos(f(y0), f(s))"
+    bounds, unit, truth = "-200 to 200", "100 x cosine", "the value of the method oracle"
+    return {
+        id: Quantity(
+            f"Style similarity gained, {network}",
+            gained,
+            bounds,
+            f"{source}; as a difference: this project",
+            unit,
+            truth,
+        ),
+        f"{id}_gap": Quantity(f"Discrimination gap of {id}", gap, bounds, "this project", unit, CHECK),
+    }
 
 
 class StyleSimilarity(StyleMetric):
@@ -87,18 +122,21 @@ class StyleSimilarity(StyleMetric):
 
 
 class StyleClip(StyleSimilarity):
-    """With the image tower of a CLIP."""
+    """Style similarity in the features of the image tower of a CLIP."""
 
     higher_is_better: ClassVar = {"style_clip": True, "style_clip_gap": True}
+    quantities: ClassVar = style_quantities("style_clip", "CLIP", "Radford et al. 2021")
 
 
 class StyleCsd(StyleSimilarity):
-    """With CSD (Somepalli et al. 2024, arXiv 2404.01292)."""
+    """Style similarity in the features of CSD (Somepalli et al. 2024, arXiv 2404.01292)."""
 
     higher_is_better: ClassVar = {"style_csd": True, "style_csd_gap": True}
+    quantities: ClassVar = style_quantities("style_csd", "CSD", "Somepalli et al. 2024")
 
 
 class StyleDreamsim(StyleSimilarity):
-    """With DreamSim (Fu et al. 2023, arXiv 2306.09344)."""
+    """Style similarity in the features of DreamSim (Fu et al. 2023, arXiv 2306.09344)."""
 
     higher_is_better: ClassVar = {"style_dreamsim": True, "style_dreamsim_gap": True}
+    quantities: ClassVar = style_quantities("style_dreamsim", "DreamSim", "Fu et al. 2023")

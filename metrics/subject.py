@@ -10,12 +10,21 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Evaluation, Impossible, Metric, Score
+from bench.contracts import Evaluation, Impossible, Metric, Quantity, Score
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork, PerceptualNetwork, unit
 from metrics.perceptual import mean_pair_distance
 from metrics.training_images import style
+
+
+def similarity_quantities(id: str, network: str, source: str) -> dict[str, Quantity]:
+    """The similarity to a subject, and to the images of a style, as docs/metrics.md describes them."""
+    about = ("mean cos(f(y), f(s))", "-1 to 1", source, "cosine")
+    return {
+        id: Quantity(f"Similarity to the subject, {network}", *about),
+        f"style_{id}": Quantity(f"Similarity to the style images, {network}", *about),
+    }
 
 
 class ImageSimilarity(Metric):
@@ -38,21 +47,24 @@ class ImageSimilarity(Metric):
 
 
 class ClipI(ImageSimilarity):
-    """CLIP-I: with the image tower of a CLIP."""
+    """CLIP-I: similarity to the training images in the features of the image tower of a CLIP."""
 
     higher_is_better: ClassVar = {"clip_i": True, "style_clip_i": True}
+    quantities: ClassVar = similarity_quantities("clip_i", "CLIP (CLIP-I)", "Ruiz et al. 2023")
 
 
 class Dino(ImageSimilarity):
-    """DINO: with the class token of ViT-S/16 (Caron et al. 2021), as DreamBooth has it."""
+    """DINO: similarity to the training images in the class token of ViT-S/16 (Caron et al. 2021), as in DreamBooth."""
 
     higher_is_better: ClassVar = {"dino": True, "style_dino": True}
+    quantities: ClassVar = similarity_quantities("dino", "DINO ViT-S/16", "Ruiz et al. 2023")
 
 
 class Dinov2(ImageSimilarity):
-    """With the class token of a DINOv2 (Oquab et al. 2023)."""
+    """Similarity to the training images in the class token of DINOv2 (Oquab et al. 2023)."""
 
     higher_is_better: ClassVar = {"dinov2": True, "style_dinov2": True}
+    quantities: ClassVar = similarity_quantities("dinov2", "DINOv2", "Oquab et al. 2023")
 
 
 class Pres(Metric):
@@ -63,6 +75,15 @@ class Pres(Metric):
 
     copying: ClassVar = True
     higher_is_better: ClassVar = {"pres": False}
+    quantities: ClassVar = {
+        "pres": Quantity(
+            "Drift of the class to the subject (PRES)",
+            "mean cos(f(x), f(s)), x drawn for 'a photo of a {noun}'",
+            "-1 to 1",
+            "Ruiz et al. 2023",
+            "cosine",
+        )
+    }
 
     def __init__(self, network: ImageNetwork):
         self.network = network
@@ -91,6 +112,15 @@ class Div(Metric):
     """
 
     higher_is_better: ClassVar = {"div": True}
+    quantities: ClassVar = {
+        "div": Quantity(
+            "Diversity within a prompt (DIV)",
+            "mean d(y_i, y_j) over seeds of one prompt",
+            "0 and above",
+            "Ruiz et al. 2023",
+            "LPIPS",
+        )
+    }
 
     def __init__(self, network: PerceptualNetwork):
         self.network = network

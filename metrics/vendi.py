@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Evaluation, Metric, Score
+from bench.contracts import Evaluation, Metric, Quantity, Score
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
 from metrics.networks import ImageNetwork, unit
@@ -25,9 +25,26 @@ def vendi(x: np.ndarray) -> float:
 
 
 class Vendi(Metric):
-    """`vendi` of the generated images, and `vendi_rel`, its ratio to the untouched backbone's: 1 is as varied."""
+    """The Vendi score of the generated images, alone and as a ratio to that of the untouched backbone."""
 
     higher_is_better: ClassVar = {"vendi": True, "vendi_rel": True}
+    quantities: ClassVar = {
+        "vendi": Quantity(
+            "Vendi score",
+            "exp of the entropy of the eigenvalues of K / N, K the cosines of f(y)",
+            "1 to N",
+            "Friedman and Dieng 2023",
+            "effective number of images",
+        ),
+        "vendi_rel": Quantity(
+            "Vendi score relative to the backbone",
+            "vendi(y) / vendi(y0)",
+            "above 0",
+            "this project",
+            "ratio",
+            "1: as varied as the backbone",
+        ),
+    }
 
     def __init__(self, network: ImageNetwork):
         self.network = network

@@ -7,12 +7,12 @@ from bench.contracts.adapters import AdapterSpec, CrossAttentionSpec, FullSpec, 
 from bench.contracts.backbone import Backbone, TrainingData
 from bench.contracts.dataset import Dataset, Example, Images, Pair
 from bench.contracts.method import Method, Recipe, plain_guidance, with_token
-from bench.contracts.metric import Evaluation, Metric, Score
+from bench.contracts.metric import Evaluation, Metric, Quantity, Score
 from bench.contracts.prediction import Ask, Loss, Text
 from bench.errors import BenchError, Impossible
 
 __all__ = [
     "AdapterSpec", "Ask", "Backbone", "BenchError", "CrossAttentionSpec", "Dataset", "Evaluation", "Example",
-    "FullSpec", "Images", "Impossible", "Loss", "Method", "Metric", "Pair", "Recipe", "Score", "Spec", "Text",
-    "TrainingData", "plain_guidance", "tuned", "with_token",
+    "FullSpec", "Images", "Impossible", "Loss", "Method", "Metric", "Pair", "Quantity", "Recipe", "Score", "Spec",
+    "Text", "TrainingData", "plain_guidance", "tuned", "with_token",
 ]  # fmt: skip

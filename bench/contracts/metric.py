@@ -43,11 +43,24 @@ class Score:
     notes: Sequence[str] = ()  # sentences for the record: which value is absent and why, what was cut
 
 
+@dataclass(frozen=True)
+class Quantity:
+    """One number of a metric as docs/metrics.md describes it, in words."""
+
+    name: str  # in full
+    formula: str  # in the symbols of docs/metrics.md
+    range: str
+    source: str  # paper or program that defines it
+    unit: str = "none"  # with its scale
+    ideal: str = ""  # the best value, or what the number is for when it is not a score
+
+
 class Metric(ABC):
     """A measurement of a set of images. Missing is absent, with the reason; no number is ever invented."""
 
     version: ClassVar[int] = 1  # raise it when numbers change: finished cells are then scored again
     higher_is_better: ClassVar[Mapping[str, bool]]  # id of each value -> direction
+    quantities: ClassVar[Mapping[str, Quantity]] = {}  # id of each value -> its entry in docs/metrics.md
     copying: ClassVar[bool] = False  # it measures how much training images are copied, and need not mind bad images
 
     def identity(self) -> list[str]:

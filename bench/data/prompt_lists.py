@@ -1,4 +1,4 @@
-"""Which rows of a table of prompts are left out, by a rule of a dataset.yaml (`prompts.left_out`, datasets/README.md).
+"""Which rows of a table of prompts are left out, by a rule of a dataset.yaml (`prompts.left_out`, docs/datasets.md).
 
     {by: Category, counts: {Abstract: 36, others: 2}, first: [{Challenge: Basic, words: 1}], kept: [a prompt]}
 

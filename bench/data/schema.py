@@ -1,6 +1,6 @@
 """What a dataset.yaml says: its keys with their defaults, its bases merged in, and the datasets that there are.
 
-The keys are explained in datasets/README.md. Nothing in this room imports torch.
+The keys are explained in docs/datasets.md. Nothing in this room imports torch.
 """
 
 from __future__ import annotations
@@ -143,5 +143,5 @@ def _a_table(spec: Mapping[str, Any]) -> None:
     if set(table) - {"file", "column", "seeds", "left_out"} or not all(named):
         raise BenchError(
             f"dataset {spec['name']} has prompts: {dict(table)!r}; a list is needed, or a table as in "
-            "prompts: {file: prompts.csv, column: prompt, seeds: seed} (seeds may be left out; datasets/README.md)."
+            "prompts: {file: prompts.csv, column: prompt, seeds: seed} (seeds may be left out; docs/datasets.md)."
         )

@@ -52,21 +52,9 @@ def _composed(part: str, override: str) -> Mapping[str, Any]:
 
 @cache
 def _cell(override: str) -> Any:
-    from hydra import compose, initialize_config_dir
+    from bench.compose import from_overrides
 
-    from bench.compose import cell
-    from bench.paths import CONF
-
-    _registered()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return cell(compose("config", [override]))
-
-
-@cache
-def _registered() -> None:
-    from bench.compose import register_datasets
-
-    register_datasets()
+    return from_overrides(override)
 
 
 def _described(dataset: str) -> Mapping[str, Any]:
