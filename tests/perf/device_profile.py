@@ -63,7 +63,7 @@ def work_of(options: argparse.Namespace) -> Iterator[Any]:
     work.RANKS["pair"] = 8 if options.small else work.RANKS["pair"]
     resolution = 32 if options.small else work.RESOLUTIONS["sdxl"]
     backbone = work.backbone_of("sdxl", resolution, options.device, options.small, options.weights)
-    dataset = work.data.load(work.described(), resolution)
+    dataset = work.loading.load(work.described(), resolution)
     where = work.PLACES["sdxl"]
     if options.what == "training":
         return work.training(backbone, work.method_of("dreambooth", where), dataset, 1)

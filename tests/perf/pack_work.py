@@ -14,7 +14,7 @@ from pack_peers import guided_image, updates, with_adapters
 
 from bench.adapters.bank import Bank
 from bench.contracts import Example, Method, Recipe
-from bench.data import loading, schema
+from bench.data import schema
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
 from bench.seeding import generator
 from bench.training.compiling import ways_of
