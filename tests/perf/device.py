@@ -124,7 +124,7 @@ def run(task: Task, options: argparse.Namespace, results: report.Results) -> Non
     file, began, seen = options.work / task.file, time.monotonic(), None
     limit_s = min(task.limit_s, left)
     environment = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "BENCH_CACHE": str(options.work / "cache")}
-    python = ":".join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]).strip(":")
+    python = ":".join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(":")
     environment = os.environ | environment | {"PYTHONPATH": python} | (task.environment or {})
     with (options.out / "log.txt").open("a") as log:
         process = subprocess.Popen([sys.executable, *task.command], cwd=ROOT, env=environment, stdout=log, stderr=log,

@@ -42,7 +42,7 @@ PRESENT = frozenset(
 DROPPED = {
     "wandb": "24 MB with what it needs; the stages run with tracker=none",
     "wcwidth": "only ftfy's command line uses it",
-} | dict.fromkeys(("choix", "clean-fid", "krippendorff", "lpips", "torch-fidelity"), "no stage uses it")
+} | dict.fromkeys(("choix", "clean-fid", "krippendorff", "torch-fidelity"), "no stage uses it")
 # Files that no stage imports, of a wheel that is mostly such files: other model families' pipelines.
 UNUSED = {
     "diffusers": r"diffusers/(pipelines/(?!stable_diffusion/|stable_diffusion_xl/|deprecated/)\w+/|modular_pipelines/)"
@@ -128,7 +128,7 @@ def fetch(requirement: str, folder: str) -> None:
 def slim(wheel: Path, pattern: str) -> None:
     """Take the files that match out of a wheel and out of its own list of files."""
     packed = wheel.with_suffix(".part")
-    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as new:
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as new:
         for entry in old.infolist():
             if not re.match(pattern, entry.filename):
                 data = old.read(entry)
