@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: env demo test lint
+.PHONY: env demo test lint device wheelhouse
 
 env: $(STAMP)  ## the environment in .venv, from nothing but Python 3.11+
 
@@ -25,3 +25,10 @@ lint: env
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
+
+# With .venv its Python, else python3: a machine without a network has PyTorch of its own, and .whl/ holds the rest.
+device:  ## verify and measure the GPU paths: make device STAGE=a OUT=dir, more options in FLAGS; see docs/gpu.md
+	$(or $(wildcard $(VENV)/bin/python),python3) tests/perf/device.py --out $(or $(OUT),build/out) --stage $(or $(STAGE),a,b,c,d) $(FLAGS)
+
+wheelhouse: env  ## collect in .whl/ what a CUDA machine without a network lacks
+	$(VENV)/bin/python tests/perf/wheelhouse.py

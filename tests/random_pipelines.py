@@ -121,6 +121,12 @@ def built_in(dtype):
         torch.set_default_dtype(kept)
 
 
+def on_cpu(scheduler, **options):
+    """Schedulers make numpy arrays, also where the networks are built on a GPU."""
+    with torch.device("cpu"):
+        return scheduler(**NOISE, **options)
+
+
 def full_tokenizer():
     made = tokenizer()
     made.model_max_length = 77
@@ -141,7 +147,7 @@ def full_stable_diffusion():
     return StableDiffusionPipeline(
         vae=AutoencoderKL(**VAE), unet=UNet2DConditionModel(**SD15_UNET), tokenizer=full_tokenizer(),
         text_encoder=full_text_encoder(CLIPTextModel, CLIP_L, 768),
-        scheduler=PNDMScheduler(skip_prk_steps=True, **NOISE),
+        scheduler=on_cpu(PNDMScheduler, skip_prk_steps=True),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
@@ -155,5 +161,5 @@ def full_sdxl():
         tokenizer=full_tokenizer(),
         text_encoder=full_text_encoder(CLIPTextModel, CLIP_L, 768), tokenizer_2=full_tokenizer(), add_watermarker=False,
         text_encoder_2=full_text_encoder(CLIPTextModelWithProjection, CLIP_G, 1280),
-        scheduler=EulerDiscreteScheduler(timestep_spacing="leading", **NOISE),
+        scheduler=on_cpu(EulerDiscreteScheduler, timestep_spacing="leading"),
     )  # fmt: skip

@@ -76,8 +76,8 @@ def run_cells(cells: Sequence[Cell], pack: int | None = None) -> list[Outcome]:
 
 
 def outcome(cell: Cell, record: Record) -> Outcome:
+    from bench.data.image_files import strength_folder
     from bench.data.images import stored
-    from bench.store.record import strength_folder
 
     assert record.status == "done", record.reason
     folder = cell.results / cell.run_id

@@ -1,8 +1,9 @@
 """What the packs are timed against: one cell at a time, as the scripts that people run today do it.
 
 Training: the update of diffusers' examples/dreambooth/train_dreambooth_lora.py: PEFT adapters, images and prompts
-encoded in every step, batch 1 with one prior image, AdamW, clipping. Sampling: three UNet calls for every image and
-step, as the reference pipeline of Pair Customization guides.
+encoded in every step, batch 1 with one prior image, AdamW, clipping. Sampling: the authors' pipeline of Pair
+Customization (modules/StableDiffusionXLPipelineLoraGuidance.py): two UNet calls for every image and step, the empty and
+the content prompt in one batch with the adapter's weight at 0, then the style prompt with it at 1.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch.nn.functional import mse_loss
 
 from bench.contracts import Backbone
 
+ADAPTER = "style"
+
 
 def autocast(backbone: Backbone) -> AbstractContextManager:
     half = backbone.dtype.itemsize < 4
@@ -30,7 +33,8 @@ def with_adapters(backbone: Any, rank: int, where: str) -> Any:
 
     unet = copy.deepcopy(backbone.network)
     places = list(backbone.sites(where))
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=places))
+    config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=places)
+    unet.add_adapter(config, adapter_name=ADAPTER)
     for weight in trained(unet):
         weight.data = weight.data.float()
     return unet
@@ -40,9 +44,9 @@ def trained(unet: Any) -> list[Tensor]:
     return [weight for weight in unet.parameters() if weight.requires_grad]
 
 
-def updates(backbone: Any, images: Tensor, prompts: Sequence[str], rank: int, where: str) -> Iterator[float]:
+def updates(backbone: Any, unet: Any, images: Tensor, prompts: Sequence[str]) -> Iterator[float]:
     """One update of the script at each step: images uint8 (2, 3, P, P) and prompts, the instance's and the class's."""
-    unet, rng = with_adapters(backbone, rank, where), torch.Generator(backbone.device).manual_seed(0)
+    rng = torch.Generator(backbone.device).manual_seed(0)
     optimizer = torch.optim.AdamW(trained(unet), lr=1e-4, weight_decay=1e-2)
     while True:
         mean, std = backbone.encode(images)
@@ -52,7 +56,7 @@ def updates(backbone: Any, images: Tensor, prompts: Sequence[str], rank: int, wh
         with torch.no_grad():
             text = backbone.embed(prompts)
         with autocast(backbone):
-            out = _predict(unet, backbone, backbone.noisy(z, eps, t), t, text)
+            out = predict(unet, backbone, backbone.noisy(z, eps, t), t, text)
         instance, prior = (out.float() - backbone.target(z, eps, t).float()).chunk(2)
         loss = mse_loss(instance, torch.zeros_like(instance)) + mse_loss(prior, torch.zeros_like(prior))
         loss.backward()
@@ -62,7 +66,7 @@ def updates(backbone: Any, images: Tensor, prompts: Sequence[str], rank: int, wh
         yield loss.item()
 
 
-def _predict(unet: Any, backbone: Any, z: Tensor, t: Tensor, text: Any) -> Tensor:
+def predict(unet: Any, backbone: Any, z: Tensor, t: Tensor, text: Any) -> Tensor:
     return unet(
         z.to(backbone.dtype), t, encoder_hidden_states=text.states, added_cond_kwargs=dict(text.extras) or None,
         return_dict=False,
@@ -70,19 +74,18 @@ def _predict(unet: Any, backbone: Any, z: Tensor, t: Tensor, text: Any) -> Tenso
 
 
 @torch.no_grad()
-def guided_images(backbone: Any, unet: Any, prompts: Sequence[Sequence[str]], sampler: Any) -> Iterator[Tensor]:
-    """Images (1, 3, P, P), one after another: content and style prompt of each, three UNet calls at every step."""
-    for content, style in prompts:
-        empty, plain, styled = (backbone.embed([prompt]) for prompt in ("", content, style))
-        scheduler = backbone.scheduler(sampler.scheduler, sampler.steps)
-        z = torch.randn(1, *backbone.latent_shape).to(backbone.device) * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
-            scaled, rows = scheduler.scale_model_input(z, t), t[None].to(backbone.device)
-            with autocast(backbone):
-                unet.disable_adapters()
-                base, ask = (_predict(unet, backbone, scaled, rows, text) for text in (empty, plain))
-                unet.enable_adapters()
-                own = _predict(unet, backbone, scaled, rows, styled)
-            guided = base + sampler.cfg * (ask - base) + 3.0 * (own - ask)
-            z = scheduler.step(guided.float(), t, z).prev_sample
-        yield backbone.decode(z)
+def guided_image(backbone: Any, unet: Any, content: str, style: str, sampler: Any) -> Tensor:
+    """One image (1, 3, P, P), style guidance 3 at every step."""
+    plain, styled = backbone.embed(["", content]), backbone.embed([style])
+    scheduler = backbone.scheduler(sampler.scheduler, sampler.steps)
+    z = torch.randn(1, *backbone.latent_shape).to(backbone.device) * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        scaled, row = scheduler.scale_model_input(z, t), t[None].to(backbone.device)
+        with autocast(backbone):
+            unet.set_adapters(ADAPTER, 0.0)
+            empty, asked = predict(unet, backbone, scaled.repeat(2, 1, 1, 1), row.repeat(2), plain).chunk(2)
+            unet.set_adapters(ADAPTER, 1.0)
+            own = predict(unet, backbone, scaled, row, styled)
+        guided = empty + sampler.cfg * (asked - empty) + 3.0 * (own - asked)
+        z = scheduler.step(guided.float(), t, z).prev_sample
+    return backbone.decode(z)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -38,7 +39,14 @@ PRESENT = frozenset(
     "requests rich safetensors scipy setuptools sympy tabulate timm tokenizers torch torchmetrics torchvision tqdm "
     "transformers triton typing-extensions urllib3 zipp".split()
 )
-DROPPED = {"wandb": "24 MB with what it needs; the stages run with tracker=none"}
+DROPPED = {
+    "wandb": "24 MB with what it needs; the stages run with tracker=none",
+    "wcwidth": "only ftfy's command line uses it",
+} | dict.fromkeys(("choix", "clean-fid", "krippendorff", "torch-fidelity"), "no stage uses it")
+# Files that no stage imports, of a wheel that is mostly such files: other model families' pipelines.
+UNUSED = {
+    "diffusers": r"diffusers/(pipelines/(?!stable_diffusion/|stable_diffusion_xl/|deprecated/)\w+/|modular_pipelines/)"
+}
 
 
 def normal(name: str) -> str:
@@ -68,7 +76,7 @@ def missing() -> list[str]:
     waiting = direct()
     while waiting:
         name = waiting.pop()
-        if name not in found and name not in PRESENT:
+        if name not in found and name not in PRESENT and name not in DROPPED:
             found.add(name)
             waiting += needs(name)
     return sorted(found)
@@ -89,12 +97,16 @@ def collect(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as made:
         for name in missing():
             fetch(f"{name}=={versions[name]}", made)
+        for name, pattern in UNUSED.items():
+            (wheel,) = Path(made).glob(f"{name}-*.whl")
+            slim(wheel, pattern)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(made, folder)
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     for file in sorted(folder.iterdir()):
         print(f"{file.stat().st_size / 1e6:6.2f} MB  {file.name}")
-    print(f"{size:6.2f} MB in {folder.name}/; left out: {', '.join(f'{k} ({v})' for k, v in DROPPED.items())}")
+    print("\n".join(f"left out: {name}, {why}" for name, why in DROPPED.items()))
+    print(f"{size:6.2f} MB in {folder.name}/, beside {tracked_mb():.2f} MB of files that git tracks")
     if size > LIMIT_MB:
         sys.exit(f"wheelhouse: {size:.0f} MB were collected, {LIMIT_MB} are allowed; add to DROPPED what is not used.")
 
@@ -111,6 +123,25 @@ def fetch(requirement: str, folder: str) -> None:
             if not wheel.name.endswith("-none-any.whl"):
                 sys.exit(f"wheelhouse: {wheel.name} was built for this machine alone; add {requirement} to DROPPED.")
             shutil.copy(wheel, folder)
+
+
+def slim(wheel: Path, pattern: str) -> None:
+    """Take the files that match out of a wheel and out of its own list of files."""
+    packed = wheel.with_suffix(".part")
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as new:
+        for entry in old.infolist():
+            if not re.match(pattern, entry.filename):
+                data = old.read(entry)
+                if entry.filename.endswith(".dist-info/RECORD"):
+                    data = b"".join(line for line in data.splitlines(True) if not re.match(pattern, line.decode()))
+                new.writestr(entry.filename, data)
+    packed.rename(wheel)
+
+
+def tracked_mb() -> float:
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [ROOT / name for name in names.split("\0") if name]
+    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
 
 
 def pip(*arguments: str) -> bool:
