@@ -32,17 +32,17 @@ def register_launchers() -> None:
 def main(config: DictConfig) -> None:
     several = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN  # by one of Hydra's own launchers
     try:
-        asked = cell(config)
+        requested = cell(config)
         if config.plan:
-            return launch.show_plan([asked], settings(config), 1)
-        records.append(run(asked))
+            return launch.show_plan([requested], settings(config), 1)
+        records.append(run(requested))
     except BenchError as error:
         sys.exit(f"bench: {error}")
-    report(records[-1], asked.results / records[-1].run_id, brief=several)
+    report(records[-1], requested.results / records[-1].run_id, brief=several)
 
 
 def report(record: Record, folder: Path, brief: bool) -> None:
-    """The verdict on one cell: a line in a sweep, a table row and where to look otherwise."""
+    """The status of one cell: a line in a sweep, a table row and where to look otherwise."""
     from bench.analysis import frames, plain_text
 
     if record.status != "done":
