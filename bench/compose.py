@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from bench import paths
-from bench.cell import Cell, own_strength
+from bench.cell import Cell, default_strength
 from bench.contracts import BenchError
 from bench.data import schema
 
@@ -27,23 +27,23 @@ def cell(config: DictConfig) -> Cell:
     for key in OURS:
         plain.pop(key, None)
     if BROKEN in plain["dataset"]:
-        raise BenchError(f"dataset={plain['dataset']['name']} was asked for: {plain['dataset'][BROKEN]}")
+        raise BenchError(f"dataset={plain['dataset']['name']} was requested: {plain['dataset'][BROKEN]}")
     if type(plain["seed"]) is not int:
-        raise BenchError(f"seed={plain['seed']} was asked for; type a whole number, with -m several: seed=0,1,2.")
+        raise BenchError(f"seed={plain['seed']} was requested; type a whole number, with -m several: seed=0,1,2.")
     strengths = _strengths(plain.pop("strength"), plain["method"])
     return Cell(**{**plain, "results": Path(plain["results"])}, strengths=strengths)
 
 
-def _strengths(asked: Any, method: Mapping[str, Any]) -> tuple[float, ...]:
-    """The method's own for none, its curve for "curve"."""
-    if asked is None:
-        asked = own_strength(method)
-    if asked == "curve":
-        asked = method["curve"]
+def _strengths(requested: Any, method: Mapping[str, Any]) -> tuple[float, ...]:
+    """The method's default strength for none, its list for "sweep"."""
+    if requested is None:
+        requested = default_strength(method)
+    if requested in ("sweep", "curve"):  # the latter in older settings
+        requested = method.get("strength_sweep", method.get("curve"))
     try:
-        return tuple(map(float, asked if isinstance(asked, list) else [asked]))
+        return tuple(map(float, requested if isinstance(requested, list) else [requested]))
     except (TypeError, ValueError, OverflowError):
-        raise BenchError(f"strength={asked} was asked for; type a number, strength=[1,2] or curve.") from None
+        raise BenchError(f"strength={requested} was requested; type a number, strength=[1,2] or sweep.") from None
 
 
 def plain_of(config: DictConfig) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def check_finite(value: Any, at: str) -> None:
         for item in value:
             check_finite(item, at)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise BenchError(f"{at.lstrip('.')}={value} was asked for; type a finite number.")
+        raise BenchError(f"{at.lstrip('.')}={value} was requested; type a finite number.")
 
 
 def finite(text: str) -> float:
@@ -61,8 +61,12 @@ def build(spec: Any, at: str = "") -> Any:
     return [build(value, at) for value in spec] if isinstance(spec, (list, tuple)) else spec
 
 
+MOVED = {"bench.image_encoder.ImageEncoder": "bench.adapters.image_encoder.ImageEncoder"}  # of older settings
+
+
 def class_of(name: Any, at: str = "") -> Any:
     """What a dotted name stands for. Raises BenchError where there is nothing of that name."""
+    name = MOVED.get(name, name) if isinstance(name, str) else name
     module, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
     try:
         if not module:
@@ -70,7 +74,7 @@ def class_of(name: Any, at: str = "") -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise BenchError(
-            f"{at.lstrip('.') or 'the settings'}._target_={name} was asked for, which cannot be imported ({error}); "
+            f"{at.lstrip('.') or 'the settings'}._target_={name} was requested, which cannot be imported ({error}); "
             "type the dotted name of a class, for example methods.pair.PairCustomization."
         ) from error
 
@@ -86,12 +90,12 @@ def construct(kind: Any, values: Mapping[str, Any], at: str) -> Any:
     check_finite(values, at)
     strange = sorted(set(values) - set(known))
     if strange and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
-        raise BenchError(f"{at}.{strange[0]} was asked for; {at} knows {', '.join(known) or 'no settings'}.")
+        raise BenchError(f"{at}.{strange[0]} was requested; {at} knows {', '.join(known) or 'no settings'}.")
     for entry in fields(kind) if is_dataclass(kind) else ():
         names, value = str(entry.type).split(" | "), values.get(entry.name)
         if entry.name in values and set(names) <= set(KINDS) and not any(_is(value, name) for name in names):
             takes = " or ".join(WORDS[name] for name in names)
-            raise BenchError(f"{at}.{entry.name}={value} was asked for; it takes {takes}.")
+            raise BenchError(f"{at}.{entry.name}={value} was requested; it takes {takes}.")
     return kind(**values)
 
 

@@ -45,7 +45,7 @@ def truth_quantities(kind: str, distance: str, unit: str) -> dict[str, Quantity]
         f"oracle_{kind}": Quantity(
             f"Distance to the ground-truth style, {distance}", "mean D(y, S(y0))", "0 and above", source, unit, "0"
         ),
-        f"oracle_closed_{kind}": Quantity(
+        f"gap_closed_{kind}": Quantity(
             f"Gap closed, {distance}", "1 - mean D(y, S(y0)) / mean D(y0, S(y0))", share, source, "fraction", "1"
         ),
     }
@@ -57,8 +57,8 @@ class Oracle(Metric):
     higher_is_better: ClassVar = {
         "oracle_rgb": False,
         "oracle_lpips": False,
-        "oracle_closed_rgb": True,
-        "oracle_closed_lpips": True,
+        "gap_closed_rgb": True,
+        "gap_closed_lpips": True,
     }
     quantities: ClassVar = truth_quantities("rgb", "RGB", "root mean square, colours 0 to 1") | truth_quantities(
         "lpips", "LPIPS", "LPIPS"
@@ -80,8 +80,8 @@ class Oracle(Metric):
             {
                 "oracle_rgb": float(rgb.mean()),
                 "oracle_lpips": float(lpips.mean()),
-                "oracle_closed_rgb": closed(rgb, rms(y0, target)),
-                "oracle_closed_lpips": closed(lpips, distances(store, self.network, y0, target)),
+                "gap_closed_rgb": closed(rgb, rms(y0, target)),
+                "gap_closed_lpips": closed(lpips, distances(store, self.network, y0, target)),
             },
             {"oracle_rgb": rgb, "oracle_lpips": lpips},
             fingerprint(f"oracle {self.version}", len(y), self.network, target),
@@ -91,7 +91,7 @@ class Oracle(Metric):
 class OracleClip(Metric):
     """Distance to the ground-truth style in CLIP image features (1 - cosine), and the share of the gap closed."""
 
-    higher_is_better: ClassVar = {"oracle_clip": False, "oracle_closed_clip": True}
+    higher_is_better: ClassVar = {"oracle_clip": False, "gap_closed_clip": True}
     quantities: ClassVar = truth_quantities("clip", "CLIP", "1 - cosine")
 
     def __init__(self, network: ImageNetwork):
@@ -106,7 +106,7 @@ class OracleClip(Metric):
         y, y0, s = (store.features(x, self.network) for x in (evaluation.images, evaluation.baseline, target))
         distance = 1 - cosine(y, s)
         return Score(
-            {"oracle_clip": float(distance.mean()), "oracle_closed_clip": closed(distance, 1 - cosine(y0, s))},
+            {"oracle_clip": float(distance.mean()), "gap_closed_clip": closed(distance, 1 - cosine(y0, s))},
             {"oracle_clip": distance},
             fingerprint(f"oracle_clip {self.version}", len(y), self.network, target),
         )

@@ -116,9 +116,9 @@ def misbehave(cell, folder):
 def finish(cell, folder, state):
     (folder / "adapter.bin").write_bytes(state.encode())
     (folder / "begun").unlink(missing_ok=True)
-    asked = {part: dict(getattr(cell, part)) for part in ("method", "dataset", "backbone", "trainer", "sampler")}
+    requested = {part: dict(getattr(cell, part)) for part in ("method", "dataset", "backbone", "trainer", "sampler")}
     scored = [cell.measure(name, strength) for strength in cell.strengths for name in cell.metrics]
-    config = {**cell.identity, "scored": scored, "asked": asked}
+    config = {**cell.identity, "scored": scored, "requested": requested}
     if cell.method.get("does") == "fail":
         return Record(cell.run_id, "failed", "The loss became nan.", config)
     return Record(

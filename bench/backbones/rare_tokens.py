@@ -78,6 +78,6 @@ def tokenizer_of(backbone: str) -> Any:
     spec: dict[str, Any] = yaml.safe_load(known.read_text()) if known.is_file() else {"path": backbone}
     folder = resolve(spec["path"], spec.get("variant"), spec.get("download_gb")) / "tokenizer"
     if not folder.is_dir():
-        raise BenchError(f"{backbone} was asked for its tokenizer; {folder} is no folder; name a backbone in full.")
+        raise BenchError(f"{backbone} was opened for its tokenizer; {folder} is no folder; name a backbone in full.")
     with reading(folder):
         return CLIPTokenizer.from_pretrained(folder)

@@ -27,17 +27,17 @@ def grid(rows: Sequence[tuple[str, np.ndarray]], columns: Sequence[str], path: P
     texts = [_wrap(column, side) for column in columns]
     top = LINE * max([text.count("\n") + 1 for text in texts], default=0) + 2 * GAP
     width = left + len(columns) * (side + GAP) + GAP
-    sheet = Image.new("RGB", (width, top + len(rows) * (side + GAP)), "white")
-    draw = ImageDraw.Draw(sheet)
+    canvas = Image.new("RGB", (width, top + len(rows) * (side + GAP)), "white")
+    draw = ImageDraw.Draw(canvas)
     for i, text in enumerate(texts):
         _text(draw, (left + i * (side + GAP), GAP), text)
     for j, (label, images) in enumerate(rows):
         y = top + j * (side + GAP)
         _text(draw, (GAP, y + side // 2 - LINE), _wrap(label, left - 2 * GAP))
         for i, image in enumerate(images):
-            sheet.paste(_scaled(image, side), (left + i * (side + GAP), y))
+            canvas.paste(_scaled(image, side), (left + i * (side + GAP), y))
     file = io.BytesIO()
-    sheet.save(file, format="png")
+    canvas.save(file, format="png")
     atomic_write(path, file.getvalue())
 
 

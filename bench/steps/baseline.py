@@ -48,8 +48,8 @@ def untouched(work: Work, chosen: Sequence[Shot], label: str) -> StoredImages:
     from bench.adapters.bank import Bank
     from bench.sampling.sampler import Request, Untouched
 
-    asked = [(shot.index, shot.prompt, shot.seed) for shot in chosen]
-    own = {"backbone": work.cell.identity["backbone"], "sampler": work.cell.sampler, "shots": asked}
+    requested = [(shot.index, shot.prompt, shot.seed) for shot in chosen]
+    own = {"backbone": work.cell.identity["backbone"], "sampler": work.cell.sampler, "shots": requested}
     folder = cache_folder() / "baseline" / digest(own, 16)
     if not folder.is_dir():
         request = Request(0, Untouched(), work.dataset, chosen, 0.0)

@@ -1,4 +1,4 @@
-"""A finished cell is asked for more strengths or metrics: nothing is trained."""
+"""Extend: a finished cell gets the strengths or metrics that it lacks; nothing is trained."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _status(work: Work) -> tuple[str, str | None]:
 
 
 def note_departures(made: Record, cell: Cell) -> bool:
-    """Note how a cell departs from the contract that it is asked for under now. Returns whether the notes changed."""
+    """Note how a cell departs from the contract that it is requested under now. Returns whether the notes changed."""
     if made.status != "done":
         return False
     before, found = made.notes, fairness.contract(cell).deviations(cell, made.cost)

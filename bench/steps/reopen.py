@@ -44,23 +44,23 @@ def read(folder: Path) -> Record:
 
 
 def _cell(record: Record, folder: Path) -> Cell:
-    asked, seed = record.config.get("asked"), record.config.get("seed")
-    if asked is None or seed is None:
+    requested, seed = record.config.get("requested"), record.config.get("seed")
+    if requested is None or seed is None:
         raise BenchError(f"Cell {record.run_id} is of an older version that kept fewer settings; run it again.")
     file = folder / "record.json"
-    if not isinstance(asked, Mapping) or set(asked) != set(PARTS) or type(seed) is not int:
+    if not isinstance(requested, Mapping) or set(requested) != set(PARTS) or type(seed) is not int:
         raise BenchError(f"{file} does not hold the settings {', '.join(PARTS)} and a seed; run the cell again.")
-    _check(asked, file)
-    return Cell(**asked, seed=seed, metrics={}, tracker={}, strengths=(), results=folder.parent)
+    _check(requested, file)
+    return Cell(**requested, seed=seed, metrics={}, tracker={}, strengths=(), results=folder.parent)
 
 
-def _check(asked: Mapping[str, Any], file: Path) -> None:
+def _check(requested: Mapping[str, Any], file: Path) -> None:
     """Raise BenchError for settings that name what may not be built from a file, or a class of another kind."""
-    for part, settings in asked.items():
+    for part, settings in requested.items():
         if not isinstance(settings, Mapping):
             raise BenchError(f"{file} holds {part}: {settings!r:.100}, where settings belong; run the cell again.")
-    stored_classes.check(asked, file)
+    stored_classes.check(requested, file)
     for part, kind in (("method", Method), ("backbone", Backbone)):
-        found = class_of(asked[part].get("_target_"), part)
+        found = class_of(requested[part].get("_target_"), part)
         if not (isinstance(found, type) and issubclass(found, kind)):
             raise BenchError(f"{file} names {found.__name__} as its {part}, which is none; run the cell again.")

@@ -13,7 +13,7 @@ from bench.progress import progress
 from bench.seeding import generator
 from bench.steps.job import log_step, save_adapters, training_job
 from bench.steps.work import Work
-from bench.training.compiling import Pace, offered, ways_of
+from bench.training.compiling import Timing, backends_of, offered
 from bench.training.trainer import Training
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Queue:
         self.aside: list[Work] = []
 
     def take(self, fits: Callable[[Work], bool] = lambda work: True) -> Work | None:
-        """The next one that fits. At most one that does not is taken along: others may claim what is left."""
+        """The next one that fits. At most one that does not is taken along: others may lease what is left."""
         if not self.aside:
             self.aside += [work for work in [next(self.works, None)] if work is not None]
             self.count = max(0, self.count - 1)
@@ -48,9 +48,9 @@ class Slots:
         slots = 1 if alone else size(first) if callable(size) else size
         self.bank = Bank(first.backbone, self.specs, [], slots)
         self.training = Training(self.bank)
-        self.ways, self.paces = ways_of(first.backbone), dict[int, Pace]()  # cells in a tick -> how it runs
-        self.asked = first.trainer.compile
-        self.offered = offered(self.asked, first.backbone, self.specs)
+        self.backends, self.timings = backends_of(first.backbone), dict[int, Timing]()  # cells in a tick -> how it runs
+        self.requested = first.trainer.compile
+        self.offered = offered(self.requested, first.backbone, self.specs)
         self.works: dict[int, Work] = {}  # slot -> work
         self.most: int | None = None  # works that may share slots from now on, when too many could not
 
@@ -96,7 +96,7 @@ class Slots:
         assert work.slot is not None
         self.bank.start(work.slot, generator("adapters", work.cell.seed))
         if work.method.recipe is not None:
-            if self.asked in (True, "graphs") and not self.offered:
+            if self.requested in (True, "graphs") and not self.offered:
                 work.note("trainer.compile left out: only low-rank adapters train in compiled blocks")
             with work.clock("train_s"):
                 self.training.add(training_job(work))
@@ -116,7 +116,7 @@ class Slots:
             for _ in progress(self._steps(stop), f"train {name}{more}", "step", self._left()):
                 pass
         finally:
-            self.ways.lay(channels_last=False)
+            self.backends.lay(channels_last=False)
 
     def _part(self, error: Exception, queue: Queue) -> None:
         """One work alone has failed. Of several, half as many at a time go on from their checkpoints in other slots."""
@@ -143,27 +143,27 @@ class Slots:
     def _tick(self) -> None:
         """One tick, its seconds split evenly among the works that took part."""
         sharing = [self.works[run.job.cell] for run in self.training.live]
-        pace, started = self._pace(len(sharing)), time.perf_counter()
-        with pace.running():
+        timing, started = self._timing(len(sharing)), time.perf_counter()
+        with timing.running():
             for step in self.training.tick():
                 log_step(self.works[step.cell], step)
         seconds = time.perf_counter() - started
         spent = [("train_s", seconds / len(sharing)), ("ticks", 1), ("sharing", len(sharing))]
         for work in sharing:
-            for what, amount in spent + [(way, 1) for way in pace.ran()]:
+            for what, amount in spent + [(backend, 1) for backend in timing.ran()]:
                 work.spend(what, amount)
-            if pace.ran() != pace.on:
-                work.note(str(self.ways.failure))
-        pace.passed(seconds, self._ticks_left())
+            if timing.ran() != timing.on:
+                work.note(str(self.backends.failure))
+        timing.passed(seconds, self._ticks_left())
 
-    def _pace(self, cells: int) -> Pace:
+    def _timing(self, cells: int) -> Timing:
         """How ticks of so many cells run: others would be compiled anew."""
-        if cells not in self.paces:
+        if cells not in self.timings:
             method = self.first.method
             kind = (type(method), repr(self.specs), getattr(method.recipe, "batch_size", 0), self.bank.cells, cells)
-            tried = self.ways.tried.setdefault(kind, {}) if self.asked == "auto" else {"compile": True}
-            self.paces[cells] = Pace(self.ways, self.offered, tried, self.asked == "graphs")
-        return self.paces[cells]
+            tried = self.backends.tried.setdefault(kind, {}) if self.requested == "auto" else {"compile": True}
+            self.timings[cells] = Timing(self.backends, self.offered, tried, self.requested == "graphs")
+        return self.timings[cells]
 
     def _left(self) -> int:
         """Steps until the first work is over."""

@@ -12,7 +12,7 @@ from bench.steps.work import Work
 def train(works: Iterator[Work], size: Size, stop: Callable[[], bool], count: int = 1) -> Iterator[list[Work]]:
     """Works whose training is over, well or not, in lists of those that ended together and can be sampled together.
 
-    They keep their slots until the next list is asked for. Works that fit none of the slots wait for other ones.
+    They keep their slots until the next list is requested. Works that fit none of the slots wait for other ones.
     """
     queue = Queue(works, count)
     while not stop() and (first := queue.take()) is not None:

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from bench.training.trainer import TrainerSettings
 
 T = TypeVar("T")
-LABELS = ("name", "version", "curve", "deviations")  # keys of a method's yaml that are not arguments of its class
+LABELS = (
+    "name",
+    "version",
+    "strength_sweep",
+    "curve",
+    "deviations",
+)  # keys of a method's yaml that are not arguments of its class
 
 
 @dataclass(eq=False)
@@ -165,8 +171,8 @@ class Work:
 
     def config(self) -> dict[str, Any]:
         """All that the images depend on, what was measured on them, and what is needed to open the cell again."""
-        asked = {part: dict(getattr(self.cell, part)) for part in PARTS}
-        return {**self.cell.identity, "scored": self.scored, "asked": asked}
+        requested = {part: dict(getattr(self.cell, part)) for part in PARTS}
+        return {**self.cell.identity, "scored": self.scored, "requested": requested}
 
     def note(self, sentence: str) -> None:
         if sentence not in self.notes:

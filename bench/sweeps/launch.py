@@ -1,4 +1,4 @@
-"""From composed cells to their verdicts: drops what is finished, writes the sweep down, has it worked on, reports."""
+"""Runs composed cells as a sweep: skips what is finished, writes the sweep down, has it worked on, reports."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mappin
     if settings.plan:
         show_plan(cells, settings, workers)
         return {}
-    verdicts = judge(cells)
-    for cell in verdicts.done:
-        identify(cell)  # notes how it departs from the rules that it is asked for under now
-    sweep = submit(cells, settings, verdicts, plan.kept(plan.forecast(verdicts.todo, cells[0].results)))
-    print(f"Sweep {sweep.folder.name}: {plan.counts(verdicts)}", flush=True)
+    statuses = judge(cells)
+    for cell in statuses.done:
+        identify(cell)  # notes how it departs from the rules that it is requested under now
+    sweep = submit(cells, settings, statuses, plan.kept(plan.forecast(statuses.todo, cells[0].results)))
+    print(f"Sweep {sweep.folder.name}: {plan.counts(statuses)}", flush=True)
     if sweep.open():
         _work(sweep, kind, options, workers)
-    states = _report(sweep, {cell.run_id for cell, _ in verdicts.failed + verdicts.skipped})
-    if not sweep.open() and any(states[cell.run_id].status == "done" for cell in verdicts.todo):
+    states = _report(sweep, {cell.run_id for cell, _ in statuses.failed + statuses.skipped})
+    if not sweep.open() and any(states[cell.run_id].status == "done" for cell in statuses.todo):
         _summarise(sweep, cells[0])
     if not sweep.open():
         _show_table(sweep)
@@ -52,14 +52,14 @@ def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mappin
 
 def show_plan(cells: Sequence[Cell], settings: Settings, workers: int) -> None:
     """Print what would be done, what stops it and what it would cost."""
-    verdicts = judge(cells)
-    found = plan.obstacles(verdicts.todo)
-    runnable = [cell for cell in verdicts.todo if cell.run_id not in found.stopped]
+    statuses = judge(cells)
+    found = plan.obstacles(statuses.todo)
+    runnable = [cell for cell in statuses.todo if cell.run_id not in found.stopped]
     made = plan.forecast(runnable, cells[0].results)
     if settings.plan == "probe" and made.unknown:
         plan.probe(made.unknown)
         made = plan.forecast(runnable, cells[0].results)
-    print(plan.told(cells, verdicts, found, made, settings, workers))
+    print(plan.text(cells, statuses, found, made, settings, workers))
 
 
 def _work(sweep: Sweep, kind: str, options: Mapping[str, Any], workers: int) -> None:

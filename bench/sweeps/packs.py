@@ -17,7 +17,15 @@ from bench.store.record import Record
 if TYPE_CHECKING:
     from bench.steps.slots import Size
 
-FREE = ("recipe", "strength", "curve", "deviations", "version", "start_t")  # of a method: what no adapter's shape tells
+FREE = (
+    "recipe",
+    "strength",
+    "strength_sweep",
+    "curve",
+    "deviations",
+    "version",
+    "start_t",
+)  # of a method: what no adapter's shape tells
 
 
 def packs(cells: Sequence[Cell], size: int | None = None) -> list[list[Cell]]:
@@ -44,7 +52,7 @@ def run_pack(
 ) -> list[Record]:
     """Do what is still to do for the cells, up to `size` of them at a time; returns their records as they ended.
 
-    Cells are taken one by one when a seat is free, so `cells` may be a generator that claims them; those that cannot
+    Cells are taken one by one when a slot is free, so `cells` may be a generator that leases them; those that cannot
     sit together follow each other. `size` "auto" finds out by trial. `finished` is told each record as
     soon as it is published. Cells that can have no record raise BenchError when the others are done. When `stop` says
     so, between two steps, every unfinished cell writes its checkpoint and is let go without a record.
@@ -57,7 +65,7 @@ def run_pack(
     def begun() -> Iterator[Work]:
         for cell in cells:
             try:
-                if cell.run_id in under_way:  # the same images asked for at another strength
+                if cell.run_id in under_way:  # the same images requested at another strength
                     later.append(cell)
                 elif (record := identify(cell)) is not None:
                     tell(record)
@@ -86,12 +94,12 @@ def run_pack(
     return list(records.values())
 
 
-def _size(cells: Iterable[Cell], asked: int | str) -> Size:
+def _size(cells: Iterable[Cell], requested: int | str) -> Size:
     """The size of a pack, or what finds it by trial: no larger than the number of cells where that is known."""
-    if str(asked).isdigit() and int(asked) > 0:
-        return int(asked)
-    if asked != "auto":
-        raise BenchError(f"pack={asked} was asked for; type pack=auto or a number of cells, pack=4.")
+    if str(requested).isdigit() and int(requested) > 0:
+        return int(requested)
+    if requested != "auto":
+        raise BenchError(f"pack={requested} was requested; type pack=auto or a number of cells, pack=4.")
 
     def size(first: Work) -> int:
         from bench.steps.probe import MOST, best_size

@@ -1,4 +1,4 @@
-"""Keeps workers on a sweep until every cell has its status: processes on this machine, or jobs of a cluster."""
+"""Keeps workers on a sweep until every cell has ended: processes on this machine, or jobs of a cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from bench.contracts import BenchError
 from bench.sweeps.sweep import Sweep
 
-BARREN = 3  # so many times as many workers as wanted may end without a verdict, then something is wrong
+BARREN = 3  # so many times as many workers as wanted may end without finishing a cell, then something is wrong
 
 
 class Pool(ABC):
@@ -33,14 +33,14 @@ class Pool(ABC):
 
 
 def watch(sweep: Sweep, pool: Pool, wanted: int, show: Callable[[], None] = lambda: None) -> None:
-    """Refill workers until every cell has its verdict. Raises BenchError when workers only come and go."""
+    """Refill workers until every cell has ended. Raises BenchError when workers only come and go."""
     barren, left = 0, len(sweep.open())
     while left:
         alive = pool.alive()
         short = 0 if alive is None else min(wanted, left) - alive
         if short > 0:
             if barren >= BARREN * wanted:
-                raise BenchError(f"Workers end without a verdict on any cell. {last_words(sweep)}")
+                raise BenchError(f"Workers end without finishing a cell. {last_words(sweep)}")
             barren += pool.start(short)
         show()
         time.sleep(sweep.settings.poll_s)

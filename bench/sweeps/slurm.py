@@ -73,8 +73,8 @@ class Slurm(Pool):
         return started
 
     def _parameters(self) -> dict[str, Any]:
-        asked = {key: value for key, value in self.sbatch.items() if value is not None}
-        more = {"requeue": True} | dict(asked.pop("additional_parameters", {}))
+        requested = {key: value for key, value in self.sbatch.items() if value is not None}
+        more = {"requeue": True} | dict(requested.pop("additional_parameters", {}))
         return {
             "job_name": self.name,
             "time": self.time_min,
@@ -84,7 +84,7 @@ class Slurm(Pool):
             "setup": ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK", *self.setup],
             "srun_args": self.srun_args,
             "additional_parameters": more,
-            **asked,
+            **requested,
         }
 
 

@@ -81,7 +81,7 @@ def _lpips_heads(trunk: str) -> Path:
 
     spec = find_spec("lpips")
     if spec is None or spec.origin is None:
-        raise BenchError("LPIPS was asked for, but the package lpips is not installed; type: uv pip install lpips.")
+        raise BenchError("LPIPS was requested, but the package lpips is not installed; type: uv pip install lpips.")
     return Path(spec.origin).parent / "weights" / "v0.1" / f"{trunk}.pth"
 
 

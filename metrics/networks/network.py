@@ -38,7 +38,7 @@ def weights_path(weights: str) -> Path:
     if "/" in weights or "\\" in weights:
         place = located(weights)
         if not place.exists():
-            raise BenchError(f"The weights {weights} were asked for, but {place} does not exist.")
+            raise BenchError(f"The weights {weights} were requested, but {place} does not exist.")
         return whole(place, "copy it again.") if place.is_file() else place
     return weights_file(weights)
 
@@ -59,7 +59,8 @@ def read_state(network: Network, place: Path, also: Sequence[Any] = ()) -> dict[
             return torch.load(place, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise BenchError(
-            f"The weights of {network.name} cannot be read: {place} is truncated or no weights file ({told(error)}); "
+            f"The weights of {network.name} cannot be read: {place} is truncated or no weights file "
+            f"({reason_of(error)}); "
             "delete it and stage it again."
         ) from error
 
@@ -74,12 +75,12 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], network: Netwo
 
 def misfit(network: Network, error: Exception) -> BenchError:
     return BenchError(
-        f"The weights of {network.name} do not fit: {network.files()[0]} holds another network ({told(error)}); "
+        f"The weights of {network.name} do not fit: {network.files()[0]} holds another network ({reason_of(error)}); "
         "put the right file there."
     )
 
 
-def told(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The first particulars of an error, on one short line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else lines[0]

@@ -56,7 +56,7 @@ class OpenClip(ImageNetwork):
         needed = registry().get(str(self.weights), {}).get("architecture")
         if needed not in (None, self.model):
             raise BenchError(
-                f"The weights {self.weights} are of {needed}, but {self.model} was asked for as {self.name}."
+                f"The weights {self.weights} are of {needed}, but {self.model} was requested as {self.name}."
             )
 
     @property

@@ -51,25 +51,25 @@ def test_every_number_of_the_settings_is_finite(value):
     assert {"sampler.cfg", "method.recipe.lr", "trainer.lr_scale", "method.strength"} <= set(keys)
     for key in keys:
         part, _, rest = key.partition(".")
-        with pytest.raises(BenchError, match=rf"^{key}={value} was asked for; type a finite number\.$"):
+        with pytest.raises(BenchError, match=rf"^{key}={value} was requested; type a finite number\.$"):
             replace(plain, **{part: placed(getattr(plain, part), rest, value)})
 
 
 def test_numbers_of_overrides_are_finite():
     for words in ("sampler.cfg=nan", "+method.blend=[{file:a,style_words:b,strength:nan}]", "+trainer.where.x=-inf"):
-        with pytest.raises(BenchError, match="was asked for; type a finite number"):
+        with pytest.raises(BenchError, match="was requested; type a finite number"):
             composed(words)
 
 
 @pytest.mark.parametrize("words", ["nan", "[1,inf]", "-.inf", "1e999", "1" + "0" * 400])
 def test_every_strength_is_finite(words):
-    with pytest.raises(BenchError, match="strength=.* was asked for; type a (finite )?number"):
+    with pytest.raises(BenchError, match="strength=.* was requested; type a (finite )?number"):
         composed(f"strength={words}")
 
 
 def test_settings_of_a_class_are_finite():
     for value in (math.nan, math.inf):
-        with pytest.raises(BenchError, match="sampler.cfg=(nan|inf) was asked for; type a finite number"):
+        with pytest.raises(BenchError, match="sampler.cfg=(nan|inf) was requested; type a finite number"):
             construct(Sampler, {"cfg": value}, "sampler")
 
 

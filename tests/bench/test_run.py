@@ -74,7 +74,7 @@ def test_a_cell_leaves_all_that_it_should(done, results):
     log = (folder / "log.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in log] == ["step", "1", "2", "3", "4", "5", "6"]
     assert [len(line.split(",")[2].split()) for line in log[1:]] == [1, 1, 2, 2, 2, 2]
-    assert {"clip_t", "lpips_leak", "oracle_closed_rgb"} <= set(values(done))
+    assert {"clip_t", "lpips_leak", "gap_closed_rgb"} <= set(values(done))
     assert done.cost["trainable_parameters"] > 0 and done.cost["adapter_bytes"] > 0 and done.cost["train_s"] > 0
     assert any("times 30" in note for note in done.notes)
     assert done.provenance["weights_hash"] == done.config["backbone"]["weights"]
@@ -153,14 +153,14 @@ def test_a_loss_that_is_not_finite_fails_its_cell_with_the_step(results):
 @pytest.mark.parametrize(
     "words, said",
     [
-        ("method.recipe.steps=1e3", "method.recipe.steps=1000.0 was asked for; it takes a whole number."),
-        ("sampler.start_t=late", "sampler.start_t=late was asked for; it takes a number or null."),
-        ("method.recipe.batch_size=0", "A recipe of 6 steps of 0 examples was asked for; type at least 1 of each."),
-        ("sampler.steps=0", "A sampler of 0 steps and 16 images at once was asked for; type at least 1."),
-        ("trainer.lr_scale=high", "trainer.lr_scale=high was asked for; it takes a number."),
-        ("trainer.prior_images=2.5", "trainer.prior_images=2.5 was asked for; it takes a whole number or null."),
-        ("+method.recipe.rate=2", f"method.recipe.rate was asked for; method.recipe knows {', '.join(RECIPE_KEYS)}."),
-        ("sampler.cfg=true", "sampler.cfg=True was asked for; it takes a number."),
+        ("method.recipe.steps=1e3", "method.recipe.steps=1000.0 was requested; it takes a whole number."),
+        ("sampler.start_t=late", "sampler.start_t=late was requested; it takes a number or null."),
+        ("method.recipe.batch_size=0", "A recipe of 6 steps of 0 examples was requested; type at least 1 of each."),
+        ("sampler.steps=0", "A sampler of 0 steps and 16 images at once was requested; type at least 1."),
+        ("trainer.lr_scale=high", "trainer.lr_scale=high was requested; it takes a number."),
+        ("trainer.prior_images=2.5", "trainer.prior_images=2.5 was requested; it takes a whole number or null."),
+        ("+method.recipe.rate=2", f"method.recipe.rate was requested; method.recipe knows {', '.join(RECIPE_KEYS)}."),
+        ("sampler.cfg=true", "sampler.cfg=True was requested; it takes a number."),
     ],
 )
 def test_a_setting_that_cannot_be_meant_stops_the_cell_before_it_trains(results, monkeypatch, words, said):
@@ -170,14 +170,14 @@ def test_a_setting_that_cannot_be_meant_stops_the_cell_before_it_trains(results,
 
 
 def test_a_key_that_a_plain_class_does_not_know_is_named():
-    with pytest.raises(BenchError, match=r"^metrics\.vendi\.spread was asked for; metrics\.vendi knows network\.$"):
+    with pytest.raises(BenchError, match=r"^metrics\.vendi\.spread was requested; metrics\.vendi knows network\.$"):
         build({"_target_": "metrics.vendi.Vendi", "network": None, "spread": 2}, "metrics.vendi")
 
 
 def test_a_seed_and_a_strength_are_numbers(results):
-    with pytest.raises(BenchError, match="seed=a was asked for; type a whole number, with -m several: seed=0,1,2"):
+    with pytest.raises(BenchError, match="seed=a was requested; type a whole number, with -m several: seed=0,1,2"):
         composed(results, "seed=a")
-    with pytest.raises(BenchError, match=r"strength=high was asked for; type a number, strength=\[1,2\] or curve"):
+    with pytest.raises(BenchError, match=r"strength=high was requested; type a number, strength=\[1,2\] or sweep"):
         composed(results, "strength=high")
 
 

@@ -44,7 +44,7 @@ def test_a_signal_is_heard_between_batches_and_metrics(tmp_path, monkeypatch, ca
         assert list(run_together([begin(asked)], stop=lambda: len(seen) >= after)) == []
     assert len(seen) == after and Store(tmp_path).read(asked.run_id) is None
     work = tmp_path / ".work" / asked.run_id
-    assert (work / "checkpoint.safetensors").is_file() and not list(tmp_path.glob(".work/.*.claim"))
+    assert (work / "checkpoint.safetensors").is_file() and not list(tmp_path.glob(".work/.*.lease"))
     monkeypatch.setattr("bench.training.trainer._descend", None)  # no step is trained again
     assert run(asked).status == "done"
     assert (stored(tmp_path / asked.run_id / "images" / "strength=3", NAMES)[:] == calm).all()

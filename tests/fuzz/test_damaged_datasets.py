@@ -111,6 +111,6 @@ def test_hydra_composes_beside_a_broken_dataset(folder, tmp_path):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert cell(compose("config", [*words, "method=zero_shot", "dataset=blueprint"])).run_id
         with pytest.raises(
-            BenchError, match=r"dataset=broken_one was asked for: .*dataset.yaml cannot be read as YAML"
+            BenchError, match=r"dataset=broken_one was requested: .*dataset.yaml cannot be read as YAML"
         ):
             cell(compose("config", [*words, "method=zero_shot", "dataset=broken_one"]))

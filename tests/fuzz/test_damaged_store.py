@@ -117,7 +117,7 @@ def test_a_damaged_index_changes_no_number(tmp_path, limit, name, block):
 @pytest.mark.parametrize("block", cases(2, 40))
 def test_a_damaged_lease_is_a_sentence_or_is_taken(tmp_path, limit, block):
     for n in range(20):
-        path = tmp_path / f"{n}.claim"
+        path = tmp_path / f"{n}.lease"
         claim = leases.take(path, "It")
         damage(path, random.Random(f"lease {block} {n}"))
         limit()

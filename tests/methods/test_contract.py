@@ -103,7 +103,7 @@ def turned(name, folder):
     made = drawing(name, folder)
     if made.strength_knob == "none":
         pytest.skip("it has no strength to turn (strength_knob is none)")
-    named = {*map(float, settings(name)["curve"]), float(made.strength)}
+    named = {*map(float, settings(name)["strength_sweep"]), float(made.strength)}
     if len(named) == 1:
         named.add(0.0)
     return made, min(named), max(named)
@@ -128,7 +128,9 @@ def test_it_names_its_knob_and_draws_images(name, tmp_path, banks):
     made, data = method(name, tmp_path), tiny_dataset()
     assert made.strength_knob and made.lacks(data) is None
     assert made.start_t == settings(name).get("start_t", Method.start_t), "the late start stands in the yaml"
-    assert all(isinstance(value, (int, float)) for value in settings(name)["curve"]), "strength=curve has no values"
+    assert all(isinstance(value, (int, float)) for value in settings(name)["strength_sweep"]), (
+        "strength=sweep has no values"
+    )
     assert {"content", "negative"} <= set(made.prompts("a photo of a cat", data))
     assert made.recipe is not None or not learned(made), "without a recipe all adapters are read from files"
     request = Request(0, made, data, shots(data), made.strength)

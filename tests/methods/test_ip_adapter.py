@@ -425,10 +425,10 @@ def test_other_files_are_refused_in_a_sentence(tmp_path):
 
 def test_blocks_that_the_network_lacks_are_told():
     with pytest.raises(
-        BenchError, match=r"asked for at up \['block_0'\]; blocks .* down.block_0 \(2\).*up.block_1 \(3\)"
+        BenchError, match=r"requested at up \['block_0'\]; blocks .* down.block_0 \(2\).*up.block_1 \(3\)"
     ):
         Bank(Shaped(sd), {"image": CrossAttentionSpec(4, scales={"up": {"block_0": 1.0}})}, [generator(0)])
-    with pytest.raises(BenchError, match=r"asked for at up \['block_1'\]"):
+    with pytest.raises(BenchError, match=r"requested at up \['block_1'\]"):
         Bank(Shaped(sd), {"image": CrossAttentionSpec(4, scales={"up": {"block_1": [1, 0]}})}, [generator(0)])
 
 
@@ -443,12 +443,12 @@ def test_absent_weights_leave_the_cell_open_and_name_what_makes_them(tmp_path):
     file = "bench/mini/weights/encoder/none.safetensors"
     overrides = ["method=ip_adapter", f"method.file={file}", "tracker=none", f"results={tmp_path}", "dataset=blueprint"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        asked = cell(compose("config", overrides))
-    assert list(asked.identity["method"]["files"]) == [CLIP]
+        requested = cell(compose("config", overrides))
+    assert list(requested.identity["method"]["files"]) == [CLIP]
     with pytest.raises(Unavailable, match=f"The weights {file} are not on this machine") as error:
-        run(asked)
+        run(requested)
     assert "python -m bench.mini.recipe --out DIR --stages world,encoder" in str(error.value)
-    assert Store(tmp_path).read(asked.run_id) is None
+    assert Store(tmp_path).read(requested.run_id) is None
     hub = IPAdapter(ImageEncoder(CLIP), file="h94/IP-Adapter/models/none.safetensors").missing()
     assert "hf download h94/IP-Adapter --include 'models/none.safetensors*'" in hub
 

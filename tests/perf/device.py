@@ -211,7 +211,7 @@ def parsed() -> argparse.Namespace:
     options = parser.parse_args()
     unknown = set(options.stage.split(",")) - set("abcd")
     if unknown:
-        sys.exit(f"device: the stage {', '.join(sorted(unknown))} was asked for; type --stage a,b,c,d or some of them.")
+        sys.exit(f"device: the stage {', '.join(sorted(unknown))} was requested; type --stage a,b,c,d or some of them.")
     if options.device == "cpu" and not options.small and set(options.stage) & set("cd"):
         sys.exit("device: stages c and d run tiny networks on a CPU; add --small.")
     return options

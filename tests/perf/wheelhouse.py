@@ -118,7 +118,7 @@ def fetch(requirement: str, folder: str) -> None:
     if not pip("download", "--no-deps", "--only-binary=:all:", *target, "-d", folder, requirement):
         with tempfile.TemporaryDirectory() as built:
             if not pip("wheel", "--no-deps", "-w", built, requirement):
-                sys.exit(f"wheelhouse: {requirement} was asked for and pip can neither download nor build it.")
+                sys.exit(f"wheelhouse: {requirement} was requested and pip can neither download nor build it.")
             (wheel,) = Path(built).iterdir()
             if not wheel.name.endswith("-none-any.whl"):
                 sys.exit(f"wheelhouse: {wheel.name} was built for this machine alone; add {requirement} to DROPPED.")

@@ -57,7 +57,7 @@ EVERYWHERE = (*FEED_FORWARD, ".proj_in", ".proj_out", ".conv1", ".conv2", ".time
 
 
 def halves(network, ends=FEED_FORWARD, rank=lambda site: 4):
-    """Site -> (down, up), random, of the ranks that are asked for."""
+    """Site -> (down, up), random, of the ranks that are requested."""
     found = {}
     for site, module in network.named_modules():
         if site.endswith(ends):

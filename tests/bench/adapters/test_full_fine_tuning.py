@@ -147,9 +147,9 @@ def test_training_at_another_scale_is_refused_with_a_sentence():
 
 def test_it_is_alone_in_its_cell_and_its_pack():
     backbone = TinyBackbone()
-    with pytest.raises(Impossible, match="2 cells with 1 were asked for; train each alone"):
+    with pytest.raises(Impossible, match="2 cells with 1 were requested; train each alone"):
         Bank(backbone, {"style": FullSpec()}, [None, None])
-    with pytest.raises(Impossible, match="1 cells with 2 were asked for"):
+    with pytest.raises(Impossible, match="1 cells with 2 were requested"):
         Bank(backbone, {"style": FullSpec(), "content": AdapterSpec(2)}, [generator(0)])
     backbone.parts = lambda: {"unet": backbone.network}
     with pytest.raises(Impossible, match="type method.text_encoder=false"):

@@ -67,5 +67,5 @@ def test_names_and_shapes_are_those_of_the_adapter(bank, how, tmp_path):
 def test_an_adapter_that_nobody_declared_is_named():
     bank = Bank(TinyBackbone(), {"style": AdapterSpec(2)}, [generator(0)])
     z, text = torch.zeros(1, 4, 8, 8), Text(torch.zeros(1, 6, 16))
-    with pytest.raises(BenchError, match="The adapter 'stile' was asked for; declared are style"):
+    with pytest.raises(BenchError, match="The adapter 'stile' was requested; declared are style"):
         bank.answer([(0, Ask(z, torch.tensor([5]), text, {"stile": 1.0}))])

@@ -79,7 +79,7 @@ def record(tmp_path_factory):
 
 def with_asked(record, asked):
     folder, saved = record
-    saved = {**saved, "config": {**saved["config"], "asked": asked}}
+    saved = {**saved, "config": {**saved["config"], "requested": asked}}
     (folder / "record.json").write_text(json.dumps(saved))
     return folder
 
@@ -87,7 +87,7 @@ def with_asked(record, asked):
 @pytest.mark.parametrize("place", PLACES, ids=".".join)
 @pytest.mark.parametrize("name", FOREIGN, ids=repr)
 def test_a_finished_cell_runs_nothing_that_its_record_names(record, trap, place, name):
-    folder = with_asked(record, planted(record[1]["config"]["asked"], place, name))
+    folder = with_asked(record, planted(record[1]["config"]["requested"], place, name))
     with pytest.raises(BenchError, match="nothing was run"):
         reopen(folder)
     assert not trap.exists() and "trap" not in sys.modules
@@ -96,7 +96,7 @@ def test_a_finished_cell_runs_nothing_that_its_record_names(record, trap, place,
 @pytest.mark.parametrize("part", ["method", "backbone"])
 @pytest.mark.parametrize("name", ["bench.contracts.Recipe", "bench.track.Wandb", "metrics.kid.Kid"])
 def test_a_registered_class_of_another_kind_is_refused(record, part, name):
-    folder = with_asked(record, planted(record[1]["config"]["asked"], (part,), name))
+    folder = with_asked(record, planted(record[1]["config"]["requested"], (part,), name))
     with pytest.raises(BenchError, match=f"as its {part}, which is none"):
         reopen(folder)
 
@@ -105,13 +105,13 @@ def test_a_registered_class_of_another_kind_is_refused(record, part, name):
 def test_settings_of_another_shape_are_one_sentence(record, asked):
     with pytest.raises(BenchError, match="run (the cell|it) again"):
         reopen(with_asked(record, asked))
-    for part in record[1]["config"]["asked"]:
+    for part in record[1]["config"]["requested"]:
         with pytest.raises(BenchError, match=f"{part}.* 'x'"):
-            reopen(with_asked(record, {**record[1]["config"]["asked"], part: "x"}))
+            reopen(with_asked(record, {**record[1]["config"]["requested"], part: "x"}))
 
 
 def test_the_record_itself_opens_again(record):
-    assert reopen(with_asked(record, record[1]["config"]["asked"])).cell.method["name"] == "pair"
+    assert reopen(with_asked(record, record[1]["config"]["requested"])).cell.method["name"] == "pair"
 
 
 # --- sweeps -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""From a command line to verdicts: composed once, launched by any launcher, ended with all failures and code 1."""
+"""From a command line to statuses: composed once, launched by any launcher, ended with all failures and code 1."""
 
 import json
 import os
@@ -212,9 +212,7 @@ def test_workers_that_only_come_and_go_are_no_endless_loop(tmp_path):
             raise AssertionError("nothing was done")
 
     dying = Dying()
-    with pytest.raises(
-        BenchError, match="come and go|without a verdict on any cell. The last one said, in .*x.log: Import"
-    ):
+    with pytest.raises(BenchError, match="come and go|without finishing a cell. The last one said, in .*x.log: Import"):
         pool.watch(made, dying, 2)
     assert dying.started == pool.BARREN * 2
 

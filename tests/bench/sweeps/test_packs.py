@@ -118,7 +118,7 @@ def in_float32(cell):
 
 
 def test_each_cell_of_a_pack_leaves_what_it_leaves_alone(tmp_path):
-    """Four seats for six cells: two full-length ones, a NaN, a broken one, a short one, and two that wait for seats."""
+    """Four slots for six cells: two full-length ones, a NaN, a broken one, a short one, and two that wait for slots."""
     changes = [{"seed": 1}, {"seed": 2, "dataset": "duotone"}, {"lr": 1e30}, {"method": "test_packs.Breaks"},
                {"seed": 3, "steps": 3}, {"seed": 4}]  # fmt: skip
     together = [a_cell(tmp_path / "pack", **change) for change in changes]
@@ -266,7 +266,7 @@ def test_what_cannot_be_drawn_together_is_drawn_alone(tmp_path, monkeypatch):
 
 
 def test_cells_that_cannot_go_on_together_go_on_by_halves(tmp_path, monkeypatch, caplog):
-    """Five seats fail in the fourth backward pass, two never do."""
+    """Five slots fail in the fourth backward pass, two never do."""
     cells, backward, passes = [a_cell(tmp_path, seed=i) for i in range(5)], Bank.backward, []
 
     def no_more_than_two(bank, loss):
@@ -307,10 +307,10 @@ def test_cells_are_grouped_by_what_adapters_look_like(tmp_path):
     assert packs([wide, *cells], 3) == [[wide], cells[:3], cells[3:]]
 
 
-@pytest.mark.parametrize("asked", ["many", 0, -1])
-def test_a_size_that_means_nothing_is_told(tmp_path, asked):
-    with pytest.raises(BenchError, match=f"pack={asked} was asked for; type pack=auto or a number"):
-        run_pack([], asked)
+@pytest.mark.parametrize("requested", ["many", 0, -1])
+def test_a_size_that_means_nothing_is_told(tmp_path, requested):
+    with pytest.raises(BenchError, match=f"pack={requested} was requested; type pack=auto or a number"):
+        run_pack([], requested)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_the_probe_measures_a_step_of_all_and_leaves_nothing_behind(tmp_path, mo
 
 
 def test_a_seat_that_is_taken_again_starts_anew():
-    """A bank whose seat was used, against a new one."""
+    """A bank whose slot was used, against a new one."""
     backbone, specs = TinyBackbone(), TwoPhase(None, where="all").adapters(None)
     used, new = Bank(backbone, specs, [generator(1), generator(2)]), Bank(backbone, specs, [generator(3)])
     for theta in used.theta.values():

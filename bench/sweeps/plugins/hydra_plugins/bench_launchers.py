@@ -27,7 +27,7 @@ class Grid(BasicSweeper):
     """All combinations, in one batch."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Hydra notes what it was asked for in a folder of the results; a plan leaves nothing there."""
+        """Hydra notes what it was requested in a folder of the results; a plan leaves nothing there."""
         assert self.config is not None
         with one_sentence("bench"), tempfile.TemporaryDirectory() as folder:
             if "plan" in [word.partition("=")[0] for word in arguments]:
