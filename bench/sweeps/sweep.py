@@ -32,19 +32,12 @@ from bench.steps.identify import complete
 from bench.store import leases, stored_classes
 from bench.store.provenance import patch
 from bench.store.record import Record, Store, check_run_id
+from bench.sweeps.file_contents import SHAPE, WORKER
 from bench.sweeps.settings import Settings
 from bench.sweeps.sources import code, described
 
 log = logging.getLogger(__name__)
 SWEEPS = ".sweeps"
-SHAPE: dict[str, Any] = {  # of sweep.json
-    **{"settings": dict, "code": dict, "estimate": (dict, type(None)), "started": (int, float), "mode": str},
-    **{"bases": list, "cells": list},
-}
-WORKER: dict[str, Any] = {  # of workers/*.json
-    **{"done": int, "failed": int, "loads": int, "cells": list, "why": str, "gpu": (str, type(None))},
-    **{"host": str, "pid": int, "machine": str},
-}
 STATES = ("done", "failed", "skipped", "running", "open")
 LEASES = (".lease", leases.OLDER)
 OWN = ("seed", "results", "mode", "pack")  # of a cell: what is not kept with its combination
