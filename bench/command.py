@@ -11,12 +11,15 @@ import runpy
 import sys
 from collections.abc import Sequence
 
+from bench import paths
+
 VERBS = ("table", "report", "grid", "status", "fetch", "doctor", "study", "stylize", "tokens", "listing")
 SAME = {"list": "listing"}  # a verb that is no name for a module
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
+    paths.leave_working_directory()
     verb = SAME.get(words[0], words[0]) if words else ""
     if words[:1] == ["--version"]:
         from importlib.metadata import version

@@ -74,7 +74,6 @@ def from_overrides(*overrides: str) -> Cell:
     """
     from hydra import compose, initialize_config_dir
 
-    paths.extend_packages()
     register_datasets()
     folder = paths.own("conf")
     search = [f"hydra.searchpath=['file://{folder}']"] if folder else []

@@ -25,7 +25,7 @@ from bench.data.weights import (
     weights_place,
     weights_state,
 )
-from bench.paths import CONF
+from bench.paths import configuration
 
 
 def show() -> None:
@@ -79,7 +79,7 @@ def _tasks(what: Sequence[str]) -> list[tuple[Callable, str]]:
 
 def _named_weights(name: str) -> list[str]:
     """The weights of this id, or all that a set of metrics names (conf/metrics/<name>.yaml)."""
-    path = CONF / "metrics" / f"{name}.yaml"
+    path = configuration(f"metrics/{name}.yaml")
     if name in weights() or not path.is_file():
         return [name]
     words = re.findall(r"\w+", path.read_text())

@@ -69,7 +69,8 @@ def start() -> None:
     """A run or a sweep from the words of the command line. Exits with 1 where a cell failed."""
     if not os.environ.get("BENCH_RESULTS"):
         os.environ.pop("BENCH_RESULTS", None)  # empty means unset
-    paths.extend_packages()
+    for file in paths.shadowed():
+        print(f"note: {file} is not used: the package has another file of that name; rename yours.", file=sys.stderr)
     register_datasets()
     register_launchers()
     add_own_configurations()

@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from bench.errors import BenchError
+from bench.paths import PLUGGABLE, extend_packages
 
 
 def digest(value: Any, length: int = 10) -> str:
@@ -71,6 +72,8 @@ def class_of(name: Any, at: str = "") -> Any:
     try:
         if not module:
             raise ImportError("it is no dotted name")
+        if module.partition(".")[0] in PLUGGABLE:
+            extend_packages()
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise BenchError(

@@ -72,9 +72,9 @@ def tokenizer_of(backbone: str) -> Any:
 
     from bench.backbones import resolve
     from bench.backbones.load import reading
-    from bench.paths import CONF
+    from bench.paths import configuration
 
-    known = CONF / "backbone" / f"{Path(backbone).name}.yaml"
+    known = configuration(f"backbone/{Path(backbone).name}.yaml")
     spec: dict[str, Any] = yaml.safe_load(known.read_text()) if known.is_file() else {"path": backbone}
     folder = resolve(spec["path"], spec.get("variant"), spec.get("download_gb")) / "tokenizer"
     if not folder.is_dir():

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,12 @@ SCENES, ALL = "scenes", "all"  # words in `controls` and in a role
 @functools.cache
 def names() -> list[str]:
     """Names of all datasets, sorted; a nested folder gives `dreambooth/duck_toy`."""
-    return sorted({path.parent.relative_to(folder).as_posix() for folder in _folders() for path in folder.rglob(YAML)})
+    return sorted({path.parent.relative_to(folder).as_posix() for folder in _folders() for path in _files(folder)})
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """No deeper than datasets/<folder>/<name>, for a user's own folder may hold many images."""
+    return itertools.chain(folder.glob(f"*/{YAML}"), folder.glob(f"*/*/{YAML}"))
 
 
 def _folders() -> list[Path]:

@@ -11,16 +11,25 @@ from typing import Any
 from bench.contracts import BenchError
 from bench.data.files import File, checksums, human, sha256, verify, whole
 from bench.errors import Unavailable
-from bench.paths import CONF, located, mirror_folder, staged_folder
+from bench.paths import CONF, located, mirror_folder, own, staged_folder
 
 HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(/(?P<inside>[\w./-]+))?")  # owner/name, or a place inside it
 
 
 def weights() -> dict[str, dict[str, Any]]:
-    """The registry `conf/weights.yaml`: id -> {file, url, sha256, size, licence, used_by} or {hub, ...}."""
+    """The registry `conf/weights.yaml`: id -> {file, url, sha256, size, licence, used_by} or {hub, ...}.
+
+    A file of that name in the user's own `conf` adds entries.
+    """
+    folder = own("conf")
+    mine = _entries(folder / "weights.yaml") if folder is not None and (folder / "weights.yaml").is_file() else {}
+    return mine | _entries(CONF / "weights.yaml")
+
+
+def _entries(file: Path) -> dict[str, dict[str, Any]]:
     import yaml
 
-    return yaml.load((CONF / "weights.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
 
 
 def entry_of(id: str) -> dict[str, Any]:

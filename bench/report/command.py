@@ -36,9 +36,9 @@ def command(record: Record) -> str | None:
 def defaults(method: str, dataset: str, backbone: str) -> Mapping[str, Any]:
     """What these names alone compose to; nothing where one of them is gone from this version."""
     from bench.data import schema
-    from bench.paths import CONF
+    from bench.paths import configuration
 
-    settings = [CONF / group / f"{name}.yaml" for group, name in (("method", method), ("backbone", backbone))]
+    settings = [configuration(f"{group}/{name}.yaml") for group, name in (("method", method), ("backbone", backbone))]
     if dataset not in schema.names() or not all(path.is_file() for path in settings):
         return {}
     parts = {part: _composed(part, f"backbone={backbone}") for part in ("backbone", "trainer", "sampler")}

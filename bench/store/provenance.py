@@ -18,8 +18,8 @@ from typing import Any
 from bench.paths import ROOT
 
 PACKAGES = (
-    "torch torchvision diffusers transformers peft open_clip_torch clean-fid lpips torchmetrics torch-fidelity "
-    "numpy scipy pandas pillow hydra-core safetensors wandb"
+    "t2i-bench torch torchvision diffusers transformers peft open_clip_torch clean-fid lpips torchmetrics "
+    "torch-fidelity numpy scipy pandas pillow hydra-core safetensors wandb"
 ).split()
 
 

@@ -7,20 +7,21 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from bench.paths import ROOT
+from bench.paths import PLUGGABLE, ROOT, own
 
 SOURCES = ("bench", "methods", "metrics")
 
 
 @functools.cache
 def code() -> dict[str, Any]:
-    """Commit, whether files differ from it, and a hash of all sources that a cell runs through."""
+    """Commit, whether files differ from it, and a hash of all sources that a cell runs through, the user's own too."""
     from bench.store.provenance import provenance_of_code
 
     sources = hashlib.sha256()
-    for folder in SOURCES:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            sources.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for folder in [*(ROOT / name for name in SOURCES), *filter(None, map(own, PLUGGABLE))]:
+        for path in sorted(folder.rglob("*.py")):
+            name = path.relative_to(folder.parent).as_posix()
+            sources.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return {**provenance_of_code(), "sources": sources.hexdigest()[:16]}
 
 

@@ -24,7 +24,7 @@ from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.environment import one_sentence
 from bench.files import atomic_write
-from bench.paths import extend_packages
+from bench.paths import leave_working_directory
 from bench.settings import digest, finite
 from bench.steps.work import Work
 from bench.store import leases, stored_classes
@@ -271,7 +271,7 @@ class Stream:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    extend_packages()
+    leave_working_directory()
     parse = argparse.ArgumentParser(
         prog="python -m bench.sweeps.worker", description="Work on a sweep until it is done."
     )

@@ -13,7 +13,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-FOLDER = Path(__file__).parents[3] / "results" / "training" / "mini"
+from bench.paths import home
+
+FOLDER = home() / "results" / "training" / "mini"
 FILE = FOLDER / "unet.safetensors"
 
 
