@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -17,6 +18,7 @@ from bench.run import run
 from bench.store.record import Record, Store
 from bench.store.stored_status import is_stored, line
 from bench.sweeps import launch
+from bench.sweeps.partial_keys import forced_at_first
 from bench.sweeps.settings import settings
 
 CONF = str(paths.CONF)
@@ -65,6 +67,15 @@ def add_own_configurations() -> None:
         sys.argv += ["--config-dir", str(folder)]
 
 
+def is_sweep(words: Sequence[str]) -> bool:
+    """Whether a command line starts a sweep: by -m, or by an experiment that says so."""
+    if {"-m", "--multirun"} & set(words):
+        return True
+    names = [word.removeprefix("experiment=") for word in words if word.startswith("experiment=")]
+    files = [paths.configuration(f"experiment/{name}.yaml") for name in names]
+    return any("mode: MULTIRUN" in file.read_text() for file in files if file.is_file())
+
+
 def start() -> None:
     """A run or a sweep from the words of the command line. Exits with 1 where a cell failed."""
     if not os.environ.get("BENCH_RESULTS"):
@@ -74,5 +85,7 @@ def start() -> None:
     register_datasets()
     register_launchers()
     add_own_configurations()
+    if is_sweep(sys.argv[1:]):
+        sys.argv[1:] = forced_at_first(sys.argv[1:])
     main()
     sys.exit(1 if launch.failed or any(record.status == "failed" for record in records) else 0)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bench import compose
 from bench.environment import one_sentence
 from bench.sweeps import launch
+from bench.sweeps.partial_keys import PartialKeys, as_typed
 from bench.sweeps.settings import settings
 
 
@@ -33,7 +34,7 @@ class Grid(BasicSweeper):
             if "plan" in [word.partition("=")[0] for word in arguments]:
                 with open_dict(self.config):
                     self.config.hydra.sweep.dir = folder
-            return super().sweep(arguments)
+            return super().sweep(as_typed(arguments))
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Left to the launcher, which composes each combination once instead of each cell twice."""
@@ -53,7 +54,10 @@ class _Ours(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         HydraConfig.instance().set_config(self.config)
         with one_sentence("bench"):
-            cells = compose.cells(job_overrides, self._compose)
+            keys = PartialKeys(self._compose)
+            cells = compose.cells(job_overrides, keys.compose)
+            for note in keys.notes():
+                print(f"note: {note}")
             states = launch.launch(cells, settings(self.config), self.kind, self.options)
         return [
             JobReturn(overrides=list(words), status=JobStatus.COMPLETED, _return_value=states.get(cell.run_id))
