@@ -1,8 +1,12 @@
-"""`t2i-bench list methods|datasets|metrics|backbones|experiments [--json]`: one line for each, with what it needs."""
+"""`t2i-bench list methods|datasets|metrics|backbones|experiments [--json]`: one line for each, with what it needs.
+
+A user's own methods and metrics are read as text: only a run imports them.
+"""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +17,7 @@ from bench import paths
 from bench.errors import BenchError
 
 PAPER = re.compile(r"arXiv (\d{4}\.\d{4,5})")
+WEIGHTS = re.compile(r"\w[\w.-]*(/[\w.-]+)+")  # a folder, a file, or a place in a hub repository
 Row = dict[str, Any]
 
 
@@ -36,9 +41,9 @@ def _header(path: Path) -> str:
     return " ".join(head)
 
 
-def _sentence(text: str) -> str:
-    """The first sentence. A full stop within a name or number does not end it."""
-    return re.split(r"(?<=[a-z)\d])[.:] (?=[A-Z])", text, maxsplit=1)[0].rstrip(".")
+def _sentence(text: str, ends: str = ".:") -> str:
+    """The first sentence, or what stands before a colon. A full stop within a name or number does not end it."""
+    return re.split(rf"(?<=[a-z)\d])[{ends}] (?=[A-Z])", text, maxsplit=1)[0].rstrip(".")
 
 
 def _plain(path: Path) -> Mapping[str, Any]:
@@ -53,71 +58,163 @@ def _plain(path: Path) -> Mapping[str, Any]:
     return merged | settings
 
 
-def methods() -> Iterator[Row]:
-    from hydra.utils import get_object
+def _row(name: str, what: str, missing: str | None, needs: Sequence[str] = (), paper: str | None = None) -> Row:
+    return {"name": name, "what": what, "paper": paper, "needs": list(needs), "here": missing is None,
+            "missing": missing}  # fmt: skip
 
+
+def methods() -> Iterator[Row]:
     for path in _configurations("method"):
         header, settings = _header(path), _plain(path)
-        needs = sorted(getattr(get_object(settings["_target_"]), "needs", ()))
         paper = PAPER.search(header)
-        here = _missing(settings)
-        yield {"name": path.stem, "what": _sentence(header), "paper": paper and f"arXiv {paper[1]}", "needs": needs,
-               "here": here is None, "missing": here}  # fmt: skip
-
-
-def _missing(settings: Any) -> str | None:
-    """What of the weights that the settings name is not on this machine."""
-    from bench.settings import build
-
-    for key in ("encoder", "weights"):
-        value = settings.get(key) if isinstance(settings, Mapping) else None
-        if isinstance(value, Mapping) and "_target_" in value:
-            try:
-                made = build(value)
-            except BenchError as error:
-                return str(error)
-            if (missing := getattr(made, "missing", None)) is not None and (reason := missing()):
-                return reason
-    return None
+        needs = sorted(_literal(settings["_target_"], "needs") or ())
+        yield _row(path.stem, _sentence(header), _missing(settings), needs, paper and f"arXiv {paper[1]}")
 
 
 def datasets() -> Iterator[Row]:
     from bench.data import schema, sources
 
     for name in schema.names():
-        spec = schema.describe(name)
-        here = sources.missing(spec)
-        yield {"name": name, "what": f"{spec['noun'] or 'style'}, {spec['style_words'] or 'no style words'}",
-               "paper": None, "needs": [spec["licence"]], "here": here is None, "missing": here}  # fmt: skip
+        try:
+            spec = schema.describe(name)
+        except BenchError as error:
+            yield _row(name, "cannot be read", str(error))
+            continue
+        what = f"{spec['noun']}, {spec['style_words'] or 'no style words'}"
+        files = sources.files(spec)
+        needs = [_count(len(files), "file")] if files else []
+        yield _row(name, what, sources.missing(spec), needs) | {"licence": spec["licence"], "source": spec["source"]}
 
 
 def metrics() -> Iterator[Row]:
-    from bench.settings import build
-
     for path in _configurations("metrics"):
         for key, settings in _plain(path).items():
-            if not isinstance(settings, Mapping) or "_target_" not in settings:
-                continue
-            made = build(settings)
-            values = ", ".join(made.higher_is_better) or key
-            document = (type(made).__doc__ or "").strip().splitlines()
-            yield {"name": f"{path.stem}/{key}", "what": f"{values}: {_sentence(document[0]) if document else ''}",
-                   "paper": None, "needs": [], "here": made.missing() is None, "missing": made.missing()}  # fmt: skip
+            if isinstance(settings, Mapping) and "_target_" in settings:
+                yield _metric(f"{path.stem}/{key}", settings)
+
+
+def _metric(name: str, settings: Mapping[str, Any]) -> Row:
+    from bench.settings import build
+
+    if _is_own(settings["_target_"]):
+        found = _class(settings["_target_"])
+        what = (found and ast.get_docstring(found[0])) or ""
+        values, missing = _literal(settings["_target_"], "higher_is_better") or (), _missing(settings)
+    else:
+        made = build(settings)
+        what, values, missing = type(made).__doc__ or "", made.higher_is_better, made.missing()
+    what = _sentence(" ".join(what.partition("\n\n")[0].split()))
+    networks = [str(settings[key]["weights"]) for key in settings if "weights" in _mapping(settings[key])]
+    return _row(name, f"{', '.join(values) or name.rpartition('/')[2]}: {what}", missing, networks)
 
 
 def backbones() -> Iterator[Row]:
     from bench.backbones import missing
 
     for path in _configurations("backbone"):
-        here = missing(_plain(path))
-        yield {"name": path.stem, "what": _sentence(_header(path)), "paper": None, "needs": [],
-               "here": here is None, "missing": here}  # fmt: skip
+        settings = _plain(path)
+        size = settings.get("download_gb")
+        needs = [f"{size:g} GB"] if size else []
+        yield _row(path.stem, _sentence(_header(path), ends="."), missing(settings), needs)
 
 
 def experiments() -> Iterator[Row]:
     for path in _configurations("experiment"):
-        yield {"name": path.stem, "what": _sentence(_header(path)), "paper": None, "needs": [], "here": True,
-               "missing": None}  # fmt: skip
+        settings = _plain(path)
+        varied = _mapping(_mapping(_mapping(settings.get("hydra")).get("sweeper")).get("params"))
+        counts = [_count(len(str(value).split(",")), key) for key, value in varied.items()]
+        missing = next(filter(None, map(_missing_dataset, str(varied.get("dataset", "")).split(","))), None)
+        yield _row(path.stem, _sentence(_header(path), ends="."), missing, counts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _missing_dataset(name: str) -> str | None:
+    from bench.data import schema, sources
+
+    return sources.missing(schema.describe(name)) if name in schema.names() else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+# --- what is needed, without importing a method
+
+
+def _missing(settings: Any) -> str | None:
+    """What of the weights that the settings name, by a path or by an id of conf/weights.yaml, is not here."""
+    from bench.data.weights import entry_of, weights, weights_at, weights_place
+
+    registry = weights()
+    for value in _strings(settings):
+        try:
+            if value in registry and "hub" not in entry_of(value) and weights_place(entry_of(value)) is None:
+                return f"the weights {value} are not on this machine; type python -m bench.fetch weights {value}."
+            if WEIGHTS.fullmatch(value):
+                weights_at(value)
+        except BenchError as error:
+            return str(error)
+    return None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All words of nested settings but the names of classes."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for key, item in value.items() if key != "_target_" for text in _strings(item))
+    elif isinstance(value, list):
+        yield from (text for item in value for text in _strings(item))
+
+
+def _file(target: str) -> Path:
+    """The source of a class, the shipped one first."""
+    *module, _ = target.split(".")
+    folders = [paths.ROOT / module[0], *filter(None, [paths.own(module[0])])]
+    places = [folder.joinpath(*module[1:]).with_suffix(".py") for folder in folders]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _is_own(target: str) -> bool:
+    return paths.ROOT / target.partition(".")[0] not in _file(target).parents
+
+
+def _class(target: str) -> tuple[ast.ClassDef, dict[str, ast.ClassDef]] | None:
+    """The class as its source says, and all classes of that file by name; None where it cannot be read."""
+    try:
+        body = ast.parse(_file(target).read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return None
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+    found = classes.get(target.rpartition(".")[2])
+    return (found, classes) if found else None
+
+
+def _literal(target: str, name: str) -> Any:
+    """A constant of a class or of its bases in the same file; None where there is none."""
+    found = _class(target)
+    waiting, classes = ([found[0]], found[1]) if found else ([], {})
+    while waiting:
+        node = waiting.pop(0)
+        for line in node.body:
+            names = [line.target] if isinstance(line, ast.AnnAssign) else getattr(line, "targets", [])
+            if any(isinstance(one, ast.Name) and one.id == name for one in names):
+                return _constant(line.value)  # type: ignore[attr-defined]
+        waiting += [classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
+    return None
+
+
+def _constant(value: ast.expr) -> Any:
+    """What a literal stands for, also in frozenset(...); None for anything that would have to be run."""
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "frozenset":
+        return _constant(value.args[0]) if value.args else ()
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return None
 
 
 KINDS: dict[str, Callable[[], Iterator[Row]]] = {
@@ -126,7 +223,7 @@ KINDS: dict[str, Callable[[], Iterator[Row]]] = {
 
 
 def line(row: Row, width: int) -> str:
-    extra = [row["paper"], f"needs {', '.join(row['needs'])}" if row["needs"] else None]
+    extra = [row["paper"], row.get("licence"), f"needs {', '.join(row['needs'])}" if row["needs"] else None]
     extra.append(None if row["here"] else "not on this machine")
     return f"{row['name']:{width}}  {'; '.join([row['what'], *filter(None, extra)])}"
 
@@ -136,7 +233,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse.add_argument("kind", choices=list(KINDS))
     parse.add_argument("--json", action="store_true", help="all fields, with the reason where something is missing")
     chosen = parse.parse_args(arguments)
-    paths.extend_packages()
     rows = list(KINDS[chosen.kind]())
     if chosen.json:
         print(json.dumps(rows, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections import Counter
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.cell import Cell
+from bench.paths import results_folder
 from bench.settings import build
 from bench.steps.identify import identify
-from bench.store.record import Store
 from bench.store.stored_status import line
 from bench.sweeps import local, plan, pool
 from bench.sweeps.local import Local
@@ -117,14 +118,18 @@ def _show_table(sweep: Sweep) -> None:
     """The rows of the sweep's finished cells, the first 20 of them, and the commands for more."""
     from bench.analysis import frames, plain_text
 
-    found = (Store(sweep.results).read(entry.run_id) for entry in sweep.entries)
-    table = frames.frame([record for record in found if record is not None and record.status == "done"])
+    table = frames.load(sweep.results)
+    table = table[table.run_id.isin([entry.run_id for entry in sweep.entries]) & (table.status == "done")]
     if table.empty:
         return
     rows = frames.wide(table)
     print(plain_text.render(rows.head(ROWS)))
-    more = f"{len(rows) - ROWS} more rows: " if len(rows) > ROWS else "Means over seeds with intervals: "
-    print(f"{more}python -m bench.table --results {sweep.results}; a page: python -m bench.report --out page.html")
+    if len(rows) > ROWS:
+        print(f"The first {ROWS} of {len(rows)} rows.")
+    where = "" if sweep.results == results_folder() else f" --results {shlex.quote(str(sweep.results))}"
+    print(f"Means over seeds with intervals: python -m bench.table{where}")
+    print(f"Every row: python -m bench.table{where} --by runs --metrics all")
+    print(f"A page: python -m bench.report{where}   Images: python -m bench.grid{where} --out grid.png")
 
 
 def _summarise(sweep: Sweep, cell: Cell) -> None:
