@@ -14,6 +14,10 @@ SMALL = (
 )
 
 
+# Readers of the pages open images and leave it to Python to close them.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """An empty working directory, a drawing backend without windows, and a viewer that shows nothing."""
