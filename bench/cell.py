@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from bench.settings import build, check_finite, digest
+from bench.settings import MOVED, build, check_finite, digest
 
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
 PARTS = ("method", "dataset", "backbone", "trainer", "sampler")  # of a cell's settings, those on which images depend
@@ -82,8 +82,39 @@ class Cell:
 
     @cached_property
     def run_id(self) -> str:
+        """Readable words and a digest of the identity by logical names. A cell stored under an older id keeps it."""
         words = [self.method["name"], self.dataset["name"].replace("/", "."), self.backbone["name"], f"s{self.seed}"]
-        return "-".join([*words, digest(self.identity)])
+        today, *older = ("-".join([*words, digest(found)]) for found in identities(self.identity))
+        stored = (old for old in older if (self.results / old / "record.json").is_file())
+        return next(stored, today) if not (self.results / today / "record.json").is_file() else today
+
+
+def identities(identity: Mapping[str, Any]) -> Iterator[Any]:
+    """What a run id is a digest of: classes and files by logical names; before, with import paths, also older ones."""
+    files = identity["method"].get("files", {})
+    yield _logical({**identity, "method": {**identity["method"], "files": None}}, files)
+    yield identity
+    yield _renamed(identity, {today: old for old, today in MOVED.items()})
+
+
+def _logical(value: Any, files: Mapping[str, str]) -> Any:
+    """Settings in which a class is named without its module, and a file by a digest of its content."""
+    if isinstance(value, Mapping):
+        return {
+            key: str(item).rpartition(".")[2] if key == "_target_" else _logical(item, files)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_logical(item, files) for item in value]
+    return files.get(value, value) if isinstance(value, str) else value
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _renamed(item, names) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_renamed(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def default_strength(method: Mapping[str, Any]) -> float:

@@ -52,7 +52,7 @@ def test_a_sweep_from_the_command_line_ends_in_its_rows(tmp_path):
         f"results={tmp_path}",
     ]
     small = ["~metrics.fid", "~metrics.kid", "~metrics.cmmd", "~metrics.prdc"]
-    command = [sys.executable, "-m", "bench", "-m", "method=pair,dreambooth", "seed=0,1", "workers=1", *own, *small]
+    command = [sys.executable, "-m", "bench", "-m", "method=slider,dreambooth", "seed=0,1", "workers=1", *own, *small]
     environment = os.environ | {"BENCH_CACHE": str(tmp_path / "cache"), "PYTHONWARNINGS": "ignore"}
     for _ in range(2):
         done = subprocess.run([*command, *SETTINGS], cwd=ROOT, env=environment, capture_output=True, text=True)
