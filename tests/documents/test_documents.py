@@ -51,14 +51,14 @@ def test_commands_are_found_in_fences_and_in_sentences():
     assert len(COMMANDS) > 60
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_and_paths_lead_somewhere(page):
     text = page.read_text()
     targets = re.findall(r"\]\(([^)#]+)\)|^\[\w+\]: (\S+)", text, re.M)
     links = [link for pair in targets for link in pair if link and not link.startswith("http")]
     broken = [link for link in links if not (page.parent / link).exists()]
     named = re.findall(r"`((?:bench|methods|metrics|tests|conf|docs|datasets)/[\w./-]+\.(?:py|md|yaml))`", text)
-    assert not broken + [name for name in named if not (ROOT / name).exists()]
+    assert not broken + [name for name in set(named) - WORKED if not (ROOT / name).exists()]
 
 
 def test_the_readme_is_short():
@@ -105,7 +105,7 @@ def test_every_column_of_the_table_is_in_the_page_of_the_api():
     assert not {*CELL, *SCORE, *STATE, "fingerprint", "default_strength"} - rows("api.md")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_python_in_the_pages_imports_what_exists(page):
     for block in fenced(page.read_text(), "python"):
         for node in ast.walk(ast.parse(block)):
