@@ -11,9 +11,9 @@ from bench import paths
 from bench.contracts import BenchError
 from bench.data import schema
 
-PAGES = [ROOT / name for name in ("README.md", "AGENTS.md", "datasets/README.md")] + sorted(
-    (ROOT / "docs").glob("*.md")
-)
+PAGES = [ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md", "datasets/README.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+WORKED = {"methods/lora.py", "conf/method/lora.yaml", "metrics/nearest_style.py"}  # examples of docs/extending.md
 COMMANDS = sorted({command for page in PAGES for command in shown(page.read_text())})
 
 
