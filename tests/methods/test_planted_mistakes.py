@@ -1,6 +1,6 @@
 """Mistakes planted into methods: the tests that all methods inherit catch each of them.
 
-The first are planted into the method that CONTRIBUTING.md walks through, as its author could make them; the others into
+The first are planted into the method of docs/extending.md, as its author could make them; the others into
 methods with several adapters or with several terms in their loss.
 """
 

@@ -1,4 +1,4 @@
-"""The method that CONTRIBUTING.md walks through is a real one: its blocks pass the tests that all methods inherit."""
+"""The method of docs/extending.md is a real one: its blocks pass the tests that all methods inherit."""
 
 import re
 

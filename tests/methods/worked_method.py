@@ -1,4 +1,4 @@
-"""A method written down as text and added as CONTRIBUTING.md describes, for the tests that all methods inherit."""
+"""A method written down as text and added as docs/extending.md describes, for the tests that all methods inherit."""
 
 import inspect
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import test_contract
 import yaml
 
-GUIDE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+GUIDE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 _SECTION = GUIDE[GUIDE.index("## Add a method") : GUIDE.index("## Add a dataset")]
 BLOCKS = dict(re.findall(r"```(python|yaml)\n(.*?)```", _SECTION, re.S))
 INHERITED = [test for name, test in vars(test_contract).items() if name.startswith("test_")]

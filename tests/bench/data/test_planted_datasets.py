@@ -1,5 +1,5 @@
-"""The dataset of CONTRIBUTING.md, with images for it, passes the inherited tests from any folder; mistakes planted into
-it are caught. Its paths start at its yaml.
+"""The dataset of docs/extending.md, with images for it, passes the inherited tests from any folder; mistakes planted
+into it are caught. Its paths start at its yaml.
 """
 
 import re
@@ -15,7 +15,7 @@ from bench.contracts import BenchError
 from bench.data import decoding, loading, schema
 from bench.mini import scenes, styles
 
-GUIDE = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
+GUIDE = (Path(__file__).parents[3] / "docs" / "extending.md").read_text()
 SECTION = GUIDE[GUIDE.index("## Add a dataset") : GUIDE.index("## Add a metric")]
 (BLOCK,) = re.findall(r"```yaml\n(.*?)```", SECTION, re.S)
 NAME = "copper"
