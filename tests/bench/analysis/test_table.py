@@ -222,8 +222,7 @@ def test_a_thousand_records_take_less_than_two_seconds(tmp_path):
 
 def test_the_table_needs_no_torch(tmp_path):
     code = (
-        "import sys; from bench import table; table.main(['--results', sys.argv[1]]); "
-        "assert 'torch' not in sys.modules"
+        "import sys; from bench import table; table.main(['--results', sys.argv[1]]); assert 'torch' not in sys.modules"
     )
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert result.stdout == "No record.\n"
