@@ -25,6 +25,7 @@ from bench.contracts import (
     TrainingData,
     plain_guidance,
 )
+from bench.data.templates import filled
 
 ACTIONS = {"enhance": 1.0, "erase": -1.0}
 PRESERVE = ("sum", "random")
@@ -186,7 +187,7 @@ class TextualSlider(Method):
         kept = [front] if self.preserve == "random" else kept
 
         def words(role: str) -> str:
-            return entry[role].format(noun=dataset.noun, style_words=dataset.style_words)
+            return filled(entry[role], noun=dataset.noun, style_words=dataset.style_words)
 
         return Direction(
             target=front + words("target"),

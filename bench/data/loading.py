@@ -21,6 +21,7 @@ from bench.data.images import StoredImages
 from bench.data.rendering import control_scenes, rendered_roles, style_function
 from bench.data.schema import SCENES, completed
 from bench.data.sources import control_datasets, first_files, image_place, images_of, missing, pairs_of, verified
+from bench.data.templates import filled
 from bench.paths import cache_folder
 
 
@@ -53,7 +54,7 @@ def load(spec: Mapping[str, Any], resolution: int) -> Dataset:
 
 def _read(spec: Mapping[str, Any], resolution: int) -> dict[str, Any]:
     """Roles from image files."""
-    caption = spec["caption"].format(noun=spec["noun"])
+    caption = filled(spec["caption"], noun=spec["noun"])
 
     def examples(role: str, person: bool = spec["noun"] in spec["person_nouns"]) -> tuple[Example, ...]:
         places = [image_place(spec, name) for name in images_of(spec, role)]
@@ -96,7 +97,7 @@ def _pair(spec: Mapping[str, Any], pair: Sequence[str], caption: str, resolution
 def _controls(spec: Mapping[str, Any], resolution: int) -> list[Example]:
     """Content images that have nothing to do with the training images: photographs of other datasets, or scenes."""
     examples = [
-        Example(read(verified(other, file), resolution), other["caption"].format(noun=other["noun"]), other["noun"])
+        Example(read(verified(other, file), resolution), filled(other["caption"], noun=other["noun"]), other["noun"])
         for other, count in control_datasets(spec)
         for file in first_files(other, count)
     ]

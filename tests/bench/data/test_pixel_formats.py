@@ -1,4 +1,4 @@
-"""Every pixel format is read as its range says, or refused in one sentence; large pictures are refused before decoding."""
+"""Every pixel format is read as its range says, or refused in one sentence; so are large pictures."""
 
 import struct
 import zlib
