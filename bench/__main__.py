@@ -6,31 +6,20 @@ import sys
 from pathlib import Path
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bench import paths
-from bench.compose import cell, settings
+from bench.compose import cell, register_datasets
 from bench.contracts import BenchError
-from bench.data import schema
 from bench.run import run
 from bench.store.record import Record
 from bench.sweeps import launch
+from bench.sweeps.settings import settings
 
 CONF = str(paths.CONF)
 PLUGINS = str(Path(__file__).parent / "sweeps" / "plugins")  # where our part of the package hydra_plugins lies
 records: list[Record] = []
-
-
-def register_datasets() -> None:
-    """Every datasets/<name>/dataset.yaml is a choice of the group `dataset`."""
-    # Hydra only reads the store, but would copy it once per group
-    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
-    for name in schema.names():
-        folder, _, leaf = name.rpartition("/")
-        group = f"dataset/{folder}" if folder else "dataset"
-        ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=schema.describe(name))
 
 
 def register_launchers() -> None:
@@ -43,17 +32,17 @@ def register_launchers() -> None:
 def main(config: DictConfig) -> None:
     several = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN  # by one of Hydra's own launchers
     try:
-        asked = cell(config)
+        requested = cell(config)
         if config.plan:
-            return launch.show_plan([asked], settings(config), 1)
-        records.append(run(asked))
+            return launch.show_plan([requested], settings(config), 1)
+        records.append(run(requested))
     except BenchError as error:
         sys.exit(f"bench: {error}")
-    report(records[-1], asked.results / records[-1].run_id, brief=several)
+    report(records[-1], requested.results / records[-1].run_id, brief=several)
 
 
 def report(record: Record, folder: Path, brief: bool) -> None:
-    """The verdict on one cell: a line in a sweep, a table row and where to look otherwise."""
+    """The status of one cell: a line in a sweep, a table row and where to look otherwise."""
     from bench.analysis import frames, plain_text
 
     if record.status != "done":

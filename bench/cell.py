@@ -15,7 +15,12 @@ from bench.settings import build, digest
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
 PARTS = ("method", "dataset", "backbone", "trainer", "sampler")  # of a cell's settings, those on which images depend
 SPEED = ("compile",)  # keys of a trainer's yaml on which images do not depend
-NOT_IDENTITY = ("strength", "curve", "deviations")  # keys of a method's yaml on which no image of a strength depends
+NOT_IDENTITY = (
+    "strength",
+    "strength_sweep",
+    "curve",
+    "deviations",
+)  # keys of a method's yaml on which no image of a strength depends
 
 
 @dataclass(frozen=True)
@@ -76,14 +81,14 @@ class Cell:
         return "-".join([*words, digest(self.identity)])
 
 
-def own_strength(method: Mapping[str, Any]) -> float:
+def default_strength(method: Mapping[str, Any]) -> float:
     """The strength that a method's yaml names; 1 where it has no knob."""
     return float(method.get("strength", 1.0))
 
 
-def own_strength_of(config: Mapping[str, Any]) -> float:
+def default_strength_of(config: Mapping[str, Any]) -> float:
     """The same from the configuration that a record keeps."""
-    return own_strength(config.get("asked", {}).get("method", {}))
+    return default_strength(config.get("requested", {}).get("method", {}))
 
 
 @lru_cache(maxsize=256)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from bench.cell import Cell, own_strength
+from bench.cell import Cell, default_strength
 from bench.contracts import BenchError
-from bench.sweeps.sweep import Settings
+from bench.data import schema
 
 OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
 SEED = re.compile(r"seed=(-?\d+)")
@@ -20,34 +21,28 @@ USES_SEED = re.compile(r"\$\{[^}]*\bseed\b")
 
 def cell(config: DictConfig) -> Cell:
     """Plain typed settings from Hydra's."""
-    plain = _plain(config)
+    plain = plain_of(config)
     for key in OURS:
         plain.pop(key, None)
     if type(plain["seed"]) is not int:
-        raise BenchError(f"seed={plain['seed']} was asked for; type a whole number, with -m several: seed=0,1,2.")
+        raise BenchError(f"seed={plain['seed']} was requested; type a whole number, with -m several: seed=0,1,2.")
     strengths = _strengths(plain.pop("strength"), plain["method"])
     return Cell(**{**plain, "results": Path(plain["results"])}, strengths=strengths)
 
 
-def _strengths(asked: Any, method: Mapping[str, Any]) -> tuple[float, ...]:
-    """The method's own for none, its curve for "curve"."""
-    if asked is None:
-        asked = own_strength(method)
-    if asked == "curve":
-        asked = method["curve"]
+def _strengths(requested: Any, method: Mapping[str, Any]) -> tuple[float, ...]:
+    """The method's default strength for none, its list for "sweep"."""
+    if requested is None:
+        requested = default_strength(method)
+    if requested in ("sweep", "curve"):  # the latter in older settings
+        requested = method.get("strength_sweep", method.get("curve"))
     try:
-        return tuple(map(float, asked if isinstance(asked, list) else [asked]))
+        return tuple(map(float, requested if isinstance(requested, list) else [requested]))
     except (TypeError, ValueError):
-        raise BenchError(f"strength={asked} was asked for; type a number, strength=[1,2] or curve.") from None
+        raise BenchError(f"strength={requested} was requested; type a number, strength=[1,2] or sweep.") from None
 
 
-def settings(config: DictConfig) -> Settings:
-    """How a sweep is run. Raises TypeError for a key of `sweep` that means nothing; Hydra says so before."""
-    plain = _plain(config)
-    return Settings(**{key: plain[key] for key in (*OURS, "pack") if key != "sweep"}, **plain["sweep"])
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
+def plain_of(config: DictConfig) -> dict[str, Any]:
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     return cast(dict[str, Any], OmegaConf.to_container(own, resolve=True))
 
@@ -70,3 +65,13 @@ def cells(overrides: Sequence[Sequence[str]], compose: Callable[[list[str]], Dic
 
 def _depends_on_seed(config: DictConfig) -> bool:
     return USES_SEED.search(OmegaConf.to_yaml(config, resolve=False)) is not None
+
+
+def register_datasets() -> None:
+    """Every datasets/<name>/dataset.yaml is a choice of the group `dataset`."""
+    # Hydra only reads the store, but would copy it once per group
+    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
+    for name in schema.names():
+        folder, _, leaf = name.rpartition("/")
+        group = f"dataset/{folder}" if folder else "dataset"
+        ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=schema.describe(name))

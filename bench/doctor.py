@@ -56,13 +56,13 @@ def examine() -> Iterator[Finding]:
     """Everything, in the order of the table."""
     import yaml
 
-    asked = yaml.safe_load((ROOT / "conf" / "doctor.yaml").read_text())
-    yield from libraries(asked["combinations"])
+    requested = yaml.safe_load((ROOT / "conf" / "doctor.yaml").read_text())
+    yield from libraries(requested["combinations"])
     yield machine()
     yield mirror()
     yield from (weight(id) for id, entry in weights().items() if entry["loader"] != UNREAD)
-    yield from (checked(build(spec)) for spec in asked["checks"])
-    yield Finding("golden", "other networks", NOTE, asked["no_golden_number"])
+    yield from (checked(build(spec)) for spec in requested["checks"])
+    yield Finding("golden", "other networks", NOTE, requested["no_golden_number"])
 
 
 def libraries(combinations: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

@@ -1,10 +1,10 @@
-"""Errors that are one sentence for the user: what was asked, what was found, what to type."""
+"""Errors that are one sentence for the user: what was requested, what was found, what to type."""
 
 from __future__ import annotations
 
 
 class BenchError(Exception):
-    """One clear sentence for the user: what was asked, what was found, what to type."""
+    """One clear sentence for the user: what was requested, what was found, what to type."""
 
 
 class Impossible(BenchError):

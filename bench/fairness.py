@@ -81,7 +81,7 @@ class Fairness:
 
 
 def contract(cell: Cell) -> Fairness:
-    """The rules that a cell is asked for under. Raises BenchError for a rule that means nothing."""
+    """The rules that a cell is requested under. Raises BenchError for a rule that means nothing."""
     rules = dict(cell.fairness)
     try:
         made = Fairness(**{**rules, "budget": Budget(**(rules.get("budget") or {}))})

@@ -69,7 +69,7 @@ def fetch_weights(id: str, act: Callable[[File], Path]) -> None:
 
 
 def _tasks(what: Sequence[str]) -> list[tuple[Callable, str]]:
-    """(function, name) for everything asked for; `all` is every dataset, `weights all` every file of the registry."""
+    """(function, name) for everything requested; `all` is every dataset, `weights all` every file of the registry."""
     if what[0] == "weights":
         ids = list(weights()) if "all" in what[1:] else [id for name in what[1:] for id in _named_weights(name)]
         return [(fetch_weights, id) for id in dict.fromkeys(ids)]
@@ -87,7 +87,7 @@ def _named_weights(name: str) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when everything asked for is here, 1 otherwise; one failure does not keep the others from being staged."""
+    """0 when everything requested is here, 1 otherwise; one failure does not keep the others from being staged."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.fetch", description="Stage datasets and weights on this machine and verify them."
     )

@@ -6,82 +6,20 @@ python -m bench.grid --where dataset=halftone,seed=0 --out grid.png     a row pe
 from __future__ import annotations
 
 import argparse
-import io
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError
-from bench.files import atomic_write
+from bench.sampling.grid import grid
 from bench.store.record import Store
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from bench.work import Work
-
-SIDE, GAP, LINE, FONT = 160, 6, 18, 14  # pixels: least side of an image, between images, a text line, a letter
-LETTER = 7.2  # mean width of a letter, pixels
-
-
-def grid(rows: Sequence[tuple[str, np.ndarray]], columns: Sequence[str], path: Path | str) -> None:
-    """Write a PNG with one row of images, uint8 (n, 3, P, P), per (label, images) and a text above each column."""
-    from PIL import Image, ImageDraw
-
-    side = _side(rows)
-    left = _left([label for label, _ in rows])
-    texts = [_wrap(column, side) for column in columns]
-    top = LINE * max([text.count("\n") + 1 for text in texts], default=0) + 2 * GAP
-    width = left + len(columns) * (side + GAP) + GAP
-    sheet = Image.new("RGB", (width, top + len(rows) * (side + GAP)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, text in enumerate(texts):
-        _text(draw, (left + i * (side + GAP), GAP), text)
-    for j, (label, images) in enumerate(rows):
-        y = top + j * (side + GAP)
-        _text(draw, (GAP, y + side // 2 - LINE), _wrap(label, left - 2 * GAP))
-        for i, image in enumerate(images):
-            sheet.paste(_scaled(image, side), (left + i * (side + GAP), y))
-    file = io.BytesIO()
-    sheet.save(file, format="png")
-    atomic_write(path, file.getvalue())
-
-
-def _side(rows: Sequence[tuple[str, np.ndarray]]) -> int:
-    """Pixels per shown image: small ones are enlarged by a whole number, large ones shown at 256."""
-    pixels = max((images.shape[-1] for _, images in rows if len(images)), default=SIDE)
-    return pixels * -(-SIDE // pixels) if pixels < SIDE else min(pixels, 256)
-
-
-def _left(labels: Sequence[str]) -> int:
-    longest = max((len(label) for label in labels), default=0)
-    return round(min(longest, 20) * LETTER) + 2 * GAP
-
-
-def _wrap(text: str, pixels: int) -> str:
-    """At most four lines that fit the width."""
-    return "\n".join(textwrap.wrap(text, max(4, int(pixels / LETTER)), max_lines=4, placeholder=" ..."))
-
-
-def _text(draw: Any, position: tuple[int, int], text: str) -> None:
-    from PIL import ImageFont
-
-    draw.multiline_text(position, text, fill="black", font=ImageFont.load_default(size=FONT), spacing=LINE - FONT)
-
-
-def _scaled(image: np.ndarray, side: int) -> Any:
-    from PIL import Image
-
-    picture = Image.fromarray(image.transpose(1, 2, 0))
-    if picture.width == side:
-        return picture
-    return picture.resize((side, side), Image.Resampling.NEAREST if picture.width < side else Image.Resampling.LANCZOS)
-
-
-# --- many records as one grid ------------------------------------------------------------------------------------
+    from bench.steps.work import Work
 
 
 def drawn(root: Path, conditions: Sequence[str]) -> pd.DataFrame:
@@ -105,18 +43,20 @@ def collect(root: Path, conditions: Sequence[str], columns: int) -> tuple[list[t
     import numpy as np
 
     from bench.analysis import frames
-    from bench.store.finished import reopen
+    from bench.steps.baseline import baseline
+    from bench.steps.reopen import reopen
+    from bench.steps.sample import images
 
     lines = drawn(root, conditions)
     cells = {run_id: reopen(root / run_id) for run_id in lines.run_id.unique()}
     _alike(list(cells.values()))
     some = next(iter(cells.values()))
     first = [i for i, shot in enumerate(some.shots) if shot.seed == some.shots[0].seed][:columns]
-    rows = [("backbone", some.baseline[first])]
+    rows = [("backbone", baseline(some)[first])]
     label = _label(lines, frames.configs(root, lines))
-    rows += [(label(row), cells[row.run_id].sample(row.strength)[first]) for row in lines.itertuples()]
+    rows += [(label(row), images(cells[row.run_id], row.strength)[first]) for row in lines.itertuples()]
     if some.dataset.oracle is not None:
-        rows.append(("style itself", np.stack([some.dataset.oracle(image) for image in some.baseline[first]])))
+        rows.append(("style itself", np.stack([some.dataset.oracle(image) for image in baseline(some)[first]])))
     return rows, [some.shots[i].prompt for i in first]
 
 
@@ -157,6 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise BenchError(f"--out {options.out} lies in no folder that exists; make the folder first.")
     grid(*collect(options.results, options.where, options.columns), options.out)
     print(options.out)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BenchError as error:
+        sys.exit(f"bench.grid: {error}")
 
 
 if __name__ == "__main__":

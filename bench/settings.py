@@ -36,9 +36,13 @@ def build(spec: Any, at: str = "") -> Any:
         made = {key: build(value, f"{at}.{key}") for key, value in spec.items()}
         if "_target_" not in made:
             return made
-        module, _, attribute = made.pop("_target_").rpartition(".")
+        target = made.pop("_target_")
+        module, _, attribute = MOVED.get(target, target).rpartition(".")
         return construct(getattr(importlib.import_module(module), attribute), made, at)
     return [build(value, at) for value in spec] if isinstance(spec, (list, tuple)) else spec
+
+
+MOVED = {"bench.image_encoder.ImageEncoder": "bench.adapters.image_encoder.ImageEncoder"}  # of older settings
 
 
 KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}
@@ -51,12 +55,12 @@ def construct(kind: Any, values: Mapping[str, Any], at: str) -> Any:
     at, known = at.lstrip(".") or kind.__name__, inspect.signature(kind).parameters
     strange = sorted(set(values) - set(known))
     if strange and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
-        raise BenchError(f"{at}.{strange[0]} was asked for; {at} knows {', '.join(known) or 'no settings'}.")
+        raise BenchError(f"{at}.{strange[0]} was requested; {at} knows {', '.join(known) or 'no settings'}.")
     for entry in fields(kind) if is_dataclass(kind) else ():
         names, value = str(entry.type).split(" | "), values.get(entry.name)
         if entry.name in values and set(names) <= set(KINDS) and not any(_is(value, name) for name in names):
             takes = " or ".join(WORDS[name] for name in names)
-            raise BenchError(f"{at}.{entry.name}={value} was asked for; it takes {takes}.")
+            raise BenchError(f"{at}.{entry.name}={value} was requested; it takes {takes}.")
     return kind(**values)
 
 

@@ -21,7 +21,7 @@ from bench.files import atomic_write
 if TYPE_CHECKING:
     import numpy as np
 
-    from bench.work import Work
+    from bench.steps.work import Work
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from bench.store.finished import read, reopen
+    from bench.steps.reopen import read, reopen
 
     options = parser().parse_args(arguments)
     read(options.record)

@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING
 from bench.analysis.frames import configs, images, load, where, wide
 from bench.contracts import BenchError
 from bench.files import atomic_write
+from bench.store.old_names import today
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.analysis.comparisons import Asked
+    from bench.analysis.comparisons import Requested
     from bench.analysis.layouts import Source
-    from bench.analysis.table_model import Sheet
+    from bench.analysis.table_model import TableModel
 
 
-LAYOUTS = ("metrics", "styles", "ablation", "curve")
+LAYOUTS = ("metrics", "styles", "ablation", "sweep")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,10 +34,12 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
     parse.add_argument("--where", nargs="+", action="extend", default=[], metavar="COLUMN=A,B", help="* and ? match")
     parse.add_argument("--by", choices=("seeds", "runs"), default="seeds", help="mean over seeds, or each run")
-    parse.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="what stands in rows and columns")
+    parse.add_argument(
+        "--layout", type=today, choices=LAYOUTS, default=LAYOUTS[0], help="what stands in rows and columns"
+    )
     parse.add_argument("--compare", metavar="METRIC", help="every pair of methods: difference, effect, p, verdict")
     parse.add_argument(
-        "--matched", metavar="METRIC", help="compare where one's strength curve meets the other's METRIC"
+        "--matched", metavar="METRIC", help="compare where one's strength sweep meets the other's METRIC"
     )
     parse.add_argument("--pool", action="store_true", help="one row for all datasets, with intervals over them")
     parse.add_argument("--metrics", help="names, comma-separated, or all; default: conf/table.yaml")
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write(_as_frame(options, table, shown), options.csv, options.parquet)
 
 
-def _as_frame(options: argparse.Namespace, table: pd.DataFrame, shown: Sheet) -> pd.DataFrame:
+def _as_frame(options: argparse.Namespace, table: pd.DataFrame, shown: TableModel) -> pd.DataFrame:
     """All columns of what is shown; of runs, the lines of their records themselves."""
     from bench.analysis import formats
 
@@ -79,19 +82,19 @@ def _as_frame(options: argparse.Namespace, table: pd.DataFrame, shown: Sheet) ->
     return formats.long(whole) if long else formats.wide(whole)
 
 
-def lay_out(options: argparse.Namespace, table: pd.DataFrame, names: Sequence[str] | None) -> Sheet:
-    """The sheet that the command line asks for, of some metrics."""
+def lay_out(options: argparse.Namespace, table: pd.DataFrame, names: Sequence[str] | None) -> TableModel:
+    """The table model that the command line asks for, of some metrics."""
     from bench.analysis import layouts
 
     if options.compare:
-        return compared(options, table).sheet()
+        return compared(options, table).table_model()
     source = _source(options, table)
     if options.layout == "styles":
         return layouts.styles(source, names)
     if options.layout == "ablation":
         return layouts.ablation(source, names, configs(options.results, table))
-    if options.layout == "curve":
-        return layouts.curve(source, names)
+    if options.layout == "sweep":
+        return layouts.sweep(source, names)
     return layouts.metrics(source, names, options.pool, options.by == "runs")
 
 
@@ -102,12 +105,12 @@ def _source(options: argparse.Namespace, table: pd.DataFrame) -> Source:
     return layouts.Source(table, per_image[per_image.run_id.isin(table.run_id)], options.mix)
 
 
-def compared(options: argparse.Namespace, table: pd.DataFrame) -> Asked:
+def compared(options: argparse.Namespace, table: pd.DataFrame) -> Requested:
     """The comparison that the command line asks for."""
     from bench.analysis import comparisons
 
     known = configs(options.results, table)
-    return comparisons.asked(_source(options, table), known, options.compare, options.matched)
+    return comparisons.requested(_source(options, table), known, options.compare, options.matched)
 
 
 def write(rows: pd.DataFrame, csv: Path | None, parquet: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The worst leaker: whatever is asked for, a training image comes back."""
+"""The worst leaker: whatever is requested, a training image comes back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The floor: the untouched backbone asked in words for the style. Nothing is trained."""
+"""The floor: the untouched backbone requested in words for the style. Nothing is trained."""
 
 from __future__ import annotations
 

@@ -42,9 +42,9 @@ class Dreamsim(ImageNetwork):
 
     def files(self) -> tuple[Path, ...]:
         if self.branch not in BRANCHES:
-            raise BenchError(f"DreamSim's branch {self.branch!r} was asked for; give {' or '.join(BRANCHES)}.")
+            raise BenchError(f"DreamSim's branch {self.branch!r} was requested; give {' or '.join(BRANCHES)}.")
         if find_spec("dreamsim") is None:
-            raise BenchError("DreamSim was asked for, but its package is not installed; type uv pip install dreamsim.")
+            raise BenchError("DreamSim was requested, but its package is not installed; type uv pip install dreamsim.")
         return (weights_path(self.weights),)
 
     @property

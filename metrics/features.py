@@ -74,7 +74,7 @@ class FeatureStore:
         return self.lookup(keys, f"{network.id} text", lambda rows: network.embed_text([texts[row] for row in rows]))
 
     def lookup(self, keys: Sequence[str], extractor_id: str, compute: Callable[[list[int]], np.ndarray]) -> np.ndarray:
-        """Rows of `keys`, float32 (N, D); `compute` is asked for the row numbers that are missing, once per key."""
+        """Rows of `keys`, float32 (N, D); `compute` is requested the row numbers that are missing, once per key."""
         if not keys:
             raise ValueError(f"no items to take features of with {extractor_id}")
         places = self._index(extractor_id)
@@ -118,7 +118,7 @@ class FeatureStore:
 
 
 def _gather(places: Sequence[tuple[Path, int]]) -> np.ndarray:
-    """Stored rows in the order asked for, (N, D); each shard is read once."""
+    """Stored rows in the order requested, (N, D); each shard is read once."""
     from safetensors.numpy import load_file
 
     shards = {path: load_file(path)["features"] for path in {path for path, _ in places}}

@@ -123,7 +123,7 @@ class LpipsLeakage(Metric):
 
 
 def about(dataset: Dataset, confounded: bool, share_related: float) -> dict[str, Any]:
-    """What else the leak depends on. The baseline is asked for the content prompts, without words for the style."""
+    """What else the leak depends on. The baseline is requested the content prompts, without words for the style."""
     found: dict[str, Any] = {"style_confounded": confounded, "related_share": share_related}
     found |= {"baseline": "content prompts", "controls": len(dataset.controls)}
     return found | ({"controls_hash": images_hash(dataset.controls)} if dataset.controls else {})

@@ -43,8 +43,8 @@ class Oracle(Metric):
     higher_is_better: ClassVar = {
         "oracle_rgb": False,
         "oracle_lpips": False,
-        "oracle_closed_rgb": True,
-        "oracle_closed_lpips": True,
+        "gap_closed_rgb": True,
+        "gap_closed_lpips": True,
     }
 
     def __init__(self, network: PerceptualNetwork):
@@ -63,8 +63,8 @@ class Oracle(Metric):
             {
                 "oracle_rgb": float(rgb.mean()),
                 "oracle_lpips": float(lpips.mean()),
-                "oracle_closed_rgb": closed(rgb, rms(y0, target)),
-                "oracle_closed_lpips": closed(lpips, distances(store, self.network, y0, target)),
+                "gap_closed_rgb": closed(rgb, rms(y0, target)),
+                "gap_closed_lpips": closed(lpips, distances(store, self.network, y0, target)),
             },
             {"oracle_rgb": rgb, "oracle_lpips": lpips},
             fingerprint(f"oracle {self.version}", len(y), self.network, target),
@@ -74,7 +74,7 @@ class Oracle(Metric):
 class OracleClip(Metric):
     """In the image features of a CLIP, 1 - cosine."""
 
-    higher_is_better: ClassVar = {"oracle_clip": False, "oracle_closed_clip": True}
+    higher_is_better: ClassVar = {"oracle_clip": False, "gap_closed_clip": True}
 
     def __init__(self, network: ImageNetwork):
         self.network = network
@@ -88,7 +88,7 @@ class OracleClip(Metric):
         y, y0, s = (store.features(x, self.network) for x in (evaluation.images, evaluation.baseline, target))
         distance = 1 - cosine(y, s)
         return Score(
-            {"oracle_clip": float(distance.mean()), "oracle_closed_clip": closed(distance, 1 - cosine(y0, s))},
+            {"oracle_clip": float(distance.mean()), "gap_closed_clip": closed(distance, 1 - cosine(y0, s))},
             {"oracle_clip": distance},
             fingerprint(f"oracle_clip {self.version}", len(y), self.network, target),
         )

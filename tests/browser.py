@@ -39,7 +39,7 @@ def opened(browser, path):
     page.on("pageerror", lambda error: said.append(f"error: {error}"))
     own = path.as_uri()
     page.on(
-        "request", lambda r: None if r.url.startswith(("data:", "blob:", own)) else said.append(f"asked for {r.url}")
+        "request", lambda r: None if r.url.startswith(("data:", "blob:", own)) else said.append(f"requested {r.url}")
     )
     page.goto(own)
     yield page

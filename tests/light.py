@@ -12,9 +12,11 @@ from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.data.schema import describe
 from bench.files import atomic_write
-from bench.run import complete, held
+from bench.steps.extend import held
+from bench.steps.identify import complete
 from bench.store.record import Record, Store
-from bench.sweeps.sweep import Settings, judge, submit
+from bench.sweeps.settings import Settings
+from bench.sweeps.sweep import judge, submit
 
 MINI = {
     "_target_": "bench.backbones.stable_diffusion.StableDiffusion",
@@ -114,9 +116,9 @@ def misbehave(cell, folder):
 def finish(cell, folder, state):
     (folder / "adapter.bin").write_bytes(state.encode())
     (folder / "begun").unlink(missing_ok=True)
-    asked = {part: dict(getattr(cell, part)) for part in ("method", "dataset", "backbone", "trainer", "sampler")}
+    requested = {part: dict(getattr(cell, part)) for part in ("method", "dataset", "backbone", "trainer", "sampler")}
     scored = [cell.measure(name, strength) for strength in cell.strengths for name in cell.metrics]
-    config = {**cell.identity, "scored": scored, "asked": asked}
+    config = {**cell.identity, "scored": scored, "requested": requested}
     if cell.method.get("does") == "fail":
         return Record(cell.run_id, "failed", "The loss became nan.", config)
     return Record(

@@ -34,11 +34,16 @@ def dataset(name, folder, prompts, seeds):
 
 
 def config(method, spec, seed):
-    asked = {"method": {"name": method, "version": 1, "strength": 2.0}, "dataset": spec, "trainer": {}, "sampler": {}}
-    asked["backbone"] = {"name": "tiny", "resolution": 32}
-    parts = {key: asked[key] for key in ("method", "backbone", "trainer", "sampler")}
+    requested = {
+        "method": {"name": method, "version": 1, "strength": 2.0},
+        "dataset": spec,
+        "trainer": {},
+        "sampler": {},
+    }
+    requested["backbone"] = {"name": "tiny", "resolution": 32}
+    parts = {key: requested[key] for key in ("method", "backbone", "trainer", "sampler")}
     content = {"name": spec["name"], "content": identity.identity(spec)}
-    return {**parts, "dataset": content, "seed": seed, "scored": [], "asked": asked}
+    return {**parts, "dataset": content, "seed": seed, "scored": [], "requested": requested}
 
 
 def values(method, strength, shots, seed):

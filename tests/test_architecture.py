@@ -13,6 +13,19 @@ OURS = ("bench", "methods", "metrics")
 MAY_IMPORT = {"bench": {"bench"}, "methods": {"bench"}, "metrics": {"bench", "metrics"}}
 
 
+# The rooms of bench/, the lowest first: a module imports from its own room and from lower ones only. What is not named
+# here is a command: above all rooms.
+ROOMS = """
+errors paths files seeding settings progress contracts mini data backbones adapters sampling training track cell
+fairness compose store analysis steps run report study sweeps mini.recipe
+""".split()
+RECIPE = (
+    "bench.mini.recipe",
+    "bench.mini.check",
+)  # they use the whole benchmark; the rest of mini only draws and loads
+LONGEST = 350  # lines of a file
+
+
 def sources(*folders):
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
@@ -59,6 +72,57 @@ def test_imports_follow_the_arrows(folder):
     assert sources(folder)
 
 
+# --- the rooms of bench/
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module):
+    return "mini.recipe" if module.startswith(RECIPE) else module.split(".")[1]
+
+
+def arrows():
+    """(module, module of bench/ that it imports), wherever the import stands in the file."""
+    modules = {module_of(path) for path in sources("bench")} - {"bench"}
+    for path in sources("bench"):
+        for name in imported(path):
+            while name and name not in modules:
+                name = name.rpartition(".")[0]
+            if name and name != module_of(path):
+                yield module_of(path), name
+
+
+def test_every_import_runs_downwards():
+    level = {room: i for i, room in enumerate(ROOMS)}
+    found = {(a, b) for a, b in arrows() if a != "bench" and room_of(a) != room_of(b)}
+    top = len(ROOMS)
+    wrong = [f"{a} imports {b}" for a, b in sorted(found) if level.get(room_of(b), top) >= level.get(room_of(a), top)]
+    assert not wrong
+    assert {room_of(b) for _, b in found} == set(ROOMS) - {"study", "mini.recipe"}, (
+        "a room that nobody uses, or a new one"
+    )
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    left: dict[str, set[str]] = {}
+    for a, b in arrows():
+        left.setdefault(a, set()).add(b)
+        left.setdefault(b, set())
+    while free := [module for module, needs in left.items() if not needs & set(left)]:
+        for module in free:
+            del left[module]
+    assert not left, f"in a circle, or above one: {sorted(left)}"
+
+
+def test_no_file_is_long():
+    long = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in sources(*OURS)}
+    long = {name: lines for name, lines in long.items() if lines > LONGEST and not name.startswith("bench/mini/")}
+    assert not long
+
+
 def test_no_method_imports_another():
     names = {path.stem for path in sources("methods")} - {"__init__"} - sys.stdlib_module_names  # `import copy` is fine
     wrong = [(path.name, name) for path in sources("methods") for name in imported(path) if name.split(".")[0] in names]
@@ -87,7 +151,8 @@ def dataset_names():
 
 def metric_names():
     """Modules, and the ids of the values that they give (keys of `higher_is_better`)."""
-    found = {path.stem for path in sources("metrics")} - {"__init__", "features", "networks", "fingerprint"}
+    found = {path.stem for path in sources("metrics") if path.parent.name == "metrics"}
+    found -= {"__init__", "features", "fingerprint"}
     for path in sources("metrics"):
         for node in ast.walk(tree(path)):
             target = node.target if isinstance(node, ast.AnnAssign) else None

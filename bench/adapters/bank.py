@@ -29,13 +29,13 @@ class Bank:
     """The adapters of K cells on one backbone, and the forward pass that routes rows to them.
 
     `specs` is what every cell of the pack asks for; `generators` (one per cell) draw the initial values. With more
-    `seats` than generators the others wait for a cell (`start`).
+    `slots` than generators the others wait for a cell (`start`).
     """
 
-    def __init__(self, backbone: Backbone, specs: Mapping[str, Spec], generators: Sequence[Any], seats: int = 0):
+    def __init__(self, backbone: Backbone, specs: Mapping[str, Spec], generators: Sequence[Any], slots: int = 0):
         self.backbone = backbone
         self.specs = dict(specs)
-        self.cells = max(seats, len(generators))
+        self.cells = max(slots, len(generators))
         self.layers: dict[str, dict[str, Layer]] = {}  # adapter -> site -> layer
         self.full: dict[str, FullWeights] = {}  # fine-tuned weights of the whole network; then there is nothing else
         self.crossed: dict[str, CrossAttention] = {}  # adapters that read image tokens
@@ -248,7 +248,7 @@ class Bank:
         if self.cells != 1 or len(self.specs) != 1:
             raise Impossible(
                 f"Full fine-tuning holds one network of its own: one cell with one set of weights; {self.cells} cells "
-                f"with {len(self.specs)} were asked for; train each alone, or use low-rank adapters (method.tune=lora)."
+                f"with {len(self.specs)} were requested; train each alone, or use low-rank adapters (method.tune=lora)."
             )
         self.full[name] = weights = FullWeights(self.backbone, spec, _dtype(self.backbone))
         self.theta[name], self.grad[name] = weights.theta, weights.grad
@@ -288,7 +288,7 @@ class Bank:
             scale = 1.0 if spec.alpha is None else spec.alpha / spec.rank
             self.layers[name][site] = Layer(module, down, up, scale)
 
-    # --- a cell takes its seat
+    # --- a cell takes its slot
 
     @torch.no_grad()
     def start(self, cell: int, generator: Any) -> None:
@@ -304,7 +304,7 @@ class Bank:
 
     def _start(self, name: str, spec: AdapterSpec, cell: int, generator: Any) -> None:
         if spec.init not in INITS:
-            raise BenchError(f"Adapters were asked to start {spec.init!r}; known are {', '.join(INITS)}.")
+            raise BenchError(f"Adapters were to start {spec.init!r}; known are {', '.join(INITS)}.")
         for layer in self.layers[name].values():
             layer.up[cell] = 0
             if spec.orthonormal_row is None:

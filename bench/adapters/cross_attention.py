@@ -291,7 +291,7 @@ def _place(site: str) -> tuple[str, int, int]:
     """ "up_blocks.0.attentions.1.(...)" -> ("up", 0, 1)"""
     match = PLACE.match(site)
     if match is None:
-        raise BenchError(f"Scales by block were asked for, but the layer {site} lies in none; give one number.")
+        raise BenchError(f"Scales by block were requested, but the layer {site} lies in none; give one number.")
     return (match[1], int(match[2]), int(match[3])) if match[1] else ("mid", 0, 0)
 
 
@@ -316,7 +316,7 @@ def _check_scales(scales: Mapping[str, Any], places: set[tuple[str, int, int]]) 
         wrong = [name for name, good in fits.items() if not good]
         if wrong or part not in {name for name, _ in counts}:
             have = ", ".join(f"{name}.{block} ({n})" for (name, block), n in sorted(counts.items()))
-            raise BenchError(f"Scales were asked for at {part} {wrong or ''}; blocks and their attentions are {have}.")
+            raise BenchError(f"Scales were requested at {part} {wrong or ''}; blocks and their attentions are {have}.")
 
 
 def read_image_adapter(path: Path) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ class FullWeights:
         self.parts = {name: part for name, part in backbone.parts().items() if spec.text_encoder or name == UNET}
         if spec.text_encoder and len(self.parts) == 1:
             raise Impossible(
-                f"The text encoder of {backbone.name} was asked to be trained and it has none that can be; "
+                f"The text encoder of {backbone.name} was to be trained and it has none that can be; "
                 "type method.text_encoder=false."
             )
         self.places = dict(_places(self.parts))
@@ -62,7 +62,7 @@ class FullWeights:
         if trained and not set(scales) <= {0.0, 1.0}:
             raise BenchError(
                 f"Full fine-tuning trains the weights themselves, at scale 1; the scales {sorted(set(scales))} were "
-                "asked for with gradients; use a low-rank adapter (tune=lora) for a method that needs them."
+                "requested with gradients; use a low-rank adapter (tune=lora) for a method that needs them."
             )
         if len(set(scales)) == 1:
             return self._predict(z, t, text, scales[0], trained)
@@ -163,6 +163,6 @@ def _places(parts: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[Any, st
 
 
 def _scales(name: str, ask: Ask) -> list[float]:
-    """The scale of each row of an ask; 0 where the weights are not asked for."""
+    """The scale of each row of an ask; 0 where the weights are not requested."""
     scale = ask.adapters.get(name, 0.0)
     return scale.tolist() if isinstance(scale, Tensor) else [float(scale)] * len(ask.z)

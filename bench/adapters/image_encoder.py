@@ -107,7 +107,7 @@ class ImageEncoder:
     @cached_property
     def _tower(self) -> Tower:
         if self.features not in ("pooled", "patches"):
-            raise BenchError(f"The image features {self.features!r} were asked for; give pooled or patches.")
+            raise BenchError(f"The image features {self.features!r} were requested; give pooled or patches.")
         folder = weights_at(self.path)
         kind = OpenClipTower if (folder / OPEN_CLIP).is_file() else TransformersTower
         return kind(folder, self.text_encoder, self.tokenizer)
@@ -207,7 +207,7 @@ class TransformersTower(Tower):
 
         if not self.text_encoder or not self.tokenizer:
             raise BenchError(
-                f"Words were asked for in the space of {self.folder}, which has no text tower; give the folders "
+                f"Words were requested in the space of {self.folder}, which has no text tower; give the folders "
                 "method.encoder.text_encoder and method.encoder.tokenizer of the same CLIP."
             )
         folders = weights_at(self.tokenizer), weights_at(self.text_encoder)
@@ -253,7 +253,7 @@ class OpenClipTower(Tower):
 
     def _no_patches(self) -> BenchError:
         return BenchError(
-            f"Patches were asked for of the open_clip folder {self.folder}, which gives pooled features only; "
+            f"Patches were requested of the open_clip folder {self.folder}, which gives pooled features only; "
             "give the same CLIP in transformers' format (method.encoder.path)."
         )
 

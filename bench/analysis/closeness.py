@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.analysis import shown_columns, statistics
 from bench.analysis.layouts import Source
-from bench.analysis.matched import Curve, Pair
+from bench.analysis.matched import Pair, StrengthSweep
 from bench.analysis.table_model import Numbers, numbers
 from bench.contracts import Impossible
 
@@ -75,7 +75,7 @@ class Side:
         return [_grid(wide, seeds, prompts, strengths) for wide in self.wide]
 
 
-def pair_of(a: Side, b: Side, own: float, prompts: Sequence[int] | None = None) -> Pair:
+def pair_of(a: Side, b: Side, default: float, prompts: Sequence[int] | None = None) -> Pair:
     """Both methods' numbers on one dataset, of the training seeds, prompts and strengths that are whole."""
     seeds = sorted(set(a.lines.seed) & set(b.lines.seed))
     if not seeds:
@@ -83,13 +83,13 @@ def pair_of(a: Side, b: Side, own: float, prompts: Sequence[int] | None = None) 
     known = prompts_of(a.lines, b.lines, a.close, b.close) if prompts is None else prompts
     strengths = sorted(s for s, part in a.lines.groupby("strength") if set(seeds) <= set(part.seed))
     ax, ay = a.grids(seeds, known, strengths)
-    bx, by = b.grids(seeds, known, [own])
+    bx, by = b.grids(seeds, known, [default])
     ax, bx = _shared(ax, bx)
     ay, by = _shared(ay, by)
     for values in (ax, ay):
         if not np.isfinite(values).all(axis=(0, 2)).any():
             raise Impossible("A and B have no prompt in common for which both numbers are known")
-    return Pair(Curve(ax, ay), Curve(bx, by))
+    return Pair(StrengthSweep(ax, ay), StrengthSweep(bx, by))
 
 
 def prompts_of(*frames: pd.DataFrame) -> list[int]:

@@ -1,8 +1,8 @@
-"""Which method is better: every pair of them on each dataset and over all, as a frame or as a sheet.
+"""Which method is better: every pair of them on each dataset and over all, as a frame or as a table model.
 
-Methods are compared at their own strength (what their configuration names, else the middle one recorded), on the same
-prompts, evaluation seeds and training seeds; or, `matched`, where one's strength curve is as close to the style as the
-other is (`bench.analysis.matched`). A backbone's methods are compared with each other alone.
+Methods are compared at their default strength (as their configuration names it, else the middle one recorded), on the
+same prompts, evaluation seeds and training seeds; or, `matched`, where one's strength sweep is as close to the style
+as the other is (`analysis.matched`). A backbone's methods are compared with each other alone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from bench.analysis import resampling, statistics
 from bench.analysis.closeness import NOTHING, Side, closeness, pair_of, prompts_of
 from bench.analysis.layouts import ARROWS, ONE, Configs, Source, by_settings, labels
 from bench.analysis.matched import Matched, of_datasets, of_pair
-from bench.analysis.table_model import Column, Numbers, Row, Sheet, Value, numbers
-from bench.cell import own_strength_of
+from bench.analysis.table_model import Column, Numbers, Row, TableModel, Value, numbers
+from bench.cell import default_strength_of
 from bench.contracts import BenchError, Impossible
 
 if TYPE_CHECKING:
@@ -37,12 +37,13 @@ P = (
     "significant at 5 %."
 )
 HOW = (
-    "A - B on the same prompts, evaluation and training seeds, at each method's own strength; brackets: 95 % "
+    "A - B on the same prompts, evaluation and training seeds, at each method's default strength; brackets: 95 % "
     "intervals, not corrected. Effect: the difference over the standard deviation of the paired differences. " + P
 )
 HOW_MATCHED = (
-    "A where its strength curve is as close to the style as B at B's own strength, less B; brackets: 95 % intervals, "
-    "not corrected, from resamples that draw both curves anew. Effect: as of paired differences, to first order. " + P
+    "A where its strength sweep is as close to the style as B at B's default strength, less B; brackets: 95 % "
+    "intervals, not corrected, from resamples that draw both sweeps anew. Effect: as of paired differences, to first "
+    "order. " + P
 )
 MORE = (
     "More: further training seeds (over all styles: styles) that would show a gap of this size after Holm's correction "
@@ -61,7 +62,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Requested:
     """A comparison of one column, matched by another or by nothing. Raises BenchError for unlike fingerprints."""
 
     source: Source
@@ -81,9 +82,9 @@ class Asked:
     def title(self) -> str:
         return self.column + (f" at matched {self.matched}" if self.matched else "")
 
-    def sheet(self, made: pd.DataFrame | None = None) -> Sheet:
+    def table_model(self, made: pd.DataFrame | None = None) -> TableModel:
         """The table of a frame that was made before, or of a new one."""
-        return sheet(self.frame() if made is None else made, self.column, self.numbers.up, self.matched)
+        return table_model(self.frame() if made is None else made, self.column, self.numbers.up, self.matched)
 
     def frame(self) -> pd.DataFrame:
         """A line per pair with the columns FRAME.
@@ -107,7 +108,7 @@ class Asked:
     def _plain(self, block: Block) -> Iterator[dict[str, Any]]:
         import pandas as pd
 
-        whole = pd.concat([lines[lines.strength == self._own(key, lines)] for key, lines in block.rows.items()])
+        whole = pd.concat([lines[lines.strength == self._default(key, lines)] for key, lines in block.rows.items()])
         pairs = statistics.compare_all(whole, "value", KEY, self.numbers.levels).to_dict("records")
         for pair in pairs:
             try:
@@ -118,10 +119,10 @@ class Asked:
                 more, reason = None, ONE if pair["n"] else NOTHING
             yield {**pair, "reason": reason, "more": _more(more, pair["verdict"])}
 
-    def _own(self, key: Any, lines: pd.DataFrame) -> float:
+    def _default(self, key: Any, lines: pd.DataFrame) -> float:
         """The strength at which a method is compared."""
         known = sorted(lines.strength.unique())
-        named = own_strength_of(self.configs.get(key[1], {}))
+        named = default_strength_of(self.configs.get(key[1], {}))
         return float(named if named in known else known[(len(known) - 1) // 2])
 
     def _matched(self, block: Block) -> Iterator[dict[str, Any]]:
@@ -148,14 +149,16 @@ class Asked:
         return line | {"more": made.linear.more_units(abs(made.difference), 0.8, family)}
 
     def _compared(self, block: Block, a: Any, b: Any) -> Matched:
-        (of_a, _), (of_b, own) = ((self._sides(block.rows[key]), self._own(key, block.rows[key])) for key in (a, b))
+        (of_a, _), (of_b, default) = (
+            (self._sides(block.rows[key]), self._default(key, block.rows[key])) for key in (a, b)
+        )
         if not block.pooled:
-            return of_pair(pair_of(next(iter(of_a.values())), next(iter(of_b.values())), own))
+            return of_pair(pair_of(next(iter(of_a.values())), next(iter(of_b.values())), default))
         prompts = prompts_of(*block.rows.values(), self.closeness.frame)
         pairs = []
         for dataset, side in of_a.items():
             try:
-                pairs.append(pair_of(side, of_b[dataset], own, prompts))
+                pairs.append(pair_of(side, of_b[dataset], default, prompts))
                 pairs[-1].refuse()
             except Impossible as reason:
                 raise Impossible(f"on {side.lines.dataset.iloc[0]}: {reason}") from None
@@ -177,24 +180,27 @@ class Asked:
         return {}
 
 
-def asked(source: Source, configs: Configs, metric: str, by: str | None = None) -> Asked:
+def requested(source: Source, configs: Configs, metric: str, by: str | None = None) -> Requested:
     """A comparison in one metric, matched by another; `configs` are those of records, by any name.
 
     Raises BenchError where a name means no column, or several.
     """
     names = [_column(source, name) for name in (metric, *([by] if by else []))]
-    return Asked(source, names[0], by_settings(configs), names[1] if by else None)
+    return Requested(source, names[0], by_settings(configs), names[1] if by else None)
 
 
-def wanted(source: Source, configs: Configs, pairs: Sequence[Sequence[str | None]]) -> list[Asked]:
+def wanted(source: Source, configs: Configs, pairs: Sequence[Sequence[str | None]]) -> list[Requested]:
     """Comparisons in each (metric, what it is matched by or None) that the records have, on every network."""
-    columns, own = source.columns(["all"]), by_settings(configs)
+    columns, by_hash = source.columns(["all"]), by_settings(configs)
 
     def called(name: str | None) -> list[str]:
         return [column for column in columns if column.partition(" [")[0] == name]
 
     made = [
-        Asked(source, x, own, y) for metric, by in pairs for x in called(metric) for y in (called(by) if by else [None])
+        Requested(source, x, by_hash, y)
+        for metric, by in pairs
+        for x in called(metric)
+        for y in (called(by) if by else [None])
     ]
     return [one for one in made if one.numbers.frame.method.nunique() > 1]
 
@@ -228,12 +234,12 @@ def _more(more: int | None, verdict: str) -> float:
     return 0.0 if verdict in ("higher", "lower") else math.nan if more is None else float(max(1, more))
 
 
-def sheet(made: pd.DataFrame, column: str, up: bool | None, by: str | None = None) -> Sheet:
+def table_model(made: pd.DataFrame, column: str, up: bool | None, by: str | None = None) -> TableModel:
     """The comparisons as a table that every format of `bench.analysis.formats` can write."""
     several = made.backbone.nunique() > 1
     keys = ["dataset", *(["backbone"] if several else []), "a", "b"]
     heads = [Column("difference"), Column("effect"), Column("p"), Column("verdict"), Column("more")]
-    found = Sheet([*keys[:-2], "A", "B"], [*([Column("at")] if by else []), *heads])
+    found = TableModel([*keys[:-2], "A", "B"], [*([Column("at")] if by else []), *heads])
     found.shared = f"{column}{ARROWS[up]}" + (f" at matched {by}" if by else "")
     found.legend = [HOW_MATCHED if by else HOW, *([MORE] if (made.verdict == "inconclusive").any() else [])]
     for line in made.to_dict("records"):

@@ -1,4 +1,4 @@
-"""A sheet as text, Markdown, LaTeX, HTML or a data frame. All text from records is escaped as each format needs it.
+"""A table model as text, Markdown, LaTeX, HTML or a data frame. Text from records is escaped as each format needs it.
 
 LaTeX wants `\\usepackage{booktabs,graphicx}` and nothing else; HTML is a page of its own without a script.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis.plain_text import RAISED, short_lines
-from bench.analysis.table_model import Column, Row, Sheet, Value
+from bench.analysis.table_model import Column, Row, TableModel, Value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,30 +47,30 @@ def arrow(column: Column) -> str:
 # --- a data frame ------------------------------------------------------------------------------------------------
 
 
-def long(sheet: Sheet) -> pd.DataFrame:
+def long(model: TableModel) -> pd.DataFrame:
     """A line per row and column that has a number: what tells the row apart, metric, network, mean, low, high, ..."""
     import pandas as pd
 
     lines = [
         {**row.key, "metric": column.name, "network": column.network, "higher_is_better": column.up}
         | {"mean": value.mean, "low": value.low, "high": value.high, "n": value.n, "bold": value.bold}
-        for row in sheet.rows
-        for column, value in zip(sheet.columns, row.values, strict=True)
+        for row in model.rows
+        for column, value in zip(model.columns, row.values, strict=True)
         if not math.isnan(value.mean)
     ]
     rest = ["metric", "network", "higher_is_better", "mean", "low", "high", "n", "bold"]
-    return pd.DataFrame(lines, columns=[*(sheet.rows[0].key if sheet.rows else ()), *rest])
+    return pd.DataFrame(lines, columns=[*(model.rows[0].key if model.rows else ()), *rest])
 
 
-def wide(sheet: Sheet) -> pd.DataFrame:
+def wide(model: TableModel) -> pd.DataFrame:
     """A line per row: what tells it apart, status, runs; for each column "<name>", "<name> low", "<name> high"."""
     import pandas as pd
 
     lines: list[dict[str, Any]] = []
-    for row in sheet.rows:
+    for row in model.rows:
         status = (row.values[0].text if row.values else "") or "done"
         line = {**row.key, "status": status, "reason": row.reason, "runs": row.runs}
-        for column, value in zip(sheet.columns, row.values, strict=True):
+        for column, value in zip(model.columns, row.values, strict=True):
             line |= {column.full: value.mean, f"{column.full} low": value.low, f"{column.full} high": value.high}
         lines.append(line)
     return pd.DataFrame(lines)
@@ -79,20 +79,20 @@ def wide(sheet: Sheet) -> pd.DataFrame:
 # --- text --------------------------------------------------------------------------------------------------------
 
 
-def text(sheet: Sheet) -> str:
+def text(model: TableModel) -> str:
     """For the terminal: the interval below the number, an asterisk for bold."""
     import tabulate
 
-    if not sheet.rows:
+    if not model.rows:
         return "No record."
     tabulate.MIN_PADDING = 0  # else each heading is two letters wider
-    head = [*sheet.keys, *["\n".join(_stacked(column)) for column in sheet.columns]]
-    body = [_labels(row, str, _raised) + [_stack(value) for value in row.values] for row in sheet.rows]
-    align = ["left"] * len(sheet.keys) + ["right"] * len(sheet.columns)
+    head = [*model.keys, *["\n".join(_stacked(column)) for column in model.columns]]
+    body = [_labels(row, str, _raised) + [_stack(value) for value in row.values] for row in model.rows]
+    align = ["left"] * len(model.keys) + ["right"] * len(model.columns)
     made = tabulate.tabulate(body, head, tablefmt="simple", colalign=align, disable_numparse=True)
-    notes = [f"{_raised([i])} {note}" for i, note in enumerate(sheet.notes, 1)]
-    legend = [line.replace("Bold:", "*:") for line in sheet.legend]
-    return "\n\n".join("\n".join(part) for part in ([sheet.shared], [made], notes, legend, sheet.reasons) if any(part))
+    notes = [f"{_raised([i])} {note}" for i, note in enumerate(model.notes, 1)]
+    legend = [line.replace("Bold:", "*:") for line in model.legend]
+    return "\n\n".join("\n".join(part) for part in ([model.shared], [made], notes, legend, model.reasons) if any(part))
 
 
 def _stack(value: Value) -> str:
@@ -118,17 +118,17 @@ def _labels(row: Row, escape: Escape, raised: Callable[[Sequence[int]], str]) ->
 # --- Markdown ----------------------------------------------------------------------------------------------------
 
 
-def markdown(sheet: Sheet) -> str:
+def markdown(model: TableModel) -> str:
     """A pipe table, with footnotes and reasons as lists."""
-    if not sheet.rows:
+    if not model.rows:
         return "No record.\n"
-    head = [*map(_md, sheet.keys), *map(_md_head, sheet.columns)]
-    rule = [":--"] * len(sheet.keys) + ["--:"] * len(sheet.columns)
-    body = [_labels(row, _md, _raised) + [_md_value(value) for value in row.values] for row in sheet.rows]
+    head = [*map(_md, model.keys), *map(_md_head, model.columns)]
+    rule = [":--"] * len(model.keys) + ["--:"] * len(model.columns)
+    body = [_labels(row, _md, _raised) + [_md_value(value) for value in row.values] for row in model.rows]
     lines = [f"| {' | '.join(line)} |" for line in (head, rule, *body)]
-    below = [f"- {_raised([i])} {_md(note)}" for i, note in enumerate(sheet.notes, 1)]
-    below += [f"- {_md(line)}" for line in (*sheet.legend, *sheet.reasons)]
-    return "\n\n".join("\n".join(part) for part in ([_md(sheet.shared)], lines, below) if any(part)) + "\n"
+    below = [f"- {_raised([i])} {_md(note)}" for i, note in enumerate(model.notes, 1)]
+    below += [f"- {_md(line)}" for line in (*model.legend, *model.reasons)]
+    return "\n\n".join("\n".join(part) for part in ([_md(model.shared)], lines, below) if any(part)) + "\n"
 
 
 def _md(line: str) -> str:
@@ -158,29 +158,29 @@ TEX = {
 }  # fmt: skip
 
 
-def latex(sheet: Sheet) -> str:
+def latex(model: TableModel) -> str:
     """A `table` environment in booktabs style, with some space between datasets, or between methods."""
     lines = [
         "% made by python -m bench.table; needs \\usepackage{booktabs,graphicx}",
         r"\begin{table}[htbp]",
         r"\centering",
     ]
-    lines += [rf"\caption{{{_tex(sheet.shared)}}}\smallskip"] if sheet.shared else []
+    lines += [rf"\caption{{{_tex(model.shared)}}}\smallskip"] if model.shared else []
     lines += [r"\scriptsize\setlength{\tabcolsep}{4pt}"]
     lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]  # no wider than the page
-    lines += [rf"\begin{{tabular}}{{@{{}}{'l' * len(sheet.keys)}{'r' * len(sheet.columns)}@{{}}}}", r"\toprule"]
-    lines += [_tex_line([*map(_tex, sheet.keys), *map(_tex_head, sheet.columns)]), r"\midrule"]
-    for before, row in zip([None, *sheet.rows], sheet.rows, strict=False):
-        if before and _group(sheet, before) != _group(sheet, row):
+    lines += [rf"\begin{{tabular}}{{@{{}}{'l' * len(model.keys)}{'r' * len(model.columns)}@{{}}}}", r"\toprule"]
+    lines += [_tex_line([*map(_tex, model.keys), *map(_tex_head, model.columns)]), r"\midrule"]
+    for before, row in zip([None, *model.rows], model.rows, strict=False):
+        if before and _group(model, before) != _group(model, row):
             lines.append(r"\addlinespace")
         lines.append(_tex_line(_labels(row, _tex, _tex_marks) + [_tex_value(value) for value in row.values]))
-    lines += [r"\bottomrule", r"\end{tabular}}", *_tex_below(sheet), r"\end{table}"]
+    lines += [r"\bottomrule", r"\end{tabular}}", *_tex_below(model), r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
-def _group(sheet: Sheet, row: Row) -> Any:
+def _group(model: TableModel, row: Row) -> Any:
     """Rows of one dataset stand together, or of one method where there is one dataset."""
-    several = len({row.key.get("dataset") for row in sheet.rows}) > 1
+    several = len({row.key.get("dataset") for row in model.rows}) > 1
     return row.key.get("dataset" if several else "method")
 
 
@@ -220,9 +220,9 @@ def _tex_value(value: Value) -> str:
     return rf"\shortstack[r]{{{number}\\{{\tiny {limits}}}}}" if limits else number
 
 
-def _tex_below(sheet: Sheet) -> list[str]:
-    below = [rf"\textsuperscript{{{i}}} {_tex(note)}" for i, note in enumerate(sheet.notes, 1)]
-    below += [_tex(line) for line in (*sheet.legend, *sheet.reasons)]
+def _tex_below(model: TableModel) -> list[str]:
+    below = [rf"\textsuperscript{{{i}}} {_tex(note)}" for i, note in enumerate(model.notes, 1)]
+    below += [_tex(line) for line in (*model.legend, *model.reasons)]
     if not below:
         return []
     frame = r"\begin{minipage}{\linewidth}\footnotesize\raggedright", r"\end{minipage}"
@@ -237,19 +237,19 @@ STYLE = (
 )
 
 
-def html(sheet: Sheet) -> str:
+def html(model: TableModel) -> str:
     """A whole page: one table, its footnotes, legend and reasons."""
     head = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Records as a table</title>'
-    return f"{head}\n<style>{STYLE}</style></head><body>{html_table(sheet)}\n</body></html>"
+    return f"{head}\n<style>{STYLE}</style></head><body>{html_table(model)}\n</body></html>"
 
 
-def html_table(sheet: Sheet) -> str:
+def html_table(model: TableModel) -> str:
     """The part of a page: the table, its footnotes, legend and reasons."""
-    head = [f'<th class="key">{_html(key)}</th>' for key in sheet.keys] + [_html_head(c) for c in sheet.columns]
-    body = [f"<tr>{''.join(_html_row(row))}</tr>" for row in sheet.rows]
-    notes = [f"<p><sup>{i}</sup> {_html(note)}</p>" for i, note in enumerate(sheet.notes, 1)]
-    below = [f"<p>{_html(line)}</p>" for line in (*sheet.legend, *sheet.reasons)]
-    start = f"<table><caption>{_html(sheet.shared)}</caption>\n<thead><tr>{''.join(head)}</tr></thead><tbody>"
+    head = [f'<th class="key">{_html(key)}</th>' for key in model.keys] + [_html_head(c) for c in model.columns]
+    body = [f"<tr>{''.join(_html_row(row))}</tr>" for row in model.rows]
+    notes = [f"<p><sup>{i}</sup> {_html(note)}</p>" for i, note in enumerate(model.notes, 1)]
+    below = [f"<p>{_html(line)}</p>" for line in (*model.legend, *model.reasons)]
+    start = f"<table><caption>{_html(model.shared)}</caption>\n<thead><tr>{''.join(head)}</tr></thead><tbody>"
     return "\n".join([start, *body, "</tbody></table>", *notes, *below])
 
 

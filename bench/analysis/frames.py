@@ -14,10 +14,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cell import own_strength_of
+from bench.cell import default_strength_of
 from bench.contracts import BenchError
 from bench.fairness import PREFIX
 from bench.settings import digest
+from bench.store.old_names import today
 from bench.store.record import Record, read_record
 
 if TYPE_CHECKING:
@@ -32,8 +33,15 @@ COST = (
     "trainable_parameters"
 ).split()
 GROUP = ["method", "dataset", "backbone", "settings", "strength"]
-ALL = [*CELL, *SCORE, "own", *STATE, *COST, "fingerprint"]  # own: at the strength that the method's settings name
-VERSION = f"3 {' '.join(ALL)}"  # of the rows in the index; raise the number when they are read otherwise
+ALL = [
+    *CELL,
+    *SCORE,
+    "default_strength",
+    *STATE,
+    *COST,
+    "fingerprint",
+]  # default_strength: at the strength that the method's settings name
+VERSION = f"4 {' '.join(ALL)}"  # of the rows in the index; raise the number when they are read otherwise
 SETTINGS = ("method", "backbone", "trainer", "sampler")  # parts of a cell's config on which `settings` depends
 
 
@@ -93,9 +101,9 @@ def _lines(record: Record) -> list[dict[str, Any]]:
     head = {**cell, "settings": settings_hash(record.config), "status": record.status, "reason": record.reason}
     head |= {"deviations": "; ".join(_deviations(record)), "run_id": record.run_id}
     head |= {key: record.cost.get(key) for key in COST}
-    own = own_strength_of(record.config)
+    default = default_strength_of(record.config)
     scores = [score for score in record.scores if score.get("metric") is not None]
-    return [head | {"own": score.get("strength") == own} | _score(score) for score in scores] or [head]
+    return [head | {"default_strength": score.get("strength") == default} | _score(score) for score in scores] or [head]
 
 
 def _score(score: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,6 +180,7 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     """Lines that meet all of "column=a,b" (or "column=a,other=b"); a and b may hold * and ?."""
     for condition in [part for text in conditions for part in re.split(r",(?=\w+=)", text)]:
         column, equals, wanted = condition.partition("=")
+        column = today(column)
         if not equals or column not in table:
             raise BenchError(
                 f"--where takes column=value[,value] with a column of {', '.join(table)}; got {condition!r}."

@@ -1,4 +1,4 @@
-"""Records laid out as the tables of a paper: methods x metrics, methods x styles, ablations and strength curves.
+"""Records laid out as the tables of a paper: methods x metrics, methods x styles, ablations and strength sweeps.
 
 A row is what is averaged over seeds: one (method, backbone, settings, strength), on one dataset or pooled over them.
 Numbers are of one column when they carry the same name and network; `analysis.fingerprints` says which of those may be.
@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis import fingerprints, frames, plain_text, shown_columns, statistics
-from bench.analysis.table_model import ROW, Column, Numbers, Row, Sheet, Value, cells, numbers
+from bench.analysis.table_model import ROW, Column, Numbers, Row, TableModel, Value, cells, numbers
 from bench.contracts import BenchError
 from bench.settings import canonical
 
@@ -64,35 +64,35 @@ class Source:
         return {column: [notes[column] for notes in said if column in notes] for column in columns}
 
 
-def metrics(source: Source, names: Sequence[str] | None, pool: bool = False, runs: bool = False) -> Sheet:
+def metrics(source: Source, names: Sequence[str] | None, pool: bool = False, runs: bool = False) -> TableModel:
     """Methods x metrics: a row per method and dataset, pooled over datasets, or one per run."""
     by = [key for key in ROW if not (pool and key == "dataset")] + (["seed"] if runs else [])
-    return _sheet(source, names, by, bold=not runs)
+    return _model(source, names, by, bold=not runs)
 
 
-def curve(source: Source, names: Sequence[str] | None) -> Sheet:
-    """Strength curves: rows that have several strengths, in their order. Nothing is bold: it is no contest."""
+def sweep(source: Source, names: Sequence[str] | None) -> TableModel:
+    """Strength sweeps: rows that have several strengths, in their order. Nothing is bold: it is no contest."""
     several = source.scores.groupby(ROW[:-1], dropna=False).strength.transform("nunique") > 1
     if not several.any():
-        raise BenchError("No row has several strengths; draw some with python -m bench ... strength=curve.")
-    return _sheet(replace(source, scores=source.scores[several]), names, ROW, bold=False)
+        raise BenchError("No row has several strengths; draw some with python -m bench ... strength=sweep.")
+    return _model(replace(source, scores=source.scores[several]), names, ROW, bold=False)
 
 
-def ablation(source: Source, names: Sequence[str] | None, configs: Configs) -> Sheet:
+def ablation(source: Source, names: Sequence[str] | None, configs: Configs) -> TableModel:
     """What differs in the settings becomes columns of its own. `configs` are those of records, by run id."""
     first = source.scores.drop_duplicates("settings").set_index("settings").run_id
     settings = {name: dict(_flat(configs[run])) for name, run in first.items()}
     varied = _varied(settings.values())
     if not varied:
         raise BenchError("All these records have the same settings: no ablation. Choose others with --where.")
-    sheet = _sheet(source, names, ROW)
-    kept = [i for i, key in enumerate(sheet.keys) if key != "settings"]
-    for i, row in enumerate(sheet.rows):
+    model = _model(source, names, ROW)
+    kept = [i for i, key in enumerate(model.keys) if key != "settings"]
+    for i, row in enumerate(model.rows):
         own = settings[row.key["settings"]]
         labels = [row.labels[j] for j in kept] + [own.get(path, "") for path in varied]
-        sheet.rows[i] = replace(row, labels=tuple(labels))
-    sheet.keys = [sheet.keys[j] for j in kept] + _short(varied)
-    return sheet
+        model.rows[i] = replace(row, labels=tuple(labels))
+    model.keys = [model.keys[j] for j in kept] + _short(varied)
+    return model
 
 
 def _differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -119,12 +119,12 @@ def by_settings(configs: Configs) -> Configs:
 
 def labels(keys: Iterable[tuple[str, str]], configs: Configs) -> dict[Any, str]:
     """Names of (method, settings): the method, and where it has several settings what tells them apart."""
-    words = told(keys, configs)
+    words = distinctions(keys, configs)
     methods = [method for method, _ in words]
     return {key: key[0] if methods.count(key[0]) == 1 else f"{key[0]} {said}" for key, said in words.items()}
 
 
-def told(keys: Iterable[tuple[str, str]], configs: Configs) -> dict[tuple[str, str], str]:
+def distinctions(keys: Iterable[tuple[str, str]], configs: Configs) -> dict[tuple[str, str], str]:
     """What tells the settings of a method from its other ones; their hash where that is long or there are no others."""
     found: dict[tuple[str, str], str] = {}
     for method, group in groupby(sorted(keys), key=itemgetter(0)):
@@ -156,7 +156,7 @@ def _short(paths: Sequence[str]) -> list[str]:
     return [name if short.count(name) == 1 else path for name, path in zip(short, paths, strict=True)]
 
 
-def styles(source: Source, names: Sequence[str] | None) -> Sheet:
+def styles(source: Source, names: Sequence[str] | None) -> TableModel:
     """Methods x styles of one metric, with the mean over styles and, from three rows on, mean ranks."""
     wanted = source.columns(names)
     if len(wanted) != 1:
@@ -168,34 +168,34 @@ def styles(source: Source, names: Sequence[str] | None) -> Sheet:
     if len(kinds) > 1:
         everywhere = found.frame.groupby(by, dropna=False).dataset.transform("nunique") == len(kinds)
         grids[f"all {len(kinds)}"] = cells(_part(found, everywhere), by, ["backbone"])
-    sheet = _rows(source, by)
-    marks = tuple(mark for note in source.notes(wanted)[wanted[0]] for mark in sheet.mark(note))
-    sheet.shared = ", ".join(filter(None, [f"{wanted[0]}{ARROWS[found.up]}", sheet.shared]))
-    _fill(sheet, {Column(kind, None, found.up, marks): values for kind, values in grids.items()})
-    _rank(sheet, ranked, found.up)
-    return _explain(sheet, "")
+    model = _rows(source, by)
+    marks = tuple(mark for note in source.notes(wanted)[wanted[0]] for mark in model.mark(note))
+    model.shared = ", ".join(filter(None, [f"{wanted[0]}{ARROWS[found.up]}", model.shared]))
+    _fill(model, {Column(kind, None, found.up, marks): values for kind, values in grids.items()})
+    _rank(model, ranked, found.up)
+    return _explain(model, "")
 
 
 def _part(found: Numbers, chosen: pd.Series) -> Numbers:
     return replace(found, frame=found.frame[chosen])
 
 
-def _rank(sheet: Sheet, grids: Mapping[str, Mapping[Any, Value]], up: bool | None) -> None:
+def _rank(model: TableModel, grids: Mapping[str, Mapping[Any, Value]], up: bool | None) -> None:
     """A column of mean ranks, where there are enough rows and styles for it, and what they say."""
     import pandas as pd
 
-    keys = [_key(row) for row in sheet.rows]
+    keys = [_key(row) for row in model.rows]
     means = pd.DataFrame([[values.get(key, Value()).mean for key in keys] for values in grids.values()])
     means = means.dropna(axis=1)  # rows that have every style
     if up is None or means.shape[1] < 3 or len(means) < 2:
         return
     found = statistics.ranks(means, up)
-    sheet.columns.append(Column(RANK, None, False))
-    for i, row in enumerate(sheet.rows):
+    model.columns.append(Column(RANK, None, False))
+    for i, row in enumerate(model.rows):
         value = Value(found.mean[i]) if i in found.mean else Value()
-        sheet.rows[i] = replace(row, values=(*row.values, value))
+        model.rows[i] = replace(row, values=(*row.values, value))
     differ = "differ" if found.p < statistics.ALPHA else "are not shown to differ"
-    sheet.legend.append(
+    model.legend.append(
         f"Mean ranks over {found.styles} styles {differ} (Friedman's test by permutation, p = {found.p:.2g}); two that "
         f"are closer than {found.critical_difference:.2f} do not differ (Nemenyi, 5 %)."
     )
@@ -204,38 +204,38 @@ def _rank(sheet: Sheet, grids: Mapping[str, Mapping[Any, Value]], up: bool | Non
 # --- how ---------------------------------------------------------------------------------------------------------
 
 
-def _sheet(source: Source, names: Sequence[str] | None, by: list[str], bold: bool = True) -> Sheet:
+def _model(source: Source, names: Sequence[str] | None, by: list[str], bold: bool = True) -> TableModel:
     """A row for each of `by`, a column for each metric."""
     blocks = [key for key in ("dataset", "backbone") if key in by]
-    sheet, grids, columns = _rows(source, by), {}, source.columns(names)
+    model, grids, columns = _rows(source, by), {}, source.columns(names)
     notes = source.notes(columns)
     for name in columns:
         found = numbers(source.done, source.images, name)
         said = [*notes[name], *([COSTS] if found.costs else [SETS] if found.of_sets and found.up is not None else [])]
         bare, _, network = name.partition(" [")
-        marks = tuple(mark for note in said for mark in sheet.mark(note))
+        marks = tuple(mark for note in said for mark in model.mark(note))
         column = Column(bare, network.removesuffix("]") or None, found.up, marks)
         grids[column] = cells(found, by, blocks, bold)
-    _fill(sheet, grids)
-    return _explain(sheet, " and dataset" if "dataset" in by else "", contest=bold)
+    _fill(model, grids)
+    return _explain(model, " and dataset" if "dataset" in by else "", contest=bold)
 
 
-def _rows(source: Source, by: list[str]) -> Sheet:
-    """The sheet with its rows and their footnotes, without numbers: finished ones, and one for each other fate."""
+def _rows(source: Source, by: list[str]) -> TableModel:
+    """The table with its rows and their footnotes, without numbers: finished ones, and one for each other status."""
     lines = _lines(source, by)
     shared, keys = plain_text.shown_keys(lines.drop(columns="n") if "seed" in by else lines)
-    sheet = Sheet(keys, shared=shared)
+    model = TableModel(keys, shared=shared)
     for line in lines.to_dict("records"):
-        marks = sheet.mark(_text(line["deviations"])) + sheet.mark(_text(line["fewer"]))
+        marks = model.mark(_text(line["deviations"])) + model.mark(_text(line["fewer"]))
         key, labels = {name: line[name] for name in by}, tuple(line[name] for name in keys)
         gone, reason = line["status"] != "done", _text(line["reason"])
         values = (Value(text=line["status"]),) if gone else ()
-        sheet.rows.append(Row(key, labels, values, marks, int(line["n"]), reason))
+        model.rows.append(Row(key, labels, values, marks, int(line["n"]), reason))
         if gone:
             place = f" on {line['dataset']}" if "dataset" in by else ""
-            sheet.reasons.append(f"{line['status']}: {line['method']}{place}: {reason}")
-    sheet.reasons = list(dict.fromkeys(sheet.reasons))
-    return sheet
+            model.reasons.append(f"{line['status']}: {line['method']}{place}: {reason}")
+    model.reasons = list(dict.fromkeys(model.reasons))
+    return model
 
 
 def _lines(source: Source, by: list[str]) -> pd.DataFrame:
@@ -262,42 +262,42 @@ def _key(row: Row) -> tuple[Any, ...]:
     return tuple(row.key.values())
 
 
-def _fill(sheet: Sheet, grids: Mapping[Column, Mapping[Any, Value]]) -> None:
+def _fill(model: TableModel, grids: Mapping[Column, Mapping[Any, Value]]) -> None:
     """The numbers into the rows; a row without any keeps its status in front."""
-    sheet.columns = list(grids)
-    for i, row in enumerate(sheet.rows):
+    model.columns = list(grids)
+    for i, row in enumerate(model.rows):
         values = tuple(grid.get(_key(row), Value()) for grid in grids.values())
         if row.values:
             values = (*row.values, *values[1:])[: len(values)]
-        sheet.rows[i] = replace(row, values=values)
+        model.rows[i] = replace(row, values=values)
 
 
-def _explain(sheet: Sheet, block: str, contest: bool = True) -> Sheet:
+def _explain(model: TableModel, block: str, contest: bool = True) -> TableModel:
     """What brackets and bold mean, which rows rest on one training, and where nothing was decided."""
-    for i, row in enumerate(sheet.rows):
+    for i, row in enumerate(model.rows):
         if contest and any(value.covers == ("prompt",) for value in row.values):
-            sheet.rows[i] = replace(row, marks=(*row.marks, *sheet.mark(ONE)))
-    covered = {level for row in sheet.rows for value in row.values for level in value.covers}
+            model.rows[i] = replace(row, marks=(*row.marks, *model.mark(ONE)))
+    covered = {level for row in model.rows for value in row.values for level in value.covers}
     *most, last = [word for level, word in LEVELS.items() if level in covered] or [""]
     over = f"{', '.join(most)} and {last}" if most else last
-    sheet.legend = ([f"Brackets: 95 % intervals over {over}."] if over else []) + sheet.legend
-    decided = [any(row.values[i].bold for row in sheet.rows if row.values) for i in range(len(sheet.columns))]
+    model.legend = ([f"Brackets: 95 % intervals over {over}."] if over else []) + model.legend
+    decided = [any(row.values[i].bold for row in model.rows if row.values) for i in range(len(model.columns))]
     if any(decided):
-        sheet.legend.append(BOLD.format(block=block))
-    places = [i for i, column in enumerate(sheet.columns) if not decided[i] and _judged(column) and _leads(sheet, i)]
+        model.legend.append(BOLD.format(block=block))
+    places = [i for i, column in enumerate(model.columns) if not decided[i] and _judged(column) and _leads(model, i)]
     if contest and places:
-        names = ", ".join(sheet.columns[i].full for i in places)
-        sheet.legend.append(f"Inconclusive, no row significantly behind the best: {names}.")
-    return sheet
+        names = ", ".join(model.columns[i].full for i in places)
+        model.legend.append(f"Inconclusive, no row significantly behind the best: {names}.")
+    return model
 
 
 def _judged(column: Column) -> bool:
     return column.up is not None and column.name != RANK
 
 
-def _leads(sheet: Sheet, i: int) -> bool:
+def _leads(model: TableModel, i: int) -> bool:
     """Whether any two rows of one dataset differ in a column."""
     means: dict[Any, set[float]] = {}
-    for row in sheet.rows:
+    for row in model.rows:
         means.setdefault(row.key.get("dataset"), set()).add(row.values[i].mean)
     return any(len([mean for mean in found if mean == mean]) > 1 for found in means.values())

@@ -1,15 +1,15 @@
-"""Two methods compared where they are equally close to the style: (closeness, metric) curves, not single points.
+"""Two methods compared where they are equally close to the style: (closeness, metric) sweeps, not single points.
 
-Method A has a curve over its strengths s, points (x_s, y_s): x its closeness (such as `oracle_closed_lpips`), y the
+Method A has a sweep over its strengths s, points (x_s, y_s): x its closeness (such as `gap_closed_lpips`), y the
 metric, both means over training seeds and prompts. Method B has one point (x, y). The number is
 
     theta = y_A(x_B) - y_B,
 
-y_A linear between neighbouring strengths; where the curve passes x_B more than once, the first time from the weakest
-strength. Beyond the ends of the curve there is no answer: nothing is extrapolated.
+y_A linear between neighbouring strengths; where the sweep passes x_B more than once, the first time from the weakest
+strength. Beyond the ends of the sweep there is no answer: nothing is extrapolated.
 
-theta is no mean, so each resample of prompts and training seeds works out both curves and the interpolation anew
-(`resampling`); one in which B leaves the curve counts as beyond both ends of the interval. Effect size, the part
+theta is no mean, so each resample of prompts and training seeds works out both sweeps and the interpolation anew
+(`resampling`); one in which B leaves the sweep counts as beyond both ends of the interval. Effect size, the part
 of the trainings' variance that prompts have counted and "how many more seeds" come from the delta method: near the
 answer theta moves as the mean of (y_A - y_B) - slope (x_A - x_B).
 Shapes: G training seeds, n prompts, S strengths, D resamples.
@@ -31,7 +31,7 @@ Theta = Callable[[np.ndarray, np.ndarray], np.ndarray]  # weights of prompts (D,
 
 
 @dataclass(frozen=True)
-class Curve:
+class StrengthSweep:
     """A method's points by training seed, prompt and strength; NaN for prompts of which a number is undefined."""
 
     x: np.ndarray  # (G, n, S)
@@ -40,10 +40,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Pair:
-    """A's curve and B's point, x and y (G, n, 1), of the same training seeds and prompts."""
+    """A's sweep and B's point, x and y (G, n, 1), of the same training seeds and prompts."""
 
-    a: Curve
-    b: Curve
+    a: StrengthSweep
+    b: StrengthSweep
 
     @property
     def level(self) -> float:
@@ -73,10 +73,10 @@ class Pair:
         """Raises Impossible, with the reason, where there is no answer."""
         x = average(self.a.x, *_even(self.a.x))[0]
         if len(x) < 2:
-            raise Impossible("A has one strength and no curve; draw more of them with strength=curve")
+            raise Impossible("A has one strength and no sweep; draw more of them with strength=sweep")
         if math.isnan(self.theta(*_even(self.a.x))[0]):
             ends = f"{x.min():.3g} to {x.max():.3g}"
-            raise Impossible(f"B's closeness {self.level:.3g} is not on A's curve, {ends}: nothing is extrapolated")
+            raise Impossible(f"B's closeness {self.level:.3g} is not on A's sweep, {ends}: nothing is extrapolated")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def average(values: np.ndarray, prompts: np.ndarray, units: np.ndarray) -> np.nd
 
 
 def crossing(x: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first segment of each curve (D, S) that holds its level (D,), and how far along it: NaN where none does."""
+    """The first segment of each sweep (D, S) that holds its level (D,), and how far along it: NaN where none does."""
     start, end = x[:, :-1], x[:, 1:]
     target = level[:, None]
     inside = (np.minimum(start, end) <= target) & (target <= np.maximum(start, end))
@@ -156,7 +156,7 @@ def crossing(x: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def interpolate(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """y at the level of x on each curve (D, S): (D,), NaN beyond its ends."""
+    """y at the level of x on each sweep (D, S): (D,), NaN beyond its ends."""
     if x.shape[1] < 2:
         return np.full(len(x), np.nan)
     place, part = crossing(x, level)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench import paths
 from bench.analysis.frames import metric_columns
 from bench.contracts import BenchError
+from bench.store.old_names import today
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +45,10 @@ def choose(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[str
     have = [column for column in metric_columns(rows) if rows[column].notna().any()]
     if metrics == ["all"]:
         return have
-    wanted = metrics or headline()
-    unknown = [name for name in metrics or [] if name not in {_bare(column) for column in have} | set(have)]
+    wanted = [today(name) for name in metrics or headline()]
+    unknown = [
+        name for name in (wanted if metrics else []) if name not in {_bare(column) for column in have} | set(have)
+    ]
     if unknown:
         raise BenchError(f"No record has the metric {', '.join(unknown)}; there are {', '.join(have) or 'none'}.")
     return [column for name in wanted for column in have if name in (column, _bare(column))]

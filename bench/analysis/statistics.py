@@ -89,7 +89,7 @@ def interval(frame: pd.DataFrame, value: str, levels: Sequence[str] = LEVELS) ->
     """The 95 % interval of the mean of a column, over those of the levels that are columns of the frame.
 
     A line per image (with "prompt"), or per training (without). Lines where the value is NaN count as absent.
-    Raises BenchError when the frame holds several units of a level that is not among those asked for.
+    Raises BenchError when the frame holds several units of a level that is not among those requested.
     """
     made, units, covers = _mean(frame, value, levels)
     return Interval(made.value, *made.limits(), int(frame[value].notna().sum()), units, covers)

@@ -45,7 +45,7 @@ class Column:
 @dataclass(frozen=True)
 class Row:
     key: Mapping[str, Any]  # all that tells the row from others
-    labels: tuple[Any, ...]  # what is shown of it, one for each of the sheet's keys
+    labels: tuple[Any, ...]  # what is shown of it, one for each of the table's keys
     values: tuple[Value, ...]
     marks: tuple[int, ...] = ()
     runs: int = 1
@@ -53,7 +53,7 @@ class Row:
 
 
 @dataclass
-class Sheet:
+class TableModel:
     """One table. Marks are places in `notes`, counted from 1."""
 
     keys: list[str]

@@ -38,7 +38,7 @@ def resolve(path: str, variant: str | None = None, download_gb: float | None = N
         return local
     if not HUB_NAME.fullmatch(path) or path.startswith("."):
         raise BenchError(
-            f"The backbone folder {path} was asked for and does not exist; "
+            f"The backbone folder {path} was requested and does not exist; "
             "give backbone.path=<a folder in diffusers format, or a hub name such as owner/name>."
         )
     return _from_hub(path, variant, download_gb)
@@ -197,12 +197,12 @@ def _commit(repo: str, revision: str) -> str | None:
 # --- reading a folder -------------------------------------------------------------------------------------------------
 
 
-def variant_of(part: Path, asked: str | None = None) -> str | None:
-    """Which weight files of one model to read: the ones asked for, else plain ones, else the only variant there is."""
+def variant_of(part: Path, requested: str | None = None) -> str | None:
+    """Which weight files of one model to read: the ones requested, else plain ones, else the only variant there is."""
     files = [file.name for file in _weights(part)]
     found = {match[1] for name in files if (match := re.fullmatch(r"[^.]+\.([^.]+?)(-\d+-of-\d+)?\.\w+", name))}
-    if asked in found:
-        return asked
+    if requested in found:
+        return requested
     has_plain = any("." not in Path(name).stem for name in files)
     return None if has_plain or len(found) != 1 else found.pop()
 
@@ -214,6 +214,6 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         found = sorted(os.listdir(folder))[:8] if folder.is_dir() else "no folder"
         raise BenchError(
-            f"The backbone folder {folder} was asked for its {name}, which cannot be read ({_first_line(error)}); "
+            f"The backbone folder {folder} was opened for its {name}, which cannot be read ({_first_line(error)}); "
             f"found {found}; give backbone.path=<a whole folder in diffusers format>."
         ) from error

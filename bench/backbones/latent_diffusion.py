@@ -177,7 +177,7 @@ class LatentDiffusion(Backbone):
         factor, channels = self.vae.factor, self.network.config.in_channels
         if self.resolution < factor or self.resolution % factor:
             raise BenchError(
-                f"The resolution {self.resolution} was asked for; {self.name} needs a multiple of {factor}, "
+                f"The resolution {self.resolution} was requested; {self.name} needs a multiple of {factor}, "
                 f"e.g. backbone.resolution={max(1, round(self.resolution / factor)) * factor}."
             )
         if channels != self.vae.channels:
@@ -201,7 +201,7 @@ def _dtype(name: str) -> torch.dtype:
     import torch
 
     if name not in DTYPES:
-        raise BenchError(f"The precision {name!r} was asked for; give backbone.dtype={'|'.join(DTYPES)}.")
+        raise BenchError(f"The precision {name!r} was requested; give backbone.dtype={'|'.join(DTYPES)}.")
     return getattr(torch, name)
 
 
@@ -214,7 +214,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise BenchError(f"The device {name!r} was asked for; give backbone.device=auto, cpu or cuda.") from None
+        raise BenchError(f"The device {name!r} was requested; give backbone.device=auto, cpu or cuda.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise BenchError(f"The device {name!r} was asked for, but torch finds no GPU; give backbone.device=cpu.")
+        raise BenchError(f"The device {name!r} was requested, but torch finds no GPU; give backbone.device=cpu.")
     return device

@@ -27,7 +27,7 @@ def reading(folder: Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BenchError(
-            f"{folder} was asked for a model in diffusers format and cannot be read ({reason}); "
+            f"{folder} was opened for a model in diffusers format and cannot be read ({reason}); "
             "check that the folder is complete, or stage it again."
         ) from error
     finally:
@@ -42,7 +42,7 @@ def load_model(kind: type[Any], folder: Path, dtype: torch.dtype, variant: str |
     """
     options = {"dtype": dtype, "variant": variant_of(folder, variant), "output_loading_info": True}
     if not (folder / "config.json").is_file():
-        raise BenchError(f"{folder} was asked for a model in diffusers format; it has no config.json.")
+        raise BenchError(f"{folder} was opened for a model in diffusers format; it has no config.json.")
     with reading(folder):
         model, report = kind.from_pretrained(folder, local_files_only=True, **options)
     missing = sorted(report["missing_keys"])

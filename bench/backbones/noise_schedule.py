@@ -49,9 +49,9 @@ class NoiseSchedule:
         import diffusers
 
         if name not in SCHEDULERS:
-            raise BenchError(f"The scheduler {name!r} was asked for; known are {', '.join(SCHEDULERS)}.")
+            raise BenchError(f"The scheduler {name!r} was requested; known are {', '.join(SCHEDULERS)}.")
         if not 1 <= steps <= self.train_timesteps:
-            raise BenchError(f"{steps} sampling steps were asked for; give 1 to {self.train_timesteps}.")
+            raise BenchError(f"{steps} sampling steps were requested; give 1 to {self.train_timesteps}.")
         scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(self.config)
         scheduler.set_timesteps(steps, device="cpu")
         return scheduler

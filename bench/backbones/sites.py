@@ -75,5 +75,5 @@ WHERE: dict[str, Callable[[str, nn.Module], bool]] = {
 def sites(network: nn.Module, where: str) -> dict[str, nn.Module]:
     """Layers of `network` by name, in the network's order. Raises BenchError for an unknown selection."""
     if where not in WHERE:
-        raise BenchError(f"Adapters were asked for at {where!r}; known places are {', '.join(WHERE)}.")
+        raise BenchError(f"Adapters were requested at {where!r}; known places are {', '.join(WHERE)}.")
     return {name: module for name, module in network.named_modules() if WHERE[where](name, module)}

@@ -29,7 +29,7 @@ class AdapterSpec:
 
 @dataclass(frozen=True)
 class FullSpec:
-    """A trainable copy of the whole network, and of the text encoders when asked for: full fine-tuning.
+    """A trainable copy of the whole network, and of the text encoders when requested: full fine-tuning.
 
     Rows with scale s use W0 + s (W - W0), rows without it the frozen network. Alone in its cell, and a pack of one.
     """
@@ -59,10 +59,10 @@ def tuned(tune: str, rank: int, where: str, text_encoder: bool = False) -> Adapt
     if tune == "full":
         return FullSpec(text_encoder)
     if tune != "lora":
-        raise BenchError(f"tune={tune!r} was asked for; type method.tune=lora or method.tune=full.")
+        raise BenchError(f"tune={tune!r} was requested; type method.tune=lora or method.tune=full.")
     if text_encoder:
         raise BenchError(
-            "A text encoder was asked to be trained with tune=lora, whose adapters sit in the denoiser alone; "
+            "A text encoder was to be trained with tune=lora, whose adapters sit in the denoiser alone; "
             "type method.text_encoder=false or method.tune=full."
         )
     return AdapterSpec(rank, where)

@@ -41,7 +41,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise BenchError(
-                f"A recipe of {self.steps} steps of {self.batch_size} examples was asked for; type at least 1 of each."
+                f"A recipe of {self.steps} steps of {self.batch_size} examples was requested; type at least 1 of each."
             )
 
 
@@ -50,7 +50,7 @@ class Method(ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset()  # of "pairs", "references", "auxiliary", "class", "oracle"
     strength_knob: ClassVar[str]  # what `strength` turns, in the paper's words
-    strength: float = 1.0  # the value used when none is asked for
+    strength: float = 1.0  # the value used when none is requested
     start_t: float = 1000  # guidance begins at this timestep; before it the backbone's own guidance runs
     recipe: Recipe | None = None  # None: nothing to train
     notes: Sequence[str] = ()  # what a reader of the record must know

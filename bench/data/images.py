@@ -49,7 +49,7 @@ def threads() -> int:
 
 
 class StoredImages:
-    """Files in the place of an array uint8 (N, 3, P, P): rows are decoded when they are asked for.
+    """Files in the place of an array uint8 (N, 3, P, P): rows are decoded when they are requested.
 
     `keys` are the pixels' hashes. `known` is a json file that remembers the key of each file with its size and time of
     change, so that a file which did not change since is not decoded to be recognised. Pixels are kept for the next

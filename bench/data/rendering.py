@@ -84,10 +84,10 @@ def rendered_roles(spec: Mapping[str, Any], resolution: int) -> dict[str, Any]:
         raise BenchError(f"dataset {spec['name']} is rendered but names no style; set oracle in its dataset.yaml.")
     from bench.mini.styles import KNOWN
 
-    manners, asked = sorted(KNOWN), evaluation_prompts(spec)[0]
+    manners, requested = sorted(KNOWN), evaluation_prompts(spec)[0]
     scenes = [_scene(seed, PAIRS, k, only=[spec["noun"]]) for k in range(plan["pairs"])]
-    references = [_scene(seed, REFERENCES, k, unlike=asked) for k in range(plan["references"])]
-    auxiliary = [_scene(seed, AUXILIARY, k, unlike=asked) for k in range(plan["auxiliary"])]
+    references = [_scene(seed, REFERENCES, k, unlike=requested) for k in range(plan["references"])]
+    auxiliary = [_scene(seed, AUXILIARY, k, unlike=requested) for k in range(plan["auxiliary"])]
     persons = spec["person_nouns"]
     return {
         "pairs": tuple(

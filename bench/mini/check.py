@@ -335,12 +335,12 @@ def learned(results: Path) -> list[tuple[str, str, float, float]]:
     from bench.analysis.frames import load, where
 
     rows = where(load(results), [f"dataset={','.join(styles.HELD_OUT)}", "backbone=mini"])
-    shares = rows[rows.metric.isin(["oracle_closed_rgb", "oracle_closed_lpips"])]
+    shares = rows[rows.metric.isin(["gap_closed_rgb", "gap_closed_lpips"])]
     keys = ["method", "dataset", "settings", "strength"]
     means = shares.pivot_table(index=keys, columns="metric", values="value").reset_index()
-    means["least"] = means[["oracle_closed_rgb", "oracle_closed_lpips"]].min(axis=1)
+    means["least"] = means[["gap_closed_rgb", "gap_closed_lpips"]].min(axis=1)
     best = means.sort_values("least").groupby(["method", "dataset"]).tail(1).sort_values(["method", "least"])
-    return list(best[["method", "dataset", "oracle_closed_rgb", "oracle_closed_lpips"]].itertuples(index=False))
+    return list(best[["method", "dataset", "gap_closed_rgb", "gap_closed_lpips"]].itertuples(index=False))
 
 
 def show_learned(results: Path) -> None:

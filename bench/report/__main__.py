@@ -35,22 +35,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from bench.files import atomic_write
     from bench.report.page import TITLE, Wishes, build, gathered
 
-    asked = parser().parse_args(arguments)
-    out = asked.out or asked.results / "report.html"
-    for folder in [out.parent, *([asked.figures.parent] if asked.figures else [])]:
+    requested = parser().parse_args(arguments)
+    out = requested.out or requested.results / "report.html"
+    for folder in [out.parent, *([requested.figures.parent] if requested.figures else [])]:
         if not folder.is_dir():
             raise BenchError(f"{folder} is no folder that exists; make it first, or write elsewhere.")
     wishes = Wishes(
-        asked.results, asked.where, asked.max_mb, asked.side, asked.gallery_metric, asked.title or TITLE, asked.mix
+        requested.results,
+        requested.where,
+        requested.max_mb,
+        requested.side,
+        requested.gallery_metric,
+        requested.title or TITLE,
+        requested.mix,
     )
     found = gathered(wishes)
     page = build(found)
     atomic_write(out, page.html.encode())
     print(f"{out}: {len(page.html.encode()) / 1e6:.2f} MB, {page.shown:,} images shown, {page.left_out:,} left out")
-    drawn = _figures(found, asked.figures) if asked.figures else []
-    if asked.figures:
+    drawn = _figures(found, requested.figures) if requested.figures else []
+    if requested.figures:
         print("\n".join(map(str, drawn)) or "No figure: the records have none of the metrics of conf/report.yaml.")
-    if asked.wandb:
+    if requested.wandb:
         _publish(found, out, drawn)
 
 

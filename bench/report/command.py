@@ -19,16 +19,16 @@ WORDS_OF_HYDRA = {"true", "false", "null", "inf", "nan"}
 
 def command(record: Record) -> str | None:
     """`python -m bench ...` with every setting that differs from what the names alone give; None for an old record."""
-    asked = record.config.get("asked")
-    if not asked:
+    requested = record.config.get("requested")
+    if not requested:
         return None
-    names = {part: asked[part]["name"] for part in ("method", "dataset", "backbone")}
+    names = {part: requested[part]["name"] for part in ("method", "dataset", "backbone")}
     default = defaults(*names.values())
     words = [f"{part}={name}" for part, name in names.items()] + [f"seed={record.config.get('seed', 0)}"]
     strengths = sorted({score["strength"] for score in record.scores if score.get("strength") is not None})
     words += [f"strength={value(strengths if len(strengths) > 1 else strengths[0])}"] if strengths else []
     for part in PARTS:
-        words += _overrides(part, default.get(part, {}), asked[part])
+        words += _overrides(part, default.get(part, {}), requested[part])
     return shlex.join(["python", "-m", "bench", *words])
 
 
@@ -54,16 +54,17 @@ def _composed(part: str, override: str) -> Mapping[str, Any]:
 def _cell(override: str) -> Any:
     from hydra import compose, initialize_config_dir
 
-    from bench.__main__ import CONF, cell
+    from bench.compose import cell
+    from bench.paths import CONF
 
     _registered()
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return cell(compose("config", [override]))
 
 
 @cache
 def _registered() -> None:
-    from bench.__main__ import register_datasets
+    from bench.compose import register_datasets
 
     register_datasets()
 
@@ -74,17 +75,17 @@ def _described(dataset: str) -> Mapping[str, Any]:
     return json.loads(json.dumps(schema.describe(dataset)))
 
 
-def _overrides(path: str, default: Any, asked: Any) -> Iterator[str]:
-    """Hydra overrides that turn `default` into `asked`, leaf by leaf."""
-    if not (isinstance(default, Mapping) and isinstance(asked, Mapping) and default):
-        yield from [] if canonical(default) == canonical(asked) else [f"{path}={value(asked)}"]
+def _overrides(path: str, default: Any, requested: Any) -> Iterator[str]:
+    """Hydra overrides that turn `default` into `requested`, leaf by leaf."""
+    if not (isinstance(default, Mapping) and isinstance(requested, Mapping) and default):
+        yield from [] if canonical(default) == canonical(requested) else [f"{path}={value(requested)}"]
         return
-    for key, wanted in asked.items():
+    for key, wanted in requested.items():
         if key in default:
             yield from _overrides(f"{path}.{key}", default[key], wanted)
         else:
             yield f"+{path}.{key}={value(wanted)}"
-    yield from (f"~{path}.{key}" for key in default if key not in asked and key not in SPEED)
+    yield from (f"~{path}.{key}" for key in default if key not in requested and key not in SPEED)
 
 
 def value(plain: Any) -> str:

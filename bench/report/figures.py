@@ -1,4 +1,4 @@
-"""The page's figures for a paper: strength curves, Pareto fronts and critical-difference diagrams as PDF and PNG."""
+"""The page's figures for a paper: strength sweeps, Pareto fronts and critical-difference diagrams as PDF and PNG."""
 
 from __future__ import annotations
 
@@ -206,9 +206,9 @@ def figures(content: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
     """Name -> figure of all curves, fronts and ranks of conf/report.yaml for which the records have numbers."""
     columns = {column["name"]: column for column in reversed(content["columns"])}  # the first of several networks
     made = {}
-    for name in settings["curves"]:
+    for name in settings["sweeps"]:
         if name in columns and (data := panels(content["rows"], None, columns[name]["key"])):
-            made[f"curve-{name}"] = draw(data, "strength", arrow(columns[name]))
+            made[f"sweep-{name}"] = draw(data, "strength", arrow(columns[name]))
     for label, x, y in settings["fronts"]:
         if x in columns and y in columns and (data := panels(content["rows"], columns[x]["key"], columns[y]["key"])):
             ways = bool(columns[x]["higher"]), bool(columns[y]["higher"])

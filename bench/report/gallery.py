@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis.frames import name_of, settings_hash
-from bench.cell import own_strength_of
+from bench.cell import default_strength_of
 from bench.data.image_files import strength_folder
 from bench.store.record import Record
 
@@ -165,7 +165,7 @@ def _mark(rows: Sequence[Row]) -> None:
         same = [row for row in rows if row.key == key]
         seed = min(row.seed for row in same)
         same = [row for row in same if row.seed == seed]
-        named = own_strength_of(same[0].record.config)
+        named = default_strength_of(same[0].record.config)
         ordered = sorted(same, key=lambda row: row.strength)
         chosen = [row for row in ordered if row.strength == named] or [ordered[(len(ordered) - 1) // 2]]
         chosen[0].main = True
@@ -176,7 +176,7 @@ def _prompts(config: Mapping[str, Any]) -> Sequence[str]:
     from bench.contracts import BenchError
     from bench.data import evaluation
 
-    spec = config.get("asked", {}).get("dataset")
+    spec = config.get("requested", {}).get("dataset")
     if spec is None:
         return []
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis import frames, shown_columns
-from bench.analysis.table_model import ROW, Column, Row, Sheet
+from bench.analysis.table_model import ROW, Column, Row, TableModel
 from bench.report.command import command
 from bench.store.record import Record, Store
 
@@ -109,12 +109,12 @@ def _tail(folder: Path) -> str:
     return ""
 
 
-def columns(sheet: Sheet) -> list[dict[str, Any]]:
+def columns(model: TableModel) -> list[dict[str, Any]]:
     """Every column that holds a number: its name, network, direction, footnotes, and whether it is shown at first."""
-    first = {column.full for column in sheet.columns if column.name in shown_columns.headline()}
-    if not any(column.full in first and column.name not in frames.COST for column in sheet.columns):
-        first = {column.full for column in sheet.columns}
-    return [_column(column, column.full in first) for column in sheet.columns]
+    first = {column.full for column in model.columns if column.name in shown_columns.headline()}
+    if not any(column.full in first and column.name not in frames.COST for column in model.columns):
+        first = {column.full for column in model.columns}
+    return [_column(column, column.full in first) for column in model.columns]
 
 
 def _column(column: Column, first: bool) -> dict[str, Any]:
@@ -122,9 +122,9 @@ def _column(column: Column, first: bool) -> dict[str, Any]:
     return about | {"marks": column.marks, "first": first, "cost": column.name in frames.COST}
 
 
-def rows(sheet: Sheet, main: Container[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """The rows of a sheet, each number as [mean, low, high]; `main` holds the rows that the gallery's rule shows."""
-    return [_row(row, sheet, main) for row in sheet.rows]
+def rows(model: TableModel, main: Container[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """The rows of a table, each number as [mean, low, high]; `main` holds the rows that the gallery's rule shows."""
+    return [_row(row, model, main) for row in model.rows]
 
 
 def _key(values: Iterable[Any]) -> tuple[Any, ...]:
@@ -132,9 +132,9 @@ def _key(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(None if value != value else value for value in values)
 
 
-def _row(row: Row, sheet: Sheet, main: Container[tuple[Any, ...]]) -> dict[str, Any]:
+def _row(row: Row, model: TableModel, main: Container[tuple[Any, ...]]) -> dict[str, Any]:
     key = dict(zip(ROW, _key(row.key[name] for name in ROW), strict=True))
-    pairs = list(zip(sheet.columns, row.values, strict=True))
+    pairs = list(zip(model.columns, row.values, strict=True))
     return {
         **key,
         "n": row.runs,

@@ -211,7 +211,7 @@ const ofRow = (row, key, name) => ({ [name]: number(row, key), [`${name}l`]: (ro
 function curves() {
   const usable = data.columns.filter((c) => plotted.some((row) => known(row.strength) && known(number(row, c.key))));
   if (!usable.length) return $("curves-panels").append("No finished cell has numbers.");
-  let key = (data.curves.map(metric).find((c) => usable.includes(c)) || usable[0]).key;
+  let key = (data.sweeps.map(metric).find((c) => usable.includes(c)) || usable[0]).key;
   const draw = () => panels($("curves-panels"), $("curves-legend"), {
     series: (rows) => grouped(rows, (row) => known(row.strength) && known(number(row, key)) && { x: row.strength, strength: row.strength, ...ofRow(row, key, "y") }),
     figure: (dataset, series) => plot(dataset, series, "strength", axis(metric(key))),

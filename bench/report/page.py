@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis import comparisons, formats, frames, layouts, shown_columns
-from bench.analysis.table_model import Sheet
+from bench.analysis.table_model import TableModel
 from bench.contracts import BenchError
 from bench.report import gather
 from bench.report.gallery import RULE, Gallery, galleries
@@ -29,7 +29,7 @@ PIXELS = 128  # images below this are shown with hard pixels
 SECTIONS = [
     ("results", "Results"),
     ("comparisons", "Comparisons"),
-    ("curves", "Strength curves"),
+    ("sweeps", "Strength sweeps"),
     ("fronts", "Pareto fronts"),
     ("galleries", "Galleries"),
     ("failures", "Failures"),
@@ -91,27 +91,29 @@ class Gathered:
         return {record.run_id: record.config for record in self.records}
 
     @cached_property
-    def sheet(self) -> Sheet:
+    def model(self) -> TableModel:
         """The table of methods and metrics, with intervals."""
         return layouts.metrics(self.source, ["all"])
 
     @cached_property
-    def comparisons(self) -> list[tuple[str, pd.DataFrame, Sheet]]:
-        """Title, frame and sheet of each comparison of conf/report.yaml that has an answer."""
-        asked = comparisons.wanted(self.source, self.configs, settings()["compare"])
-        made = [(one.title, one.frame(), one) for one in asked]
-        return [(title, frame, one.sheet(frame)) for title, frame, one in made if (frame.verdict != "absent").any()]
+    def comparisons(self) -> list[tuple[str, pd.DataFrame, TableModel]]:
+        """Title, frame and model of each comparison of conf/report.yaml that has an answer."""
+        requested = comparisons.wanted(self.source, self.configs, settings()["compare"])
+        made = [(one.title, one.frame(), one) for one in requested]
+        return [
+            (title, frame, one.table_model(frame)) for title, frame, one in made if (frame.verdict != "absent").any()
+        ]
 
     @cached_property
     def drawn(self) -> dict[str, Any]:
         """What the figures show."""
-        rows = gather.rows(self.sheet, _main(self.galleries))
-        return {"columns": gather.columns(self.sheet), "rows": self.worded(rows)}
+        rows = gather.rows(self.model, _main(self.galleries))
+        return {"columns": gather.columns(self.model), "rows": self.worded(rows)}
 
     def worded(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows with words in place of the hash of their settings, where words tell those of a method apart."""
         keys = set(zip(self.lines.method, self.lines.settings, strict=True))
-        told = layouts.told(keys, layouts.by_settings(self.configs))
+        told = layouts.distinctions(keys, layouts.by_settings(self.configs))
         return [row | {"settings": told.get((row["method"], row["settings"]), row["settings"])} for row in rows]
 
     @cached_property
@@ -157,12 +159,12 @@ def _content(found: Gathered) -> dict[str, Any]:
     cells, provenances = gather.cells(records, wishes.root)
     return {
         **found.drawn,
-        "comparisons": [(title, _markup(formats.html_table(sheet))) for title, _, sheet in found.comparisons],
+        "comparisons": [(title, _markup(formats.html_table(model))) for title, _, model in found.comparisons],
         "cells": found.worded(cells),
         "provenances": provenances,
         "galleries": [made | {"rows": found.worded(made["rows"])} for made in (_gallery(g, wishes) for g in shown)],
-        "footnotes": found.sheet.notes,
-        "legend": found.sheet.legend,
+        "footnotes": found.model.notes,
+        "legend": found.model.legend,
         "failures": gather.failures(records, wishes.root, not wishes.conditions),
         "fingerprints": gather.fingerprints(records),
         "images": sum(len(row.files) for gallery in shown for row in gallery.rows),
@@ -256,7 +258,7 @@ def _render(content: dict[str, Any], chunks: Sequence[dict[str, str]], left_out:
     own = settings()
     script_keys = ("columns", "rows", "cells", "provenances", "galleries")
     data = {key: content[key] for key in script_keys}
-    data |= {"prefix": PREFIX, "curves": own["curves"], "fronts": own["fronts"]}
+    data |= {"prefix": PREFIX, "sweeps": own["sweeps"], "fronts": own["fronts"]}
     return render(
         "page.html",
         css=asset("page.css"),

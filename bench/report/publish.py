@@ -35,8 +35,8 @@ def of_sweep(name: str, root: Path, runs: Collection[str], tracker: Tracker, gro
 
 def _show(found: Gathered, drawn: Sequence[Path], tracker: Tracker) -> None:
     """Tables `summary` and `long`, one for each comparison, and the figures."""
-    tracker.table("summary", formats.wide(found.sheet))
-    tracker.table("long", formats.long(found.sheet))
+    tracker.table("summary", formats.wide(found.model))
+    tracker.table("long", formats.long(found.model))
     for title, frame, _ in found.comparisons:
         tracker.table(f"compare {title}", frame)
     for path in drawn:

@@ -118,7 +118,7 @@ def training(gallery: Gallery, side: int) -> dict[str, Any]:
     from bench.data import identity, loading
 
     config = gallery.rows[0].record.config
-    spec = config.get("asked", {}).get("dataset")
+    spec = config.get("requested", {}).get("dataset")
     if spec is None:
         return {"images": [], "reason": "the record does not say what it was trained on"}
     try:

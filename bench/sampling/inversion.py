@@ -39,7 +39,7 @@ def there_and_back(bank: Bank, request: Request, z: Tensor, sampler: Sampler, re
     steps = scheduler.timesteps[scheduler.timesteps <= depth]
     if not len(steps) or refine < 0:
         raise BenchError(
-            f"Inversion to timestep {depth:g} with {refine} refinements was asked for; the first of {sampler.steps} "
+            f"Inversion to timestep {depth:g} with {refine} refinements was requested; the first of {sampler.steps} "
             f"steps is at timestep {int(scheduler.timesteps[-1])}; give e.g. --start-t 600 --refine 1."
         )
     prompts = [request.method.prompts(shot.prompt, request.dataset)["content"] for shot in request.shots]

@@ -36,7 +36,7 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise BenchError(
-                f"A sampler of {self.steps} steps and {self.batch} images at once was asked for; type at least 1."
+                f"A sampler of {self.steps} steps and {self.batch} images at once was requested; type at least 1."
             )
 
 
@@ -77,7 +77,7 @@ class Untouched(Method):
 
 
 class Plain(Method):
-    """A method as it guides and at its strength, but with every text but the negative one as it is asked for."""
+    """A method as it guides and at its strength, but with every text but the negative one as it is requested."""
 
     strength_knob = "the method's own"
 

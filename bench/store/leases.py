@@ -1,9 +1,9 @@
-"""Who works on what, told by files alone: a claim is a file that one process made and keeps young.
+"""Who works on what, by files alone: a lease is a file that one process made and keeps young.
 
-Works on any file system that all workers share, without a server. A claim is taken by a link, which fails where there
+Works on any file system that all workers share, without a server. A lease is taken by a link, which fails where there
 is one (as O_CREAT|O_EXCL does, but the file is whole at once), kept by renewing its mtime, judged by the file server's
 clock (the mtime of a file just touched), and taken over, when its owner is gone, by a rename that only one thief wins.
-A dead claim stays beside it as `<claim>.dead-<token>`: these count the attempts.
+A dead lease stays beside it as `<lease>.dead-<token>`: these count the attempts.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from typing import Any
 from bench.errors import BenchError
 
 LEASE_S = 120.0  # without a sign of life for so long, an owner counts as gone
+OLDER = ".claim"  # the ending of lease files in older versions, which are respected
 BEATS = 5  # signs of life in a lease
 
-_held: set[Claim] = set()  # of this process
-_reserved: dict[Path, Claim] = {}
+_held: set[Lease] = set()  # of this process
+_reserved: dict[Path, Lease] = {}
 _guard = threading.Lock()
 _wake = threading.Condition(_guard)
 _keeper: list[threading.Thread] = []
@@ -36,7 +37,7 @@ class Taken(BenchError):
 
 
 @dataclass(eq=False)
-class Claim:
+class Lease:
     """A file of this process's own."""
 
     path: Path
@@ -62,49 +63,62 @@ class Claim:
             self.path.unlink(missing_ok=True)
 
 
-def take(path: Path, what: str, lease_s: float = LEASE_S) -> Claim:
-    """Claim a file in an existing folder, or what `reserve` kept for this process. Raises Taken, naming the owner."""
+def take(path: Path, what: str, lease_s: float = LEASE_S) -> Lease:
+    """Lease a file in an existing folder, or what `reserve` kept for this process. Raises Taken, naming the owner."""
     with _guard:
         reserved = _reserved.pop(path.absolute(), None)
     if reserved is not None and reserved.mine():
         return reserved
+    _clear(_older(path), what)
     while True:
         with contextlib.suppress(FileExistsError):
             return _create(path.absolute(), lease_s)
-        owner = _owner(path)
-        if owner is not None and alive(path, owner):
-            raise Taken(f"{what} is being worked on by {described(owner)}; wait for it or stop it.")
-        if owner is not None:
-            _bury(path, owner)
+        _clear(path, what)
 
 
-def reserve(path: Path, what: str, lease_s: float = LEASE_S) -> Claim:
-    """Claim a file for a later `take` of this process."""
+def _clear(path: Path, what: str) -> None:
+    """Bury a dead lease. Raises Taken for a living one."""
+    owner = _owner(path)
+    if owner is not None and alive(path, owner):
+        raise Taken(f"{what} is being worked on by {described(owner)}; wait for it or stop it.")
+    if owner is not None:
+        _bury(path, owner)
+
+
+def _older(path: Path) -> Path:
+    """The same lease as a process of an older version keeps it."""
+    return path.with_suffix(OLDER)
+
+
+def reserve(path: Path, what: str, lease_s: float = LEASE_S) -> Lease:
+    """Lease a file for a later `take` of this process."""
     with _guard:
         if path.absolute() in _reserved:
             raise Taken(f"{what} is waiting in this process already.")
-    claim = take(path, what, lease_s)
+    lease = take(path, what, lease_s)
     with _guard:
-        _reserved[claim.path] = claim
-    return claim
+        _reserved[lease.path] = lease
+    return lease
 
 
 def holder(path: Path) -> dict[str, Any] | None:
-    """The living owner of a claim, or None."""
-    owner = _owner(path)
-    return owner if owner is not None and alive(path, owner) else None
+    """The living owner of a lease, or None."""
+    owners = [(file, _owner(file)) for file in (path, _older(path))]
+    return next((owner for file, owner in owners if owner is not None and alive(file, owner)), None)
 
 
 def deaths(path: Path) -> list[dict[str, Any]]:
-    """The owners that died over a claim, the last one last."""
-    files = sorted(path.parent.glob(f"{path.name}.dead-*"), key=lambda file: file.stat().st_mtime_ns)
+    """The owners that died over a lease, the last one last."""
+    files = [file for one in (path, _older(path)) for file in path.parent.glob(f"{one.name}.dead-*")]
+    files.sort(key=lambda file: file.stat().st_mtime_ns)
     return [owner for file in files if (owner := _owner(file)) is not None]
 
 
 def forget_deaths(path: Path) -> None:
-    """Remove what is left of dead claims and of those that were killed while they were written."""
-    for file in [*path.parent.glob(f"{path.name}.dead-*"), *path.parent.glob(f"{path.name}.new-*")]:
-        file.unlink(missing_ok=True)
+    """Remove what is left of dead leases and of those that were killed while they were written."""
+    for one in (path, _older(path)):
+        for file in [*path.parent.glob(f"{one.name}.dead-*"), *path.parent.glob(f"{one.name}.new-*")]:
+            file.unlink(missing_ok=True)
 
 
 def now(folder: Path) -> float:
@@ -161,8 +175,8 @@ def _started(pid: int) -> float | None:
         return None
 
 
-def _create(path: Path, lease_s: float) -> Claim:
-    """A new claim; FileExistsError where there is one. It is linked into place, so that no empty claim is ever seen."""
+def _create(path: Path, lease_s: float) -> Lease:
+    """A new lease; FileExistsError where there is one. It is linked into place, so that no empty lease is ever seen."""
     token = uuid.uuid4().hex
     draft = path.with_name(f"{path.name}.new-{token}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -174,13 +188,13 @@ def _create(path: Path, lease_s: float) -> Claim:
         raise
     finally:
         draft.unlink(missing_ok=True)
-    claim = Claim(path, token, lease_s, handle)
-    _keep(claim)
-    return claim
+    lease = Lease(path, token, lease_s, handle)
+    _keep(lease)
+    return lease
 
 
 def _bury(path: Path, owner: dict[str, Any]) -> None:
-    """Move a dead claim aside. Had another thief been quicker, the living claim that was moved is put back."""
+    """Move a dead lease aside. Had another thief been quicker, the living lease that was moved is put back."""
     grave = path.with_name(f"{path.name}.dead-{owner.get('token') or uuid.uuid4().hex}")
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, grave)
@@ -191,7 +205,7 @@ def _bury(path: Path, owner: dict[str, Any]) -> None:
 
 
 def _owner(path: Path) -> dict[str, Any] | None:
-    """Who wrote a claim; nothing is known of one who is just writing it; None where there is no claim."""
+    """Who wrote a lease; nothing is known of one who is just writing it; None where there is no lease."""
     try:
         return json.loads(path.read_text() or "{}")
     except FileNotFoundError:
@@ -200,14 +214,14 @@ def _owner(path: Path) -> dict[str, Any] | None:
         return {}
 
 
-# --- signs of life: one thread for all claims of this process
+# --- signs of life: one thread for all leases of this process
 
 
-def _keep(claim: Claim) -> None:
+def _keep(lease: Lease) -> None:
     with _guard:
-        _held.add(claim)
+        _held.add(lease)
         if not _keeper or not _keeper[0].is_alive():
-            _keeper[:] = [threading.Thread(target=_beat, name="claims", daemon=True)]
+            _keeper[:] = [threading.Thread(target=_beat, name="leases", daemon=True)]
             _keeper[0].start()
         _wake.notify()
 
@@ -215,13 +229,13 @@ def _keep(claim: Claim) -> None:
 def _beat() -> None:
     while True:
         with _guard:
-            for claim in list(_held):
-                _renew(claim)
-            _wake.wait(min((claim.lease_s for claim in _held), default=LEASE_S) / BEATS)
+            for lease in list(_held):
+                _renew(lease)
+            _wake.wait(min((lease.lease_s for lease in _held), default=LEASE_S) / BEATS)
 
 
-def _renew(claim: Claim) -> None:
+def _renew(lease: Lease) -> None:
     """A sign of life on our own file, wherever it was moved: never on the thief's."""
     with contextlib.suppress(OSError):  # the file server is away for a while
-        os.utime(claim.handle)
-        claim.lost = not claim.mine()
+        os.utime(lease.handle)
+        lease.lost = not lease.mine()

@@ -22,6 +22,7 @@ from typing import Any
 from bench.errors import BenchError
 from bench.files import atomic_write, disk_full, replace_folder
 from bench.store import leases
+from bench.store.old_names import renewed
 
 FORMAT = 1
 STATUSES = ("done", "failed", "skipped")
@@ -75,7 +76,7 @@ def loads(text: str) -> Record:
         raise BenchError(f"not a record of format {FORMAT}")
     for score in found["scores"]:
         score["value"] = math.nan if score.get("value") is None else score["value"]
-    return Record(**found)
+    return Record(**renewed(found))
 
 
 def _plain(value: Any) -> Any:
@@ -95,7 +96,7 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
-        self._claims: dict[str, leases.Claim] = {}
+        self._leases: dict[str, leases.Lease] = {}
 
     def folder(self, run_id: str) -> Path:
         """Where the finished cell lies, or will."""
@@ -121,24 +122,24 @@ class Store:
         Raises BenchError when another process, here or on another machine, holds it.
         """
         folder = self._unfinished(run_id)
-        if run_id not in self._claims:
-            self._claims[run_id] = leases.take(self.claim_file(run_id), f"Cell {run_id}")
+        if run_id not in self._leases:
+            self._leases[run_id] = leases.take(self.lease_file(run_id), f"Cell {run_id}")
             (folder / "record.json").unlink(missing_ok=True)
         folder.mkdir(exist_ok=True)
         return folder
 
-    def reserve(self, run_id: str, lease_s: float = leases.LEASE_S) -> leases.Claim:
+    def reserve(self, run_id: str, lease_s: float = leases.LEASE_S) -> leases.Lease:
         """Hold a cell for a later `work` of this process, by whatever store. Raises BenchError as `work` does."""
-        return leases.reserve(self.claim_file(run_id), f"Cell {run_id}", lease_s)
+        return leases.reserve(self.lease_file(run_id), f"Cell {run_id}", lease_s)
 
     def release(self, run_id: str) -> None:
         """Let others work on this cell; what was made so far stays."""
-        if (claim := self._claims.pop(run_id, None)) is not None:
-            claim.release()
+        if (lease := self._leases.pop(run_id, None)) is not None:
+            lease.release()
 
-    def claim_file(self, run_id: str) -> Path:
+    def lease_file(self, run_id: str) -> Path:
         """What says who works on a cell; its folder is there afterwards."""
-        path = self._unfinished(run_id).with_name(f".{run_id}.claim")
+        path = self._unfinished(run_id).with_name(f".{run_id}.lease")
         with disk_full(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -150,7 +151,7 @@ class Store:
         folder = self.work(record.run_id)
         atomic_write(folder / "config.yaml", yaml.safe_dump(_plain(record.config), sort_keys=False).encode())
         atomic_write(folder / "record.json", dumps(record).encode())
-        if not self._claims[record.run_id].mine():
+        if not self._leases[record.run_id].mine():
             raise leases.Taken(f"Cell {record.run_id} was taken over while this process was paused; nothing is lost.")
         finished = self._move(record.run_id)
         self.release(record.run_id)
@@ -169,10 +170,10 @@ class Store:
 
     def _complete(self, run_id: str) -> None:
         """Finish a publication that was killed between record.json and the rename."""
-        if run_id in self._claims or read_record(self._unfinished(run_id) / "record.json") is None:
+        if run_id in self._leases or read_record(self._unfinished(run_id) / "record.json") is None:
             return
         with contextlib.suppress(OSError, BenchError):  # no right to write, or another process is at it
-            self._claims[run_id] = leases.take(self.claim_file(run_id), f"Cell {run_id}")
+            self._leases[run_id] = leases.take(self.lease_file(run_id), f"Cell {run_id}")
             try:
                 if read_record(self._unfinished(run_id) / "record.json") is not None:
                     self._move(run_id)
@@ -184,7 +185,7 @@ class Store:
         replace_folder(source, target)
         for path in [*target.glob("checkpoint*"), *target.glob("**/.*")]:  # the latter from killed writes
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        leases.forget_deaths(self.claim_file(run_id))
+        leases.forget_deaths(self.lease_file(run_id))
         return target
 
 

@@ -39,33 +39,35 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    asked = parser().parse_args(arguments)
-    (_make if asked.part == "make" else _read)(asked)
+    requested = parser().parse_args(arguments)
+    (_make if requested.part == "make" else _read)(requested)
 
 
-def _make(asked: Any) -> None:
+def _make(requested: Any) -> None:
     from bench.study.make import QUESTION, Wishes, make
 
-    if not asked.out.parent.is_dir():
-        raise BenchError(f"{asked.out.parent} is no folder that exists; make it first.")
-    numbers = asked.trials, asked.checks, asked.repeats, asked.seed
-    wishes = Wishes(asked.results, asked.where, *numbers, asked.question or QUESTION, not asked.no_example)
-    page, key = make(wishes, asked.out)
+    if not requested.out.parent.is_dir():
+        raise BenchError(f"{requested.out.parent} is no folder that exists; make it first.")
+    numbers = requested.trials, requested.checks, requested.repeats, requested.seed
+    wishes = Wishes(
+        requested.results, requested.where, *numbers, requested.question or QUESTION, not requested.no_example
+    )
+    page, key = make(wishes, requested.out)
     print(f"{page} to give away ({page.stat().st_size / 1e6:.1f} MB), {key} to keep")
 
 
-def _read(asked: Any) -> None:
+def _read(requested: Any) -> None:
     from bench.files import atomic_write
     from bench.study.answers import read
     from bench.study.strengths import metrics_agree, strengths, with_metrics
 
-    answers = read(asked.key, asked.files, asked.missed)
+    answers = read(requested.key, requested.files, requested.missed)
     if not answers.votes:
         raise BenchError("No answer is left: every rater missed too many attention checks; see --missed.")
-    joined = with_metrics(strengths(answers.votes, answers.items), answers, asked.results)
-    print(_shown(answers, joined, metrics_agree(answers, asked.results, joined)))
-    if asked.csv:
-        atomic_write(asked.csv, joined.to_csv(index=False).encode())
+    joined = with_metrics(strengths(answers.votes, answers.items), answers, requested.results)
+    print(_shown(answers, joined, metrics_agree(answers, requested.results, joined)))
+    if requested.csv:
+        atomic_write(requested.csv, joined.to_csv(index=False).encode())
 
 
 def _shown(answers: Answers, joined: Any, agreement: Any) -> str:

@@ -115,11 +115,13 @@ def _mirrored(choice: str) -> str:
 
 
 def _votes(result: Mapping[str, Any], key: Mapping[str, Any]) -> list[Vote]:
-    asked = {k: trial for k, trial in key["trials"].items() if trial["kind"] == "compare" and k in result["answers"]}
+    requested = {
+        k: trial for k, trial in key["trials"].items() if trial["kind"] == "compare" and k in result["answers"]
+    }
     return [
         Vote(result["rater"], k, result["answers"][k], trial["left"]["item"], trial["right"]["item"],
              f"{trial['dataset']}: {trial['prompt']}")
-        for k, trial in asked.items()
+        for k, trial in requested.items()
     ]  # fmt: skip
 
 

@@ -45,19 +45,19 @@ def make(wishes: Wishes, folder: Path) -> tuple[Path, Path]:
         raise BenchError(
             f"No finished cell with images below {wishes.root} meets --where {' '.join(wishes.conditions)}."
         )
-    asked = trials(shown, wishes.trials, wishes.checks, wishes.repeats, wishes.seed)
-    study, page = _page(asked, shown, wishes)
+    requested = trials(shown, wishes.trials, wishes.checks, wishes.repeats, wishes.seed)
+    study, page = _page(requested, shown, wishes)
     folder.mkdir(exist_ok=True)
     atomic_write(folder / "study.html", page.encode())
-    atomic_write(folder / "key.json", json.dumps(_key(study, asked, shown, wishes), indent=1).encode())
+    atomic_write(folder / "key.json", json.dumps(_key(study, requested, shown, wishes), indent=1).encode())
     return folder / "study.html", folder / "key.json"
 
 
-def _page(asked: Sequence[Trial], shown: Sequence[Gallery], wishes: Wishes) -> tuple[str, str]:
+def _page(requested: Sequence[Trial], shown: Sequence[Gallery], wishes: Wishes) -> tuple[str, str]:
     """The name of the study, and its page."""
     pictures = Pictures(random.Random(f"pictures {wishes.seed}"))
     examples = [training(gallery, SIDE)["images"] if wishes.example else [] for gallery in shown]
-    entries = [_entry(trial, shown, pictures, examples) for trial in asked]
+    entries = [_entry(trial, shown, pictures, examples) for trial in requested]
     study = hashlib.sha256(json.dumps([entry["id"] for entry in entries]).encode()).hexdigest()[:12]
     content = {"study": study, "question": wishes.question, "trials": entries, "pictures": pictures.shuffled()}
     own = {name: asset(f"study.{name}", "bench.study") for name in ("css", "js")}
@@ -113,13 +113,13 @@ def _written(wanted: bool) -> str:
     return encoded(picture, 256)
 
 
-def _key(study: str, asked: Sequence[Trial], shown: Sequence[Gallery], wishes: Wishes) -> dict[str, Any]:
+def _key(study: str, requested: Sequence[Trial], shown: Sequence[Gallery], wishes: Wishes) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "study": study,
         "question": wishes.question,
         "seed": wishes.seed,
-        "trials": {trial.id: _secret(trial, shown) for trial in asked},
+        "trials": {trial.id: _secret(trial, shown) for trial in requested},
     }
 
 

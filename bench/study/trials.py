@@ -52,10 +52,10 @@ def trials(galleries: Sequence[Gallery], count: int, checks: int, repeats: int, 
         Trial(_id(rng), "repeat", t.gallery, t.prompt, t.seed, t.right, t.left, of=t.id)
         for t in rng.sample(compared, min(repeats, len(compared)))
     ]
-    asked = [
+    requested = [
         Trial(_id(rng), "check", -1, 0, 0, None, None, answer=("left", "right")[(k + seed) % 2]) for k in range(checks)
     ]
-    made = compared + again + asked
+    made = compared + again + requested
     rng.shuffle(made)
     return made
 
@@ -64,7 +64,7 @@ Offer = tuple[int, tuple[int, int], Row, Row]  # gallery, (prompt index, seed), 
 
 
 def _offers(galleries: Sequence[Gallery], rng: random.Random) -> dict[tuple[str, str], list[Offer]]:
-    """Pair of items -> everything that could be asked of it; datasets take turns."""
+    """Pair of items -> everything that could be requested of it; datasets take turns."""
     offers: dict[tuple[str, str], list[list[Offer]]] = {}
     for g, gallery in enumerate(galleries):
         rows = sorted((row for row in gallery.rows if row.main), key=lambda row: item(gallery, row))
@@ -93,11 +93,11 @@ def _compared(offers: dict[tuple[str, str], list[Offer]], count: int, rng: rando
     order = _turns([[(pair, offer) for offer in some] for pair, some in offers.items()])
     if len(order) < count:
         raise BenchError(
-            f"{count} comparisons were asked for, the records give {len(order)}; type --trials {len(order)}."
+            f"{count} comparisons were requested, the records give {len(order)}; type --trials {len(order)}."
         )
-    asked = order[:count]
-    exchanged = {pair: _halves(sum(pair == other for other, _ in asked), rng) for pair in offers}
-    return [_trial(pair, offer, exchanged[pair].pop(), rng) for pair, offer in asked]
+    requested = order[:count]
+    exchanged = {pair: _halves(sum(pair == other for other, _ in requested), rng) for pair in offers}
+    return [_trial(pair, offer, exchanged[pair].pop(), rng) for pair, offer in requested]
 
 
 def _halves(count: int, rng: random.Random) -> list[bool]:

@@ -1,4 +1,4 @@
-"""From composed cells to their verdicts: drops what is finished, writes the sweep down, has it worked on, reports."""
+"""Runs composed cells as a sweep: skips what is finished, writes the sweep down, has it worked on, reports."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bench.cell import Cell
-from bench.run import settled
 from bench.settings import build
-from bench.sweeps import plan, pool
-from bench.sweeps.sweep import Settings, State, Sweep, judge, merged, submit
+from bench.steps.identify import identify
+from bench.sweeps import local, plan, pool
+from bench.sweeps.local import Local
+from bench.sweeps.settings import Settings
+from bench.sweeps.sweep import State, Sweep, judge, merged, submit
 from bench.sweeps.worker import Leave, Worker
 
 failed: list[str] = []  # run ids without a good end in any batch of this process
@@ -24,34 +27,34 @@ JOBS = 4  # of a cluster, when nothing is said
 def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mapping[str, Any]) -> dict[str, State]:
     """Run a sweep by one of "packed", "local", "slurm"; run id -> what became of it."""
     cells = merged(cells)
-    workers = settings.workers or {"packed": 1, "slurm": JOBS}.get(kind) or max(1, len(pool.gpus()))
+    workers = settings.workers or {"packed": 1, "slurm": JOBS}.get(kind) or max(1, len(local.gpus()))
     settings = replace(settings, workers=workers)
     if settings.plan:
         show_plan(cells, settings, workers)
         return {}
-    verdicts = judge(cells)
-    for cell in verdicts.done:
-        settled(cell)  # notes how it departs from the rules that it is asked for under now
-    sweep = submit(cells, settings, verdicts, plan.kept(plan.forecast(verdicts.todo, cells[0].results)))
-    print(f"Sweep {sweep.folder.name}: {plan.counts(verdicts)}", flush=True)
+    statuses = judge(cells)
+    for cell in statuses.done:
+        identify(cell)  # notes how it departs from the rules that it is requested under now
+    sweep = submit(cells, settings, statuses, plan.kept(plan.forecast(statuses.todo, cells[0].results)))
+    print(f"Sweep {sweep.folder.name}: {plan.counts(statuses)}", flush=True)
     if sweep.open():
         _work(sweep, kind, options, workers)
     states = _report(sweep)
-    if not sweep.open() and any(states[cell.run_id].status == "done" for cell in verdicts.todo):
+    if not sweep.open() and any(states[cell.run_id].status == "done" for cell in statuses.todo):
         _summarise(sweep, cells[0])
     return states
 
 
 def show_plan(cells: Sequence[Cell], settings: Settings, workers: int) -> None:
     """Print what would be done, what stops it and what it would cost."""
-    verdicts = judge(cells)
-    found = plan.obstacles(verdicts.todo)
-    runnable = [cell for cell in verdicts.todo if cell.run_id not in found.stopped]
+    statuses = judge(cells)
+    found = plan.obstacles(statuses.todo)
+    runnable = [cell for cell in statuses.todo if cell.run_id not in found.stopped]
     made = plan.forecast(runnable, cells[0].results)
     if settings.plan == "probe" and made.unknown:
         plan.probe(made.unknown)
         made = plan.forecast(runnable, cells[0].results)
-    print(plan.told(cells, verdicts, found, made, settings, workers))
+    print(plan.text(cells, statuses, found, made, settings, workers))
 
 
 def _work(sweep: Sweep, kind: str, options: Mapping[str, Any], workers: int) -> None:
@@ -63,7 +66,7 @@ def _work(sweep: Sweep, kind: str, options: Mapping[str, Any], workers: int) -> 
         if sweep.open():
             print(f"This process ends ({why}); {_look(sweep)}")
         return
-    chosen = pool.pick(kind, sweep, dict(options))
+    chosen = _pick(kind, sweep, dict(options))
     if not sweep.settings.wait:
         _start(sweep, chosen, workers)
         return
@@ -72,6 +75,15 @@ def _work(sweep: Sweep, kind: str, options: Mapping[str, Any], workers: int) -> 
     except KeyboardInterrupt:
         print(f"\nThe workers go on; {_look(sweep)} To end them: {chosen.to_cancel()}", flush=True)
         sys.exit(130)
+
+
+def _pick(kind: str, sweep: Sweep, options: dict[str, object]) -> pool.Pool:
+    """The pool of a launcher."""
+    if kind == "local":
+        return Local(sweep)
+    from bench.sweeps.slurm import Slurm
+
+    return Slurm(sweep, Path.cwd(), **options)  # type: ignore[arg-type]
 
 
 def _start(sweep: Sweep, chosen: pool.Pool, workers: int) -> None:

@@ -7,15 +7,24 @@ from typing import TYPE_CHECKING
 
 from bench.cell import PARTS, Cell
 from bench.contracts import BenchError
-from bench.run import begin, settled, whole
+from bench.run import run_together
 from bench.settings import digest
+from bench.steps.identify import begin, identify
+from bench.steps.work import Work
 from bench.store.record import Record
-from bench.work import Work
 
 if TYPE_CHECKING:
-    from bench.training.slots import Size
+    from bench.steps.slots import Size
 
-FREE = ("recipe", "strength", "curve", "deviations", "version", "start_t")  # of a method: what no adapter's shape tells
+FREE = (
+    "recipe",
+    "strength",
+    "strength_sweep",
+    "curve",
+    "deviations",
+    "version",
+    "start_t",
+)  # of a method: what no adapter's shape tells
 
 
 def packs(cells: Sequence[Cell], size: int | None = None) -> list[list[Cell]]:
@@ -42,7 +51,7 @@ def run_pack(
 ) -> list[Record]:
     """Do what is still to do for the cells, up to `size` of them at a time; returns their records as they ended.
 
-    Cells are taken one by one when a seat is free, so `cells` may be a generator that claims them; those that cannot
+    Cells are taken one by one when a slot is free, so `cells` may be a generator that leases them; those that cannot
     sit together follow each other. `size` "auto" finds out by trial. `finished` is told each record as
     soon as it is published. Cells that can have no record raise BenchError when the others are done. When `stop` says
     so, between two steps, every unfinished cell writes its checkpoint and is let go without a record.
@@ -55,9 +64,9 @@ def run_pack(
     def begun() -> Iterator[Work]:
         for cell in cells:
             try:
-                if cell.run_id in under_way:  # the same images asked for at another strength
+                if cell.run_id in under_way:  # the same images requested at another strength
                     later.append(cell)
-                elif (record := settled(cell)) is not None:
+                elif (record := identify(cell)) is not None:
                     tell(record)
                 else:
                     under_way.add(cell.run_id)
@@ -72,7 +81,7 @@ def run_pack(
             finished(record)
 
     count = len(cells) if isinstance(cells, Sized) else 1
-    for record in whole(begun(), _size(cells, size), stop, count):
+    for record in run_together(begun(), _size(cells, size), stop, count):
         tell(record)
     if later and not stop():
         records |= {record.run_id: record for record in run_pack(later, size, finished, stop)}
@@ -81,15 +90,15 @@ def run_pack(
     return list(records.values())
 
 
-def _size(cells: Iterable[Cell], asked: int | str) -> Size:
+def _size(cells: Iterable[Cell], requested: int | str) -> Size:
     """The size of a pack, or what finds it by trial: no larger than the number of cells where that is known."""
-    if str(asked).isdigit() and int(asked) > 0:
-        return int(asked)
-    if asked != "auto":
-        raise BenchError(f"pack={asked} was asked for; type pack=auto or a number of cells, pack=4.")
+    if str(requested).isdigit() and int(requested) > 0:
+        return int(requested)
+    if requested != "auto":
+        raise BenchError(f"pack={requested} was requested; type pack=auto or a number of cells, pack=4.")
 
     def size(first: Work) -> int:
-        from bench.training.probe import MOST, best_size
+        from bench.steps.probe import MOST, best_size
 
         return best_size(first, len(cells) if isinstance(cells, Sized) else MOST)
 

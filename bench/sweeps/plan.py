@@ -27,7 +27,9 @@ from bench.paths import cache_folder
 from bench.progress import clock
 from bench.settings import digest
 from bench.store.record import Record, Store
-from bench.sweeps.sweep import Settings, Sweep, Verdicts, code
+from bench.sweeps.settings import Settings
+from bench.sweeps.sources import code
+from bench.sweeps.sweep import Statuses, Sweep
 
 PROBES = ".probe"
 LEVEL = 0.8  # of the interval
@@ -89,8 +91,12 @@ def _known(results: Path, wanted: set[str]) -> dict[str, list[tuple[Record, Path
     found: dict[str, list[tuple[Record, Path]]] = {}
     for store in (Store(results), Store(results / PROBES)):
         for record in store.records():
-            asked = record.config.get("asked")
-            if record.status == "done" and asked and (key := kind(asked["method"], asked["backbone"])) in wanted:
+            requested = record.config.get("requested")
+            if (
+                record.status == "done"
+                and requested
+                and (key := kind(requested["method"], requested["backbone"])) in wanted
+            ):
                 found.setdefault(key, []).append((record, store.folder(record.run_id)))
     return {key: _newest_of_a_device(records) for key, records in found.items()}
 
@@ -128,10 +134,10 @@ def off(spread: float, n: int, cells: int) -> float:
 
 def foretold(cell: Cell, record: Record) -> float:
     """Seconds of a cell, at the speed that a record of its kind had."""
-    cost, asked = record.cost, record.config["asked"]
+    cost, requested = record.cost, record.config["requested"]
     steps = (cell.method.get("recipe") or {}).get("steps", 0)
     scored = {text.rpartition(" ")[2] for text in record.config["scored"]}  # strengths
-    made = evaluation.image_count(asked["dataset"]) * len(scored)
+    made = evaluation.image_count(requested["dataset"]) * len(scored)
     wanted = evaluation.image_count(cell.dataset) * len(cell.strengths)
     total = steps / cost["steps_per_s"] if cost.get("steps_per_s") else 0.0
     total += wanted / cost["images_per_s"] if cost.get("images_per_s") else 0.0
@@ -199,10 +205,11 @@ class _Memory:
 
 
 def _impossible_because(cell: Cell) -> str:
-    from bench.work import Work
+    from bench.steps.load import possible
+    from bench.steps.work import Work
 
     try:
-        Work(cell, cell.results).possible()
+        possible(Work(cell, cell.results))
     except Impossible as reason:
         return str(reason)
     return ""
@@ -247,30 +254,30 @@ SILENT = {"_target_": "bench.track.Silent"}
 # --- in words
 
 
-def told(
-    cells: Sequence[Cell], verdicts: Verdicts, found: Obstacles, forecasted: Forecast, settings: Settings, workers: int
+def text(
+    cells: Sequence[Cell], statuses: Statuses, found: Obstacles, forecasted: Forecast, settings: Settings, workers: int
 ) -> str:
     """The plan, for people."""
-    lines = [f"{len(cells)} cells: {counts(verdicts, found)}"]
-    lines += [f"  failed: {n} of them: {reason}" for reason, n in Counter(r for _, r in verdicts.failed).items()]
-    lines += [f"  impossible: {n} cells: {reason}" for reason, n in _impossible(verdicts, found).items()]
+    lines = [f"{len(cells)} cells: {counts(statuses, found)}"]
+    lines += [f"  failed: {n} of them: {reason}" for reason, n in Counter(r for _, r in statuses.failed).items()]
+    lines += [f"  impossible: {n} cells: {reason}" for reason, n in _impossible(statuses, found).items()]
     lines += [f"  missing: {n} cells: {reason}" for reason, n in found.missing.items()]
     return "\n".join([*lines, *_estimate(forecasted, settings, workers)])
 
 
-def counts(verdicts: Verdicts, found: Obstacles | None = None) -> str:
+def counts(statuses: Statuses, found: Obstacles | None = None) -> str:
     """ "85 to run, 12 finished, 3 failed" """
     found = found or Obstacles()
-    runs = len(verdicts.todo) - len(found.stopped)
-    words = {"to run": runs, "finished": len(verdicts.done), "failed": len(verdicts.failed)}
-    words |= {"impossible": sum(_impossible(verdicts, found).values())}
+    runs = len(statuses.todo) - len(found.stopped)
+    words = {"to run": runs, "finished": len(statuses.done), "failed": len(statuses.failed)}
+    words |= {"impossible": sum(_impossible(statuses, found).values())}
     words |= {"stopped by what is missing": sum(found.missing.values())}
     text = ", ".join(f"{n} {word}" for word, n in words.items() if n or word == "to run")
-    return text + (f" ({len(verdicts.again)} with a record already)" if verdicts.again else "")
+    return text + (f" ({len(statuses.again)} with a record already)" if statuses.again else "")
 
 
-def _impossible(verdicts: Verdicts, found: Obstacles) -> Counter[str]:
-    return found.impossible + Counter(reason for _, reason in verdicts.skipped)
+def _impossible(statuses: Statuses, found: Obstacles) -> Counter[str]:
+    return found.impossible + Counter(reason for _, reason in statuses.skipped)
 
 
 def _estimate(made: Forecast, settings: Settings, workers: int) -> list[str]:
@@ -312,7 +319,7 @@ def how_good(sweep: Sweep) -> str | None:
     expected, took = (sum(column) for column in zip(*pairs, strict=True))
     assert sweep.estimate is not None
     off_s = sweep.estimate["off_s"]
-    verdict = ""
+    status = ""
     if off_s is not None and len(pairs) == len(each):
-        verdict = ", inside its interval" if abs(took - expected) <= off_s else ", outside its interval"
-    return f"forecast {expected / 3600:.3g} device hours for {len(pairs)} cells, they took {took / 3600:.3g}{verdict}"
+        status = ", inside its interval" if abs(took - expected) <= off_s else ", outside its interval"
+    return f"forecast {expected / 3600:.3g} device hours for {len(pairs)} cells, they took {took / 3600:.3g}{status}"

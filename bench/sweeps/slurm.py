@@ -61,6 +61,9 @@ class Slurm(Pool):
     def to_cancel(self) -> str:
         return f"scancel --user {getpass.getuser()} --name {self.name}"
 
+    def dismiss(self) -> None:
+        """Jobs end by themselves."""
+
     def _not_more(self, started: int, error: str) -> int:
         """A limit on submitted jobs is no error while others run: those that were taken do the work."""
         self.refused = " ".join(error.split())
@@ -69,8 +72,8 @@ class Slurm(Pool):
         return started
 
     def _parameters(self) -> dict[str, Any]:
-        asked = {key: value for key, value in self.sbatch.items() if value is not None}
-        more = {"requeue": True} | dict(asked.pop("additional_parameters", {}))
+        requested = {key: value for key, value in self.sbatch.items() if value is not None}
+        more = {"requeue": True} | dict(requested.pop("additional_parameters", {}))
         return {
             "job_name": self.name,
             "time": self.time_min,
@@ -80,7 +83,7 @@ class Slurm(Pool):
             "setup": ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK", *self.setup],
             "srun_args": self.srun_args,
             "additional_parameters": more,
-            **asked,
+            **requested,
         }
 
 

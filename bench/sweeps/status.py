@@ -20,7 +20,7 @@ from bench.sweeps.sweep import STATES, State, Sweep, sweeps
 if TYPE_CHECKING:
     from rich.console import Group
 
-WINDOW = 30  # of the latest verdicts, for the rate
+WINDOW = 30  # of the latest statuses, for the rate
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Snapshot:
 
     name: str
     states: dict[str, State]
-    per_hour: float | None  # verdicts, lately
+    per_hour: float | None  # statuses, lately
     left_s: float | None
     workers: list[dict[str, Any]]
     deaths: Counter[str]
@@ -42,13 +42,13 @@ class Snapshot:
 def snapshot(sweep: Sweep) -> Snapshot:
     states = sweep.states()
     open_cells = sum(state.status in ("open", "running") for state in states.values())
-    per_hour = rate(_verdict_times(sweep, states), now(sweep.folder) if open_cells else None)
+    per_hour = rate(_end_times(sweep, states), now(sweep.folder) if open_cells else None)
     left = 3600 * open_cells / per_hour if per_hour and open_cells else None
     return Snapshot(sweep.folder.name, states, per_hour, left, sweep.workers(), sweep.deaths(states), how_good(sweep))
 
 
 def rate(times: Sequence[float], until: float | None = None) -> float | None:
-    """Verdicts per hour over the latest ones, until now while the sweep goes on; None for fewer than two."""
+    """Statuses per hour over the latest ones, until now while the sweep goes on; None for fewer than two."""
     latest = sorted(times)[-WINDOW:]
     if len(latest) < 2:
         return None
@@ -56,8 +56,8 @@ def rate(times: Sequence[float], until: float | None = None) -> float | None:
     return 3600 * (len(latest) - 1) / passed if passed > 0 else None
 
 
-def _verdict_times(sweep: Sweep, states: dict[str, State]) -> list[float]:
-    """When the cells that this sweep itself ran got their verdicts."""
+def _end_times(sweep: Sweep, states: dict[str, State]) -> list[float]:
+    """When the cells that this sweep itself ran got their statuses."""
     found = []
     for run_id, state in states.items():
         if state.status in ("done", "failed", "skipped") and (token := sweep.token(run_id)) is not None:

@@ -1,19 +1,17 @@
-"""A sweep on disk: which cells were asked for and, at any moment, what became of each. Nothing here runs anything.
+"""A sweep on disk: which cells were requested and, at any moment, what became of each. Nothing here runs anything.
 
 <results>/.sweeps/<name>/
   sweep.json   the code, the settings, and the cells: each combination once, with its seeds
   redo.json    records to be made anew: run id -> what tells the record that is to be replaced
   refused/     a file for each cell that ended without a record, with the reason
-  workers/     <name>.json, what a worker does, and <name>.claim, its sign of life
+  workers/     <name>.json, what a worker does, and <name>.lease, its sign of life
   log/         what workers said
 
-A verdict is a record in the store, never what a queue says about a job.
+A status is a record in the store, never what a queue says about a job.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import os
 import re
@@ -27,34 +25,18 @@ from typing import Any
 from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.files import atomic_write
-from bench.paths import ROOT
-from bench.run import complete
 from bench.settings import digest
+from bench.steps.identify import complete
 from bench.store import leases
 from bench.store.provenance import patch
 from bench.store.record import Record, Store
+from bench.sweeps.settings import Settings
+from bench.sweeps.sources import code, described
 
 SWEEPS = ".sweeps"
 STATES = ("done", "failed", "skipped", "running", "open")
-SOURCES = ("bench", "methods", "metrics")
+LEASES = (".lease", leases.OLDER)
 OWN = ("seed", "results", "mode", "pack")  # of a cell: what is not kept with its combination
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a sweep is run; no image depends on it."""
-
-    plan: bool | str = False  # true: show what would be done; probe: measure short cells for it
-    wait: bool = True
-    pack: int | str = "auto"  # cells at a time in one worker
-    workers: int | None = None
-    mix_code: bool = False
-    attempts: int = 4  # workers that a cell may kill
-    lease_s: float = leases.LEASE_S
-    idle_s: float = 600.0  # a worker waits so long for others to give something back
-    poll_s: float = 2.0
-    price_per_gpu_hour: float | None = None
-    runner: str = "bench.sweeps.packs.run_pack"
 
 
 @dataclass(frozen=True)
@@ -96,7 +78,7 @@ class Sweep:
     # --- the cells
 
     def cell(self, entry: Entry) -> Cell:
-        """What was asked for; a record that is to be made anew is asked for in the sweep's mode."""
+        """What was requested; a record that is to be made anew is requested in the sweep's mode."""
         mode = self.mode if entry.run_id in self.redo() else "cached"
         return self.base(entry.base).with_seed(entry.seed, mode)
 
@@ -118,22 +100,22 @@ class Sweep:
 
     def states(self) -> dict[str, State]:
         """Run id -> state, now."""
-        redo, claimed = self.redo(), _names(self.store.root / ".work", ".", ".claim")
-        return {entry.run_id: self._state(entry.run_id, redo, claimed) for entry in self.entries}
+        redo, leased = self.redo(), _leased(self.store.root / ".work")
+        return {entry.run_id: self._state(entry.run_id, redo, leased) for entry in self.entries}
 
     def state(self, run_id: str) -> State:
         return self._state(run_id, self.redo(), {run_id})
 
-    def _state(self, run_id: str, redo: Mapping[str, str], claimed: set[str]) -> State:
+    def _state(self, run_id: str, redo: Mapping[str, str], leased: set[str]) -> State:
         token = self.token(run_id)
         if token is not None and token != redo.get(run_id):
-            return self._verdict(run_id, token)
+            return self._recorded(run_id, token)
         if (self.folder / "refused" / run_id).exists():
             return State("failed", (self.folder / "refused" / run_id).read_text())
-        alive = run_id in claimed and leases.holder(self.store.claim_file(run_id)) is not None
+        alive = run_id in leased and leases.holder(self.store.lease_file(run_id)) is not None
         return State("running" if alive else "open")
 
-    def _verdict(self, run_id: str, token: str) -> State:
+    def _recorded(self, run_id: str, token: str) -> State:
         if self._known.get(run_id, ("",))[0] != token:
             record = self.store.read(run_id)
             if record is None:
@@ -150,17 +132,18 @@ class Sweep:
         return f"{found.st_ino} {found.st_mtime_ns}"
 
     def open(self) -> list[Entry]:
-        """Cells that have no verdict yet, in work or not."""
+        """Cells that have no status yet, in work or not."""
         states = self.states()
         return [entry for entry in self.entries if states[entry.run_id].status in ("open", "running")]
 
     def deaths(self, states: Mapping[str, State]) -> Counter[str]:
-        """Run id -> workers that died over it; the last one's claim may still lie where a living one would."""
+        """Run id -> workers that died over it; the last one's lease may still lie where a living one would."""
         work = self.store.root / ".work"
-        buried = [name.partition(".claim.dead-") for name in _names(work, ".", "")]
+        names = _names(work, ".", "")
+        buried = [name.partition(f"{ending}.dead-") for name in names for ending in LEASES]
         found = Counter(run_id for run_id, dead, _ in buried if dead)
-        claimed = _names(work, ".", ".claim")
-        return found + Counter(run_id for run_id in claimed if run_id in states and states[run_id].status == "open")
+        leased = _leased(work)
+        return found + Counter(run_id for run_id in leased if run_id in states and states[run_id].status == "open")
 
     # --- what workers leave
 
@@ -178,7 +161,7 @@ class Sweep:
         """What each worker last told, and under "alive" whether it still lives."""
         found = []
         for path in sorted((self.folder / "workers").glob("*.json")):
-            owner = leases.holder(path.with_suffix(".claim"))
+            owner = leases.holder(path.with_suffix(".lease"))
             found.append({**json.loads(path.read_text()), "alive": owner is not None})
         return found
 
@@ -187,9 +170,14 @@ class Sweep:
         here = code()
         if here["sources"] != self.code["sources"] and not self.settings.mix_code:
             raise BenchError(
-                f"Sweep {self.folder.name} was started with {_called(self.code)}; here is {_called(here)}. Go back to "
-                "that code, start the sweep in another folder (results=...), or type mix_code=true."
+                f"Sweep {self.folder.name} was started with {described(self.code)}; here is {described(here)}. Go back "
+                "to that code, start the sweep in another folder (results=...), or type mix_code=true."
             )
+
+
+def _leased(folder: Path) -> set[str]:
+    """Run ids that a lease lies for, of whatever version."""
+    return set().union(*(_names(folder, ".", ending) for ending in LEASES))
 
 
 def _names(folder: Path, start: str, end: str) -> set[str]:
@@ -201,11 +189,8 @@ def _names(folder: Path, start: str, end: str) -> set[str]:
     return {n[len(start) : len(n) - len(end)] for n in names if n.startswith(start) and n.endswith(end)}
 
 
-# --- a new one
-
-
 @dataclass
-class Verdicts:
+class Statuses:
     """The cells of a sweep by what is to be done, before anything runs."""
 
     new: list[Cell] = field(default_factory=list)
@@ -219,21 +204,21 @@ class Verdicts:
         return self.new + self.again
 
 
-def judge(cells: Sequence[Cell]) -> Verdicts:
+def judge(cells: Sequence[Cell]) -> Statuses:
     """Which cells are settled already and which are to be run."""
-    verdicts = Verdicts()
+    statuses = Statuses()
     for cell in cells:
         record = Store(cell.results).read(cell.run_id)
         if record is None:
-            verdicts.new.append(cell)
+            statuses.new.append(cell)
         elif not complete(record, cell):
-            verdicts.again.append(cell)
+            statuses.again.append(cell)
         elif record.status == "done":
-            verdicts.done.append(cell)
+            statuses.done.append(cell)
         else:
-            kind = verdicts.failed if record.status == "failed" else verdicts.skipped
+            kind = statuses.failed if record.status == "failed" else statuses.skipped
             kind.append((cell, record.reason or ""))
-    return verdicts
+    return statuses
 
 
 def merged(cells: Sequence[Cell]) -> list[Cell]:
@@ -248,13 +233,13 @@ def merged(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def submit(
-    cells: Sequence[Cell], settings: Settings, verdicts: Verdicts, estimate: Mapping[str, Any] | None = None
+    cells: Sequence[Cell], settings: Settings, statuses: Statuses, estimate: Mapping[str, Any] | None = None
 ) -> Sweep:
     """Write down a sweep, or open the one of the same cells again, with what is to be done anew."""
     folder = cells[0].results / SWEEPS / _name(cells)
     before = Sweep(folder) if (folder / "sweep.json").exists() else None
-    if before is not None and len(verdicts.todo) < len(cells):  # else nothing of other code would remain
-        if not verdicts.todo:
+    if before is not None and len(statuses.todo) < len(cells):  # else nothing of other code would remain
+        if not statuses.todo:
             return before
         before.settings = settings
         before.check_code()
@@ -263,7 +248,7 @@ def submit(
     atomic_write(folder / "code.patch", patch())
     atomic_write(folder / "sweep.json", json.dumps(_spec(cells, settings, before, estimate)).encode())
     sweep = Sweep(folder)
-    _ask_again(sweep, verdicts)
+    _ask_again(sweep, statuses)
     return sweep
 
 
@@ -283,14 +268,14 @@ def _spec(
     }
 
 
-def _ask_again(sweep: Sweep, verdicts: Verdicts) -> None:
+def _ask_again(sweep: Sweep, statuses: Statuses) -> None:
     """Remember which records are to be replaced, and forget refusals."""
-    redo = sweep.redo() | {cell.run_id: sweep.token(cell.run_id) or "" for cell in verdicts.again}
+    redo = sweep.redo() | {cell.run_id: sweep.token(cell.run_id) or "" for cell in statuses.again}
     atomic_write(sweep.folder / "redo.json", json.dumps(redo).encode())
-    for cell in verdicts.todo:
+    for cell in statuses.todo:
         (sweep.folder / "refused" / cell.run_id).unlink(missing_ok=True)
-        if not leases.holder(sweep.store.claim_file(cell.run_id)):
-            leases.forget_deaths(sweep.store.claim_file(cell.run_id))
+        if not leases.holder(sweep.store.lease_file(cell.run_id)):
+            leases.forget_deaths(sweep.store.lease_file(cell.run_id))
 
 
 def _numbered(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], list[tuple[int, int, str]]]:
@@ -310,9 +295,9 @@ def _numbered(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], list[tuple[i
 
 def _name(cells: Sequence[Cell]) -> str:
     """The same for the same cells, whoever asks and how often."""
-    asked = sorted((cell.run_id, sorted(cell.strengths), sorted(cell.metrics)) for cell in cells)
+    requested = sorted((cell.run_id, sorted(cell.strengths), sorted(cell.metrics)) for cell in cells)
     word = re.sub(r"[^A-Za-z0-9._-]+", "-", cells[0].group or "sweep").strip("-.")[:60] or "sweep"
-    return f"{word}-{digest(asked, 8)}"
+    return f"{word}-{digest(requested, 8)}"
 
 
 def sweeps(results: Path) -> Iterator[Path]:
@@ -327,24 +312,3 @@ def seconds(record: Record) -> float:
 
 
 PHASES = ("load_s", "baseline_s", "prior_s", "train_s", "sample_s", "score_s")
-
-
-# --- the code that runs
-
-
-@functools.cache
-def code() -> dict[str, Any]:
-    """Commit, whether files differ from it, and a hash of all sources that a cell runs through."""
-    from bench.store.provenance import provenance_of_code
-
-    sources = hashlib.sha256()
-    for folder in SOURCES:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            sources.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return {**provenance_of_code(), "sources": sources.hexdigest()[:16]}
-
-
-def _called(known: Mapping[str, Any]) -> str:
-    if known.get("commit") is None:
-        return f"sources {known['sources']}"
-    return f"commit {known['commit'][:10]}{' with changes' if known['dirty'] else ''} (sources {known['sources']})"

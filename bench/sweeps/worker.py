@@ -1,6 +1,6 @@
-"""A worker claims cells of a sweep, runs them with the backbone kept loaded: python -m bench.sweeps.worker FOLDER
+"""A worker leases cells of a sweep, runs them with the backbone kept loaded: python -m bench.sweeps.worker FOLDER
 
-It starts nothing that cannot end before its time limit. Asked to leave (SIGTERM, SIGUSR2), its cells write their
+It starts nothing that cannot end before its time limit. Requested to leave (SIGTERM, SIGUSR2), its cells write their
 checkpoints and are given back; another worker goes on from there. A cell that killed several workers is given up.
 """
 
@@ -25,12 +25,12 @@ from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.files import atomic_write
 from bench.settings import digest
+from bench.steps.work import Work
 from bench.store import leases
 from bench.store.provenance import provenance
 from bench.store.record import Record
 from bench.sweeps.packs import shapes
 from bench.sweeps.sweep import Entry, Sweep, seconds
-from bench.work import Work
 
 LOST_GPU = re.compile(r"CUDA error|CUBLAS_STATUS|CUDNN_STATUS|device-side assert")  # the process cannot go on
 SLACK = 1.3  # a cell may take so many times what was expected
@@ -62,7 +62,7 @@ class Worker:
     def __init__(self, sweep: Sweep, leave: Leave | None = None, limit_s: float | None = None) -> None:
         self.sweep, self.leave = sweep, Leave() if leave is None else leave
         self.limit_s, self.began = limit_s, time.monotonic()
-        self.claims: dict[str, leases.Claim] = {}
+        self.leases: dict[str, leases.Lease] = {}
         self.entries: dict[str, Entry] = {}
         self.alone: set[str] = set()  # cells that were in a pack that broke
         self.took: dict[int, list[float]] = {}  # combination -> seconds of its cells
@@ -70,9 +70,9 @@ class Worker:
         self.begun = 0  # cells handed to the runner in this call
         self.full = self.broken = False
         self.backbone = ""
-        self.told: dict[str, Any] = {"done": 0, "failed": 0, "loads": 0, "cells": [], "why": ""}
-        self.told["gpu"] = os.environ.get("CUDA_VISIBLE_DEVICES")
-        self.told |= (owner := leases.myself())
+        self.reported: dict[str, Any] = {"done": 0, "failed": 0, "loads": 0, "cells": [], "why": ""}
+        self.reported["gpu"] = os.environ.get("CUDA_VISIBLE_DEVICES")
+        self.reported |= (owner := leases.myself())
         self.file = sweep.folder / "workers" / f"{owner['host']}-{owner['pid']}-{int(owner['started'])}.json"
         module, _, name = sweep.settings.runner.rpartition(".")
         self.runner: Callable[..., Any] = getattr(importlib.import_module(module), name)
@@ -89,7 +89,7 @@ class Worker:
             why = f"{type(error).__name__}: {error}"
             raise
         finally:
-            self._tell(why=why, cells=[])
+            self._report(why=why, cells=[])
             life.release()
         return why
 
@@ -101,7 +101,7 @@ class Worker:
                 self._run(chosen)
                 idle_since = time.monotonic()
             elif not self.sweep.open():
-                return "every cell has its verdict"
+                return "every cell has ended"
             elif time.monotonic() - idle_since > self.sweep.settings.idle_s:
                 return "others have the rest"
             else:
@@ -130,60 +130,60 @@ class Worker:
         self.begun = 0
         try:
             self.runner(Stream(self, entries), size=size, finished=self._ended, stop=self._must_stop)
-            if self.claims and not self._must_stop():
+            if self.leases and not self._must_stop():
                 raise BenchError("It ended without a record.")
         except (Exception, SystemExit) as error:
             self._blame(error)
         finally:
-            for run_id in list(self.claims):
-                self.claims.pop(run_id).release()
+            for run_id in list(self.leases):
+                self.leases.pop(run_id).release()
 
-    def claim_each(self, entries: Sequence[Entry]) -> Iterator[Cell]:
-        """Claim cells as seats become free, but no more than this worker's share of what is open."""
+    def lease_each(self, entries: Sequence[Entry]) -> Iterator[Cell]:
+        """Lease cells as slots become free, but no more than this worker's share of what is open."""
         for entry in entries:
-            if self._must_stop() or len(self.claims) >= self.share(entries):
+            if self._must_stop() or len(self.leases) >= self.share(entries):
                 return
             if not self._ends_in_time(entry):
-                self.full = not self.claims
+                self.full = not self.leases
                 return
-            if (cell := self._claim(entry)) is not None:
+            if (cell := self._lease(entry)) is not None:
                 self.begun += 1
                 yield cell
 
     def share(self, entries: Sequence[Entry]) -> int:
         return math.ceil(len(entries) / (self.sweep.settings.workers or 1))
 
-    def _claim(self, entry: Entry) -> Cell | None:
-        """The cell, this process's own from now on; None when another was quicker or it has its verdict."""
+    def _lease(self, entry: Entry) -> Cell | None:
+        """The cell, this process's own from now on; None when another was quicker or it has its status."""
         try:
-            claim = self.sweep.store.reserve(entry.run_id, self.sweep.settings.lease_s)
+            lease = self.sweep.store.reserve(entry.run_id, self.sweep.settings.lease_s)
         except leases.Taken:
             return None
         if self.sweep.state(entry.run_id).status not in ("open", "running"):
-            claim.release()
+            lease.release()
             return None
-        self.claims[entry.run_id], self.entries[entry.run_id] = claim, entry
+        self.leases[entry.run_id], self.entries[entry.run_id] = lease, entry
         if self._backbone(entry) != self.backbone:
             self.backbone = self._backbone(entry)
-            self.told["loads"] += 1
-        self._tell(cells=list(self.claims))
+            self.reported["loads"] += 1
+        self._report(cells=list(self.leases))
         return self.sweep.cell(entry)
 
-    # --- verdicts
+    # --- statuses
 
     def _ended(self, record: Record) -> None:
         run_id = record.run_id
         self.sweep.replaced(run_id)
         self.took.setdefault(self.entries[run_id].base, []).append(seconds(record))
-        self.claims.pop(run_id).release()
+        self.leases.pop(run_id).release()
         self.broken = self.broken or bool(record.reason and LOST_GPU.search(record.reason))
         kind = "failed" if record.status == "failed" else "done"
-        self._tell(**{kind: self.told[kind] + 1}, cells=list(self.claims))
+        self._report(**{kind: self.reported[kind] + 1}, cells=list(self.leases))
         print(f"{record.status}: {run_id}" + (f": {record.reason}" if record.reason else ""), flush=True)
 
     def _blame(self, error: BaseException) -> None:
         """An error that reached the worker: a cell that was alone is refused, those of a pack are tried alone."""
-        left = [run_id for run_id, claim in self.claims.items() if self._is_ours(run_id, claim)]
+        left = [run_id for run_id, lease in self.leases.items() if self._is_ours(run_id, lease)]
         if not self.begun:
             raise error
         if isinstance(error, leases.Taken) or self.begun > 1:
@@ -192,20 +192,20 @@ class Worker:
         text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
         for run_id in left:
             self.sweep.refuse(run_id, text)
-            self._tell(failed=self.told["failed"] + 1)
+            self._report(failed=self.reported["failed"] + 1)
             print(f"failed: {run_id}: {text}", flush=True)
 
-    def _is_ours(self, run_id: str, claim: leases.Claim) -> bool:
-        """Without a verdict, and in nobody else's hands."""
+    def _is_ours(self, run_id: str, lease: leases.Lease) -> bool:
+        """Without a status, and in nobody else's hands."""
         status = self.sweep.state(run_id).status
-        return status == "open" or (status == "running" and claim.mine())
+        return status == "open" or (status == "running" and lease.mine())
 
     def _give_up(self, entry: Entry) -> None:
         """A record "failed" for a cell that killed its workers."""
-        if (cell := self._claim(entry)) is None:
+        if (cell := self._lease(entry)) is None:
             return
         store = self.sweep.store
-        died = leases.deaths(store.claim_file(entry.run_id))
+        died = leases.deaths(store.lease_file(entry.run_id))
         reason = f"It was given up: {len(died)} workers died over it, the last was {leases.described(died[-1])}."
         record = Record(entry.run_id, "failed", reason, Work(cell, store.work(entry.run_id)).config())
         identity = cell.identity
@@ -217,7 +217,7 @@ class Worker:
     # --- time
 
     def _must_stop(self) -> bool:
-        return bool(self.leave) or any(claim.lost for claim in self.claims.values())
+        return bool(self.leave) or any(lease.lost for lease in self.leases.values())
 
     def _ends_in_time(self, entry: Entry) -> bool:
         """Whether a cell can end before the limit. One that no worker has time for is begun by a fresh one."""
@@ -236,14 +236,14 @@ class Worker:
 
     # --- what others see
 
-    def _sign_in(self) -> leases.Claim:
-        life = leases.take(self.file.with_suffix(".claim"), "A worker", self.sweep.settings.lease_s)
-        self._tell()
+    def _sign_in(self) -> leases.Lease:
+        life = leases.take(self.file.with_suffix(".lease"), "A worker", self.sweep.settings.lease_s)
+        self._report()
         return life
 
-    def _tell(self, **news: Any) -> None:
-        self.told.update(news)
-        atomic_write(self.file, json.dumps(self.told).encode())
+    def _report(self, **news: Any) -> None:
+        self.reported.update(news)
+        atomic_write(self.file, json.dumps(self.reported).encode())
 
     def _group(self, entry: Entry) -> str:
         if entry.base not in self.groups:
@@ -256,7 +256,7 @@ class Worker:
 
 @dataclass
 class Stream:
-    """Cells that are claimed one by one as they are taken; its length is the most that are held at a time."""
+    """Cells that are leased one by one as they are taken; its length is the most that are held at a time."""
 
     worker: Worker
     entries: Sequence[Entry]
@@ -265,7 +265,7 @@ class Stream:
         return self.worker.share(self.entries)
 
     def __iter__(self) -> Iterator[Cell]:
-        return self.worker.claim_each(self.entries)
+        return self.worker.lease_each(self.entries)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,8 +1,8 @@
-"""Faster ways to run the network in training, each kept only where it pays: channels_last, and compiled blocks.
+"""Faster backends to run the network in training, each kept only where it pays: channels_last, and compiled blocks.
 
-A pack starts as its backbone was loaded. Where what a way may save over the ticks left outweighs what it may cost, it
-is tried on the training itself, and stays if its ticks were quicker. What was found holds for the process, and so do
-the compiled blocks. Weights differ by rounding; samples are always drawn as the backbone was loaded.
+A pack starts as its backbone was loaded. Where a backend may save more over the ticks left than it may cost, it is
+tried on the training itself, and stays if its ticks were quicker. What was found holds for the process, and so do the
+compiled blocks. Weights differ by rounding; samples are always drawn as the backbone was loaded.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import torch
 
 from bench.contracts import AdapterSpec, Backbone, BenchError, Spec
 
-WAYS = ("channels_last", "compile")  # in this order: another layout is compiled anew
+BACKENDS = ("channels_last", "compile")  # in this order: another layout is compiled anew
 GUESSES = {"channels_last": (0.9, 1.0), "compile": (0.75, 60.0)}  # share of a tick's seconds left, cost in seconds
 WINDOW = 12  # ticks whose median is compared
 GAIN = 1.03  # what is kept is so much quicker
-ASKED = ("auto", True, False, "graphs")
+REQUESTED = ("auto", True, False, "graphs")
 VARIANTS = 64  # of compiled code: widths of blocks times routings of rows
 
 log = logging.getLogger(__name__)
@@ -35,39 +35,39 @@ def pays(now_s: float, then_s: float, cost_s: float, left: int) -> bool:
     return (now_s - then_s) * left > cost_s
 
 
-def offered(asked: Any, backbone: Backbone, specs: Mapping[str, Spec]) -> list[str]:
-    """The ways that a pack may run in, for a setting `trainer.compile`. Raises BenchError when it means nothing.
+def offered(requested: Any, backbone: Backbone, specs: Mapping[str, Spec]) -> list[str]:
+    """The backends that a pack may run in, for a setting `trainer.compile`. Raises BenchError when it means nothing.
 
     `auto` offers them on a GPU alone: there a step of a small batch waits for launches, which compiled code has fewer
     of. `graphs` is `true` with CUDA graphs.
     """
-    if asked not in ASKED or (asked == "graphs" and backbone.device.type != "cuda"):
+    if requested not in REQUESTED or (requested == "graphs" and backbone.device.type != "cuda"):
         raise BenchError(
-            f"trainer.compile={asked} was asked for on {backbone.device.type}; "
+            f"trainer.compile={requested} was requested on {backbone.device.type}; "
             "type trainer.compile=auto, true, false, or on a GPU graphs."
         )
-    if asked is False or not all(isinstance(spec, AdapterSpec) for spec in specs.values()):
+    if requested is False or not all(isinstance(spec, AdapterSpec) for spec in specs.values()):
         return []
-    if asked != "auto":
+    if requested != "auto":
         return ["compile"]
     if backbone.device.type != "cuda":
         return []
     plain = importlib.util.find_spec("triton") is not None and not _checkpointed(backbone.network)
-    return [way for way in WAYS if plain or way != "compile"]
+    return [backend for backend in BACKENDS if plain or backend != "compile"]
 
 
 def _checkpointed(network: Any) -> bool:
     return bool(getattr(network, "is_gradient_checkpointing", False))
 
 
-def ways_of(backbone: Backbone) -> Ways:
+def backends_of(backbone: Backbone) -> Backends:
     """Of this backbone, kept with it: what is compiled once stays for all packs that it trains."""
-    if "_ways" not in vars(backbone):
-        vars(backbone)["_ways"] = Ways(backbone.network)
-    return vars(backbone)["_ways"]
+    if "_backends" not in vars(backbone):
+        vars(backbone)["_backends"] = Backends(backbone.network)
+    return vars(backbone)["_backends"]
 
 
-class Ways:
+class Backends:
     """A network's repeated blocks as they are and compiled, its memory layout, and what is known of both."""
 
     def __init__(self, network: Any):
@@ -76,7 +76,7 @@ class Ways:
         self.blocks: list[Any] = [module for module in network.modules() if type(module).__name__ in kinds]
         self.failure: str | None = None  # a sentence; from then on the blocks run as they are
         self.known = dict(GUESSES)  # measured values take their place
-        self.tried: dict[Any, dict[str, bool]] = {}  # kind of tick -> way -> whether it was kept
+        self.tried: dict[Any, dict[str, bool]] = {}  # kind of tick -> backend -> whether it was kept
         self._forwards: dict[bool, list[Callable]] = {}  # by whether with CUDA graphs
         self._loaded = _layout(network)
         self._now = self._loaded
@@ -89,10 +89,10 @@ class Ways:
             self._now = wanted
 
     @contextmanager
-    def running(self, ways: Collection[str], graphs: bool = False) -> Iterator[None]:
-        """The network runs in these ways; afterwards its blocks are as they were."""
-        self.lay("channels_last" in ways)
-        forwards = self._compiled(graphs) if "compile" in ways and self.failure is None else []
+    def running(self, backends: Collection[str], graphs: bool = False) -> Iterator[None]:
+        """The network runs in these backends; afterwards its blocks are as they were."""
+        self.lay("channels_last" in backends)
+        forwards = self._compiled(graphs) if "compile" in backends and self.failure is None else []
         if graphs:
             torch.compiler.cudagraph_mark_step_begin()
         try:
@@ -150,23 +150,23 @@ def _layout(network: Any) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-class Pace:
-    """The ways in which one kind of tick runs, chosen by the seconds of its ticks as they pass."""
+class Timing:
+    """The backends in which one kind of tick runs, chosen by the seconds of its ticks as they pass."""
 
-    def __init__(self, ways: Ways, offered: Sequence[str], tried: dict[str, bool], graphs: bool = False):
-        self.ways, self.tried, self.graphs = ways, tried, graphs
-        self.on = [way for way in offered if tried.get(way)]
-        self.to_try = [way for way in offered if way not in tried]
+    def __init__(self, backends: Backends, offered: Sequence[str], tried: dict[str, bool], graphs: bool = False):
+        self.backends, self.tried, self.graphs = backends, tried, graphs
+        self.on = [backend for backend in offered if tried.get(backend)]
+        self.to_try = [backend for backend in offered if backend not in tried]
         self.trying: str | None = None
         self.best_s = math.inf
         self.seconds: list[float] = []
 
     def running(self) -> Any:
-        return self.ways.running(self.on, self.graphs)
+        return self.backends.running(self.on, self.graphs)
 
     def ran(self) -> list[str]:
-        """The ways of the last tick: without compiled blocks where the compiler failed."""
-        return [way for way in self.on if way != "compile" or self.ways.failure is None]
+        """The backends of the last tick: without compiled blocks where the compiler failed."""
+        return [backend for backend in self.on if backend != "compile" or self.backends.failure is None]
 
     def passed(self, seconds: float, left: int) -> None:
         """A tick took so many seconds, and `left` of its kind are to come."""
@@ -180,21 +180,21 @@ class Pace:
             self.best_s = now_s
         self._try_next(left)
 
-    def _keeps(self, way: str, now_s: float) -> bool:
-        """Whether the way that was tried stays; what it saved and cost is known from now on."""
+    def _keeps(self, backend: str, now_s: float) -> bool:
+        """Whether the backend that was tried stays; what it saved and cost is known from now on."""
         cost_s = sum(max(0.0, seconds - now_s) for seconds in self.seconds)
-        self.ways.known[way] = (now_s / self.best_s, cost_s)
-        self.tried[way] = now_s * GAIN < self.best_s and (way != "compile" or self.ways.failure is None)
-        log.info("%s: %.4f s a tick instead of %.4f, %.1f s to begin", way, now_s, self.best_s, cost_s)
-        if not self.tried[way]:
-            self.on.remove(way)
-        return self.tried[way]
+        self.backends.known[backend] = (now_s / self.best_s, cost_s)
+        self.tried[backend] = now_s * GAIN < self.best_s and (backend != "compile" or self.backends.failure is None)
+        log.info("%s: %.4f s a tick instead of %.4f, %.1f s to begin", backend, now_s, self.best_s, cost_s)
+        if not self.tried[backend]:
+            self.on.remove(backend)
+        return self.tried[backend]
 
     def _try_next(self, left: int) -> None:
         self.trying, self.seconds = None, []
         while self.to_try and self.trying is None:
-            way = self.to_try.pop(0)
-            share, cost_s = self.ways.known[way]
+            backend = self.to_try.pop(0)
+            share, cost_s = self.backends.known[backend]
             if pays(self.best_s, share * self.best_s, cost_s, left):
-                self.trying = way
-                self.on.append(way)
+                self.trying = backend
+                self.on.append(backend)

@@ -95,10 +95,10 @@ def test_every_golden_number_names_its_source_and_every_check_can_be_built():
 
     from bench.settings import build
 
-    asked = yaml.safe_load((doctor.ROOT / "conf" / "doctor.yaml").read_text())
-    numbers = [spec for spec in asked["checks"] if {"score", "probabilities"} & set(spec)]
+    requested = yaml.safe_load((doctor.ROOT / "conf" / "doctor.yaml").read_text())
+    numbers = [spec for spec in requested["checks"] if {"score", "probabilities"} & set(spec)]
     assert len(numbers) == 2 and all(spec["source"] and spec["tolerance"] > 0 for spec in numbers)
-    checks = [build(spec) for spec in asked["checks"]]
+    checks = [build(spec) for spec in requested["checks"]]
     here = [check for check in checks if check.missing() is None]
     assert {check.network.name for check in here} == {"mini-clip", "mini-perceptual"}
     assert len({check.what for check in checks}) == len(checks)

@@ -11,37 +11,38 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bench import fairness
 from bench import run as order
-from bench.__main__ import CONF, cell, register_datasets
 from bench.analysis import frames, plain_text
+from bench.compose import cell, register_datasets
 from bench.contracts import BenchError
 from bench.fairness import PREFIX, contract
+from bench.paths import CONF
 from bench.run import run
 from bench.store.record import Record, Store
 
 
 def composed(*overrides):
     register_datasets()
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return cell(compose("config", ["tracker=none", *overrides]))
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory):
+def requested(tmp_path_factory):
     """A cell of Pair Customization without metrics; it would be found finished as soon as it has a record."""
     return replace(composed("method=pair"), metrics={}, results=tmp_path_factory.mktemp("results"))
 
 
-def under(asked, **rules):
-    return replace(asked, fairness=rules)
+def under(requested, **rules):
+    return replace(requested, fairness=rules)
 
 
-def departures(asked, cost=None, **rules):
-    made = under(asked, **rules)
+def departures(requested, cost=None, **rules):
+    made = under(requested, **rules)
     return contract(made).deviations(made, cost or {})
 
 
-def changed(asked, part, **values):
-    return replace(asked, **{part: {**getattr(asked, part), **values}})
+def changed(requested, part, **values):
+    return replace(requested, **{part: {**getattr(requested, part), **values}})
 
 
 RULES = {
@@ -59,75 +60,77 @@ RULES = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_each_rule_is_kept_or_its_departure_is_told(asked, rule):
+def test_each_rule_is_kept_or_its_departure_is_told(requested, rule):
     broken, kept, sentence = RULES[rule]
-    assert departures(asked, **broken) == [sentence] and departures(asked, **kept) == []
+    assert departures(requested, **broken) == [sentence] and departures(requested, **kept) == []
 
 
 @pytest.mark.parametrize("key, value", [("prompts", ["a cat"]), ("seeds", [0]), ("rendered", {"seed": 9})])
-def test_another_prompt_seed_or_image_than_published_is_a_departure(asked, key, value):
-    other = changed(asked, "dataset", **{key: value})
-    assert departures(asked, published_dataset=True) == []
+def test_another_prompt_seed_or_image_than_published_is_a_departure(requested, key, value):
+    other = changed(requested, "dataset", **{key: value})
+    assert departures(requested, published_dataset=True) == []
     assert departures(other, published_dataset=True) == [f"dataset.{key} is not the published one"]
     assert departures(other) == []
 
 
-def test_the_samplers_late_start_overrides_the_methods(asked):
-    assert departures(changed(asked, "sampler", start_t=600), start_t=600) == []
-    assert departures(changed(asked, "sampler", start_t=0), start_t=800) == [
+def test_the_samplers_late_start_overrides_the_methods(requested):
+    assert departures(changed(requested, "sampler", start_t=600), start_t=600) == []
+    assert departures(changed(requested, "sampler", start_t=0), start_t=800) == [
         "guidance starts at timestep 0 instead of 800"
     ]
 
 
-def test_images_seen_are_steps_times_batch_and_no_recipe_costs_nothing(asked):
-    recipe = {**asked.method["recipe"], "batch_size": 4}
-    assert departures(changed(asked, "method", recipe=recipe), budget={"images": 2999}) == [
+def test_images_seen_are_steps_times_batch_and_no_recipe_costs_nothing(requested):
+    recipe = {**requested.method["recipe"], "batch_size": 4}
+    assert departures(changed(requested, "method", recipe=recipe), budget={"images": 2999}) == [
         "3000 training images seen, the budget is 2999"
     ]
     assert departures(composed("method=zero_shot"), budget={"steps": 0, "images": 0}) == []
 
 
-def test_seconds_are_told_afterwards(asked):
+def test_seconds_are_told_afterwards(requested):
     rules = {"budget": {"train_s": 60}}
-    assert departures(asked, **rules) == [] == departures(asked, {"train_s": 60.0}, **rules)
-    assert departures(asked, {"train_s": 61.0}, **rules) == ["training took longer than the budget of 60 s"]
+    assert departures(requested, **rules) == [] == departures(requested, {"train_s": 60.0}, **rules)
+    assert departures(requested, {"train_s": 61.0}, **rules) == ["training took longer than the budget of 60 s"]
 
 
-def test_no_rule_changes_the_run_id(asked):
+def test_no_rule_changes_the_run_id(requested):
     rules = {"same": {"trainer": {"resample": False}}, "start_t": 1, "budget": {"steps": 1}, "strict": True}
-    declared = changed(asked, "method", deviations=["full fine-tuning"])
-    assert replace(declared, fairness=rules).run_id == asked.run_id
+    declared = changed(requested, "method", deviations=["full fine-tuning"])
+    assert replace(declared, fairness=rules).run_id == requested.run_id
     assert departures(declared) == ["full fine-tuning"]
 
 
-def test_a_rule_that_means_nothing_is_told(asked):
+def test_a_rule_that_means_nothing_is_told(requested):
     for rules in ({"budgett": {}}, {"budget": {"step": 5}}, {"same": {"tracker": {"mode": "online"}}}):
         with pytest.raises(BenchError, match="The fairness contract"):
-            contract(under(asked, **rules))
+            contract(under(requested, **rules))
 
 
-def test_strict_refuses_before_anything_runs_and_leaves_a_row(asked, monkeypatch):
-    strict = under(replace(asked, seed=1), strict=True, budget={"steps": 5, "images": 7})
-    for part in ("job", "sample", "score"):
-        monkeypatch.setattr(order.Work, part, lambda *args: pytest.fail("something ran"))
+def test_strict_refuses_before_anything_runs_and_leaves_a_row(requested, monkeypatch):
+    strict = under(replace(requested, seed=1), strict=True, budget={"steps": 5, "images": 7})
+    for step in ("baseline.untouched", "slots.training_job", "sample.draw", "score.measure"):
+        monkeypatch.setattr(f"bench.steps.{step}", lambda *args: pytest.fail("something ran"))
     record = run(strict)
     assert record.status == "skipped" and record.reason == (
         "fairness: refused: 750 training steps, the budget is 5; 750 training images seen, the budget is 7. "
         "To run it with a footnote: fairness.strict=false."
     )
-    assert [found.status for found in Store(asked.results).records() if found.run_id == strict.run_id] == ["skipped"]
-    monkeypatch.setattr(order, "whole", lambda *args: ["it runs"])
+    assert [found.status for found in Store(requested.results).records() if found.run_id == strict.run_id] == [
+        "skipped"
+    ]
+    monkeypatch.setattr(order, "run_together", lambda *args: ["it runs"])
     assert run(replace(strict, fairness={"budget": {"steps": 5}})) == "it runs"
 
 
-def test_a_finished_cell_is_judged_anew_without_running(asked, monkeypatch):
-    monkeypatch.setattr(order, "whole", lambda *args: pytest.fail("it ran"))
-    store, noted = Store(asked.results), ["metric fid left out", f"{PREFIX}of an earlier contract"]
-    store.publish(Record(asked.run_id, "done", None, {"scored": []}, {"train_s": 9.0}, notes=noted))
+def test_a_finished_cell_is_judged_anew_without_running(requested, monkeypatch):
+    monkeypatch.setattr(order, "run_together", lambda *args: pytest.fail("it ran"))
+    store, noted = Store(requested.results), ["metric fid left out", f"{PREFIX}of an earlier contract"]
+    store.publish(Record(requested.run_id, "done", None, {"scored": []}, {"train_s": 9.0}, notes=noted))
     for rules in ({"budget": {"steps": 700, "train_s": 8}}, {"start_t": 1, "strict": True}, {}):
-        judged = run(under(asked, **rules))
-        expected = [PREFIX + sentence for sentence in departures(asked, {"train_s": 9.0}, **rules)]
-        assert judged.notes == ["metric fid left out", *expected] == store.read(asked.run_id).notes
+        judged = run(under(requested, **rules))
+        expected = [PREFIX + sentence for sentence in departures(requested, {"train_s": 9.0}, **rules)]
+        assert judged.notes == ["metric fid left out", *expected] == store.read(requested.run_id).notes
     assert not expected
 
 
@@ -162,7 +165,7 @@ def test_an_experiments_cells_keep_its_rules():
     for method in ("pair", "dreambooth", "zero_shot", "oracle", "copy"):
         made = composed("experiment=mini", f"method={method}", "dataset=ink")
         assert contract(made).deviations(made, {}) == [] and contract(made).budget.steps == 750
-        assert made.sampler["start_t"] == 800 and list(made.strengths) == list(made.method["curve"])
+        assert made.sampler["start_t"] == 800 and list(made.strengths) == list(made.method["strength_sweep"])
     over = composed("experiment=mini", "method=dreambooth", "method.recipe.steps=1000")
     assert fairness.contract(over).deviations(over, {}) == [
         "1000 training steps, the budget is 750", "1000 training images seen, the budget is 750"
@@ -171,7 +174,7 @@ def test_an_experiments_cells_keep_its_rules():
 
 def test_a_glob_over_the_group_is_every_method():
     register_datasets()
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         (override,) = parser.parse_overrides(["method=glob(*)"])
         found = set(override.sweep_string_iterator())

@@ -13,14 +13,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from safetensors import safe_open
 
-from bench.__main__ import CONF, cell, register_datasets
 from bench.analysis import frames, plain_text
+from bench.compose import cell, register_datasets
 from bench.contracts import BenchError, Recipe
 from bench.data.images import stored
+from bench.paths import CONF
 from bench.run import run
 from bench.settings import build
+from bench.steps.work import Work
 from bench.store.record import Store, dumps
-from bench.work import Work
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -39,7 +40,7 @@ PAIR = ["method=pair", "method.recipe.steps=6", "method.content_steps=2", "datas
 
 def composed(results, *overrides):
     register_datasets()
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return cell(compose("config", [*SMALL, f"results={results}", *overrides]))
 
 
@@ -72,7 +73,7 @@ def test_a_cell_leaves_all_that_it_should(done, results):
     log = (folder / "log.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in log] == ["step", "1", "2", "3", "4", "5", "6"]
     assert [len(line.split(",")[2].split()) for line in log[1:]] == [1, 1, 2, 2, 2, 2]
-    assert {"clip_t", "lpips_leak", "oracle_closed_rgb"} <= set(values(done))
+    assert {"clip_t", "lpips_leak", "gap_closed_rgb"} <= set(values(done))
     assert done.cost["trainable_parameters"] > 0 and done.cost["adapter_bytes"] > 0 and done.cost["train_s"] > 0
     assert any("times 30" in note for note in done.notes)
     assert done.provenance["weights_hash"] == done.config["backbone"]["weights"]
@@ -89,14 +90,14 @@ def test_adapters_go_to_the_layers_that_stand_for_the_named_ones(done, results):
 
 
 def test_a_finished_cell_is_shown_not_done_again(done, results, monkeypatch):
-    monkeypatch.setattr("bench.run.whole", forbidden)
-    monkeypatch.setattr("bench.run._complete", forbidden)
+    monkeypatch.setattr("bench.run.run_together", forbidden)
+    monkeypatch.setattr("bench.steps.identify.extend", forbidden)
     again = run(composed(results, *PAIR))
     assert dumps(again) == dumps(done)
 
 
 def test_another_strength_is_sampled_from_the_stored_adapter(done, results, monkeypatch):
-    monkeypatch.setattr(Work, "job", forbidden)
+    monkeypatch.setattr("bench.steps.slots.training_job", forbidden)
     more = run(composed(results, *PAIR, "strength=[3,0]"))
     folder, names = results / done.run_id / "images", ["000-s0", "000-s1", "001-s0", "001-s1"]
     assert str(values(more)) == str(values(done)) and set(values(more, 0.0)) == set(values(done))
@@ -108,7 +109,7 @@ def test_another_strength_is_sampled_from_the_stored_adapter(done, results, monk
 
 def test_another_metric_scores_stored_images_without_decoding_known_files(done, results, monkeypatch):
     before = Store(results).read(done.run_id)
-    for work in ("bench.work._drawn", "bench.data.images.load_image", "metrics.networks.OpenClip.forward"):
+    for work in ("bench.steps.sample.drawn", "bench.data.images.load_image", "metrics.networks.OpenClip.forward"):
         monkeypatch.setattr(work, forbidden)
     more = run(composed(results, *PAIR, "+metrics.again=${metrics.clip_score}"))
     assert str([entry for entry in more.scores if entry["group"] != "again"]) == str(before.scores)
@@ -151,14 +152,14 @@ def test_a_loss_that_is_not_finite_fails_its_cell_with_the_step(results):
 @pytest.mark.parametrize(
     "words, said",
     [
-        ("method.recipe.steps=1e3", "method.recipe.steps=1000.0 was asked for; it takes a whole number."),
-        ("sampler.start_t=late", "sampler.start_t=late was asked for; it takes a number or null."),
-        ("method.recipe.batch_size=0", "A recipe of 6 steps of 0 examples was asked for; type at least 1 of each."),
-        ("sampler.steps=0", "A sampler of 0 steps and 16 images at once was asked for; type at least 1."),
-        ("trainer.lr_scale=high", "trainer.lr_scale=high was asked for; it takes a number."),
-        ("trainer.prior_images=2.5", "trainer.prior_images=2.5 was asked for; it takes a whole number or null."),
-        ("+method.recipe.rate=2", f"method.recipe.rate was asked for; method.recipe knows {', '.join(RECIPE_KEYS)}."),
-        ("sampler.cfg=true", "sampler.cfg=True was asked for; it takes a number."),
+        ("method.recipe.steps=1e3", "method.recipe.steps=1000.0 was requested; it takes a whole number."),
+        ("sampler.start_t=late", "sampler.start_t=late was requested; it takes a number or null."),
+        ("method.recipe.batch_size=0", "A recipe of 6 steps of 0 examples was requested; type at least 1 of each."),
+        ("sampler.steps=0", "A sampler of 0 steps and 16 images at once was requested; type at least 1."),
+        ("trainer.lr_scale=high", "trainer.lr_scale=high was requested; it takes a number."),
+        ("trainer.prior_images=2.5", "trainer.prior_images=2.5 was requested; it takes a whole number or null."),
+        ("+method.recipe.rate=2", f"method.recipe.rate was requested; method.recipe knows {', '.join(RECIPE_KEYS)}."),
+        ("sampler.cfg=true", "sampler.cfg=True was requested; it takes a number."),
     ],
 )
 def test_a_setting_that_cannot_be_meant_stops_the_cell_before_it_trains(results, monkeypatch, words, said):
@@ -168,19 +169,19 @@ def test_a_setting_that_cannot_be_meant_stops_the_cell_before_it_trains(results,
 
 
 def test_a_key_that_a_plain_class_does_not_know_is_named():
-    with pytest.raises(BenchError, match=r"^metrics\.vendi\.spread was asked for; metrics\.vendi knows network\.$"):
+    with pytest.raises(BenchError, match=r"^metrics\.vendi\.spread was requested; metrics\.vendi knows network\.$"):
         build({"_target_": "metrics.vendi.Vendi", "network": None, "spread": 2}, "metrics.vendi")
 
 
 def test_a_seed_and_a_strength_are_numbers(results):
-    with pytest.raises(BenchError, match="seed=a was asked for; type a whole number, with -m several: seed=0,1,2"):
+    with pytest.raises(BenchError, match="seed=a was requested; type a whole number, with -m several: seed=0,1,2"):
         composed(results, "seed=a")
-    with pytest.raises(BenchError, match=r"strength=high was asked for; type a number, strength=\[1,2\] or curve"):
+    with pytest.raises(BenchError, match=r"strength=high was requested; type a number, strength=\[1,2\] or sweep"):
         composed(results, "strength=high")
 
 
 def test_weights_of_a_metric_that_are_missing_stop_the_cell_before_it_trains(results, monkeypatch):
-    monkeypatch.setattr(Work, "job", forbidden)
+    monkeypatch.setattr("bench.steps.slots.training_job", forbidden)
     record = run(composed(results, *PAIR, "metrics=sd", "seed=5"))
     assert record.status == "failed" and "missing_metrics=skip" in record.reason
 

@@ -14,7 +14,7 @@ from bench.adapters.bank import Bank
 from bench.contracts import Ask, CrossAttentionSpec, Loss, Method
 from bench.sampling.sampler import Request, Sampler, sample, shots
 from bench.seeding import generator
-from bench.work import LABELS
+from bench.steps.work import LABELS
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
 
@@ -64,7 +64,9 @@ def test_it_names_its_knob_draws_images_and_trains_only_what_it_declares(name, t
     made, data, backbone = method(name, tmp_path), tiny_dataset(), TinyBackbone()
     assert made.strength_knob and made.lacks(data) is None and made.missing() is None
     assert made.start_t == settings(name).get("start_t", Method.start_t), "the late start stands in the yaml"
-    assert all(isinstance(value, (int, float)) for value in settings(name)["curve"]), "strength=curve has no values"
+    assert all(isinstance(value, (int, float)) for value in settings(name)["strength_sweep"]), (
+        "strength=sweep has no values"
+    )
     assert {"content", "negative"} <= set(made.prompts("a photo of a cat", data))
     bank = Bank(backbone, made.adapters(data), [generator("adapters", 0)])
     request = Request(0, made, data, shots(data), made.strength)

@@ -99,7 +99,7 @@ def test_full_fine_tuning_replayed_in_plain_torch(weight, text_encoder):
 
 def test_what_is_tuned_is_asked_for_in_words():
     assert DreamBooth(RECIPE, tune="full", text_encoder=True).adapters(None) == {"style": FullSpec(True)}
-    with pytest.raises(BenchError, match="tune='lroa' was asked for; type method.tune=lora or method.tune=full"):
+    with pytest.raises(BenchError, match="tune='lroa' was requested; type method.tune=lora or method.tune=full"):
         DreamBooth(RECIPE, tune="lroa").adapters(None)
     with pytest.raises(BenchError, match="type method.text_encoder=false or method.tune=full"):
         DreamBooth(RECIPE, text_encoder=True).adapters(None)

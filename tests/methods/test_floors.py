@@ -9,7 +9,8 @@ from tiny import picture, tiny_dataset
 
 from bench.contracts import Evaluation, Example, Pair
 from bench.sampling.sampler import shots
-from bench.work import Work
+from bench.steps.sample import images
+from bench.steps.work import Work
 from methods.copy import Copy
 from methods.oracle import Oracle
 from methods.zero_shot import ZeroShot
@@ -23,7 +24,7 @@ def examples(*seeds):
 
 
 def work_of(method, folder, dataset):
-    """The parts that `Work.sample` uses, with a baseline that is there already."""
+    """The parts that `steps.sample.images` uses, with a baseline that is there already."""
     work = Work(SimpleNamespace(run_id="a-cell"), folder)
     work.method, work.dataset, work.baseline, work.shots = method, dataset, BASELINE, shots(dataset)
     return work
@@ -61,11 +62,11 @@ def test_their_images_are_stored_like_all_others_and_nothing_is_drawn(method, tm
     def forbidden(*args):
         raise AssertionError("an image was drawn")
 
-    monkeypatch.setattr("bench.work.draw", forbidden)
+    monkeypatch.setattr("bench.steps.sample.draw", forbidden)
     work = work_of(method, tmp_path, tiny_dataset())
-    assert np.array_equal(work.sample(1.0), method.from_baseline(BASELINE, tiny_dataset()))
+    assert np.array_equal(images(work, 1.0), method.from_baseline(BASELINE, tiny_dataset()))
     stored = [np.asarray(Image.open(path)) for path in sorted(tmp_path.glob("images/strength=1/*.png"))]
-    assert np.array_equal(np.stack(stored).transpose(0, 3, 1, 2), work.sample(1.0))
+    assert np.array_equal(np.stack(stored).transpose(0, 3, 1, 2), images(work, 1.0))
 
 
 def test_other_methods_are_drawn_and_what_trains_nothing_once_for_all_seeds(tmp_path, monkeypatch):
@@ -76,12 +77,12 @@ def test_other_methods_are_drawn_and_what_trains_nothing_once_for_all_seeds(tmp_
         drawn.append(label)
         return [255 - BASELINE]
 
-    monkeypatch.setattr("bench.work._drawn", draw)
+    monkeypatch.setattr("bench.steps.sample.drawn", draw)
     works = [work_of(ZeroShot(), tmp_path / str(seed), tiny_dataset()) for seed in range(2)]
     for seed, work in enumerate(works):
         work.cell.identity, work.bank, work.sampler = {"seed": seed, "method": "zero_shot"}, None, None
-        assert np.array_equal(work.sample(1.0), 255 - BASELINE)
+        assert np.array_equal(images(work, 1.0), 255 - BASELINE)
     assert len(drawn) == 1 and not works[0].notes and "another training seed" in works[1].notes[0]
     assert "sample_s" in works[0].cost and "sample_s" not in works[1].cost
-    works[1].sample(2.0)
+    images(works[1], 2.0)
     assert len(drawn) == 2

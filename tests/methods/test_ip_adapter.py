@@ -422,26 +422,27 @@ def test_other_files_are_refused_in_a_sentence(tmp_path):
 
 def test_blocks_that_the_network_lacks_are_told():
     with pytest.raises(
-        BenchError, match=r"asked for at up \['block_0'\]; blocks .* down.block_0 \(2\).*up.block_1 \(3\)"
+        BenchError, match=r"requested at up \['block_0'\]; blocks .* down.block_0 \(2\).*up.block_1 \(3\)"
     ):
         Bank(Shaped(sd), {"image": CrossAttentionSpec(4, scales={"up": {"block_0": 1.0}})}, [generator(0)])
-    with pytest.raises(BenchError, match=r"asked for at up \['block_1'\]"):
+    with pytest.raises(BenchError, match=r"requested at up \['block_1'\]"):
         Bank(Shaped(sd), {"image": CrossAttentionSpec(4, scales={"up": {"block_1": [1, 0]}})}, [generator(0)])
 
 
 def test_absent_weights_skip_the_cell_and_name_what_makes_them(tmp_path):
     from hydra import compose, initialize_config_dir
 
-    from bench.__main__ import CONF, cell, register_datasets
+    from bench.compose import cell, register_datasets
+    from bench.paths import CONF
     from bench.run import run
 
     register_datasets()
     file = "bench/mini/weights/encoder/none.safetensors"
     overrides = ["method=ip_adapter", f"method.file={file}", "tracker=none", f"results={tmp_path}", "dataset=blueprint"]
-    with initialize_config_dir(CONF, version_base="1.3"):
-        asked = cell(compose("config", overrides))
-    assert list(asked.identity["method"]["files"]) == [CLIP]
-    record = run(asked)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        requested = cell(compose("config", overrides))
+    assert list(requested.identity["method"]["files"]) == [CLIP]
+    record = run(requested)
     assert record.status == "skipped"
     assert f"The weights {file} are not on this machine" in record.reason
     assert "python -m bench.mini.recipe --out DIR --stages world,encoder" in record.reason

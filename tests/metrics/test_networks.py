@@ -9,11 +9,11 @@ import torch
 from metric_cases import scenes
 
 from bench.contracts import BenchError
-from metrics import networks
+from bench.paths import ROOT
 from metrics.csd import Csd
 from metrics.dino import Vit
 from metrics.features import FeatureStore
-from metrics.networks import Inception, LpipsNet, MiniPerceptual, OpenClip, resize_clean
+from metrics.networks import Inception, LpipsNet, MiniPerceptual, OpenClip, lpips, open_clip, resize_clean
 from metrics.perceptual import DistancesTo, distances, gram, phi, standardise
 
 
@@ -83,7 +83,7 @@ def test_equal_networks_share_one_model_and_the_id_follows_the_weights(clip, cli
     from safetensors.torch import load_file, save_file
 
     twin = OpenClip(name="tiny-clip", model=str(clip_folder), device="cpu")
-    assert networks._load_clip(twin)[0] is networks._load_clip(clip)[0]
+    assert open_clip._load_clip(twin)[0] is open_clip._load_clip(clip)[0]
     (tmp_path / "open_clip_config.json").write_bytes((clip_folder / "open_clip_config.json").read_bytes())
     state = load_file(clip_folder / "open_clip_model.safetensors")
     save_file(state | {"logit_scale": state["logit_scale"] + 1}, tmp_path / "open_clip_model.safetensors")
@@ -93,8 +93,8 @@ def test_equal_networks_share_one_model_and_the_id_follows_the_weights(clip, cli
 def test_loading_leaves_the_global_random_state_alone(clip_folder, alex_file):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    networks._load_clip(OpenClip(name="again", model=str(clip_folder), device="cpu"))
-    networks._load_lpips(LpipsNet(name="again", weights=str(alex_file), device="cpu"))
+    open_clip._load_clip(OpenClip(name="again", model=str(clip_folder), device="cpu"))
+    lpips._load_lpips(LpipsNet(name="again", weights=str(alex_file), device="cpu"))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -322,5 +322,5 @@ def test_constructing_metrics_imports_no_torch():
         " from metrics.networks import Inception; m = metrics.fid.Fid(Inception()); m.missing();"
         " print('torch' in sys.modules, 'open_clip' in sys.modules)"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=networks.ROOT)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.split() == ["False", "False"]

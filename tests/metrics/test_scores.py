@@ -9,6 +9,7 @@ import torch
 from metric_cases import dataset, scenes, sepia
 
 from bench.contracts import BenchError, Evaluation, Example, Impossible
+from bench.paths import CONF
 from bench.settings import build
 from metrics import networks
 from metrics.clip_score import ClipScore
@@ -99,11 +100,11 @@ def test_oracle_distances_agree_with_a_loop(alex, clip, evaluation):
     rgb = [np.sqrt((((y / 255.0) - (s / 255.0)) ** 2).mean()) for y, s in zip(case.images, truth, strict=True)]
     start = [np.sqrt((((y / 255.0) - (s / 255.0)) ** 2).mean()) for y, s in zip(case.baseline, truth, strict=True)]
     assert score.values["oracle_rgb"] == pytest.approx(np.mean(rgb))
-    assert score.values["oracle_closed_rgb"] == pytest.approx(1 - np.mean(rgb) / np.mean(start))
+    assert score.values["gap_closed_rgb"] == pytest.approx(1 - np.mean(rgb) / np.mean(start))
     far = np.mean([lpips(alex, y, s) for y, s in zip(case.images, truth, strict=True)])
     near = np.mean([lpips(alex, y, s) for y, s in zip(case.baseline, truth, strict=True)])
     assert score.values["oracle_lpips"] == pytest.approx(far, rel=1e-5)
-    assert score.values["oracle_closed_lpips"] == pytest.approx(1 - far / near, rel=1e-5)
+    assert score.values["gap_closed_lpips"] == pytest.approx(1 - far / near, rel=1e-5)
     clip_score = OracleClip(clip).score(case)
     features = [1 - cosine(clip(y[None])[0], clip(s[None])[0]) for y, s in zip(case.images, truth, strict=True)]
     assert clip_score.values["oracle_clip"] == pytest.approx(np.mean(features), rel=1e-4)
@@ -114,7 +115,7 @@ def test_the_truth_closes_everything_the_baseline_nothing(alex, clip, evaluation
     baseline = scenes(8, 7)
     case = evaluation(images=baseline, baseline=baseline)
     at_start = {**Oracle(alex).score(case).values, **OracleClip(clip).score(case).values}
-    for name in ("oracle_closed_rgb", "oracle_closed_lpips", "oracle_closed_clip"):
+    for name in ("gap_closed_rgb", "gap_closed_lpips", "gap_closed_clip"):
         assert at_truth[name] == pytest.approx(1, abs=1e-6) and at_start[name] == pytest.approx(0, abs=1e-6)
 
 
@@ -127,7 +128,7 @@ def test_a_dataset_without_an_oracle_is_told_so(alex, clip, evaluation):
 
 def test_a_baseline_that_is_the_truth_leaves_the_closed_fraction_undefined(alex, evaluation):
     case = evaluation(dataset=dataset(oracle=lambda image: image))
-    assert np.isnan(Oracle(alex).score(case).values["oracle_closed_rgb"])
+    assert np.isnan(Oracle(alex).score(case).values["gap_closed_rgb"])
 
 
 # --- style similarity --------------------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ def configured(name):
     hydra = pytest.importorskip("hydra")
     from omegaconf import OmegaConf
 
-    with hydra.initialize_config_dir(str(networks.ROOT / "conf"), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_container(hydra.compose(overrides=[f"+metrics={name}"]).metrics)
 
 

@@ -261,7 +261,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    asked = options(arguments)
+    requested = options(arguments)
     one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     if not one.items() <= os.environ.items():  # they are read when numpy is imported
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | one)
@@ -269,16 +269,16 @@ def main(arguments: list[str] | None = None) -> None:
     import torch
 
     torch.set_num_threads(1)
-    found: dict[str, Any] = {"options": {"images": asked.images, "pixels": asked.pixels}, "machine": machine()}
-    found |= traces(asked.small)
+    found: dict[str, Any] = {"options": {"images": requested.images, "pixels": requested.pixels}, "machine": machine()}
+    found |= traces(requested.small)
     with tempfile.TemporaryDirectory() as folder:
-        found["all metrics"] = measured(asked, Path(folder))
+        found["all metrics"] = measured(requested, Path(folder))
     text = report(found)
     print(text)
-    if not asked.small:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        atomic_write(asked.out / "metrics.json", json.dumps(found, indent=1).encode())
-        atomic_write(asked.out / "metrics.md", text.encode())
+    if not requested.small:
+        requested.out.mkdir(parents=True, exist_ok=True)
+        atomic_write(requested.out / "metrics.json", json.dumps(found, indent=1).encode())
+        atomic_write(requested.out / "metrics.md", text.encode())
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ from bench.files import atomic_write  # noqa: E402
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots  # noqa: E402
 from bench.seeding import generator  # noqa: E402
 from bench.sweeps.packs import run_pack  # noqa: E402
-from bench.training.compiling import ways_of  # noqa: E402
+from bench.training.compiling import backends_of  # noqa: E402
 from bench.training.latents import Latents  # noqa: E402
 from bench.training.trainer import Job, Training  # noqa: E402
 from methods.dreambooth import DreamBooth  # noqa: E402
@@ -109,8 +109,8 @@ def described(few: bool = True) -> dict[str, Any]:
     return plan | {"prompts": plan["prompts"][: IMAGES // 2], "seeds": [0, 1]} if few else plan
 
 
-def training(backbone: Any, method: Any, dataset: Any, cells: int, ways: Sequence[str] = (), graphs: bool = False):
-    """Steps of all cells of a pack, run in some of the ways of `bench.training.compiling`."""
+def training(backbone: Any, method: Any, dataset: Any, cells: int, backends: Sequence[str] = (), graphs: bool = False):
+    """Steps of all cells of a pack, run in some of the backends of `bench.training.compiling`."""
     own = [Example(dataset.references[0].image, f"a photo of a {dataset.noun}", dataset.noun)]
     latents = Latents(dataset, backbone, method.recipe, own)
     bank = Bank(backbone, method.adapters(dataset), [generator("adapters", seed) for seed in range(cells)])
@@ -119,7 +119,7 @@ def training(backbone: Any, method: Any, dataset: Any, cells: int, ways: Sequenc
         pack.add(Job(cell, method, latents, method.recipe, seed=cell))
     try:
         while True:
-            with ways_of(backbone).running(ways, graphs):
+            with backends_of(backbone).running(backends, graphs):
                 finished = list(pack.tick())
             if finished:
                 yield
@@ -172,21 +172,23 @@ def compiled_rows(backbone: Any, dataset: Any, options: argparse.Namespace) -> I
     cases = [(cells, how, *kinds[how]) for cells in (1, options.cells[-1]) for how in kinds]
     if GPU:
         cases += [(cells, "compiled, CUDA graphs", ("compile",), True) for cells in (1, options.cells[-1])]
-    for cells, how, ways, graphs in cases:
+    for cells, how, backends, graphs in cases:
         if GPU and time.perf_counter() - options.started > LAST_S:
             return
-        yield _compiled_row(backbone, dataset, options, cells, how, ways, graphs)
+        yield _compiled_row(backbone, dataset, options, cells, how, backends, graphs)
 
 
-def _compiled_row(backbone: Any, dataset: Any, options: argparse.Namespace, cells: int, how: str, *ways: Any) -> dict:
+def _compiled_row(
+    backbone: Any, dataset: Any, options: argparse.Namespace, cells: int, how: str, *backends: Any
+) -> dict:
     (name, method), *_ = methods(options.where).items()
     started = clock()
     try:
-        row = _row(name, how, cells, partial(training, backbone, method, dataset, cells, *ways), options.ticks)
+        row = _row(name, how, cells, partial(training, backbone, method, dataset, cells, *backends), options.ticks)
     except RuntimeError as error:
         return {"K": cells, "how": how, "steps_per_s": 0.0, "first_s": float("nan"), "failure": str(error)[:200]}
     first_s = clock() - started - options.ticks * cells * row["step_s"]
-    return row | {"first_s": first_s, "failure": ways_of(backbone).failure}
+    return row | {"first_s": first_s, "failure": backends_of(backbone).failure}
 
 
 def sample_rows(backbone: Any, dataset: Any, options: argparse.Namespace) -> Iterator[dict[str, Any]]:

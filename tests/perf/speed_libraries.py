@@ -18,7 +18,8 @@ from speed_networks import Networks
 
 from bench.contracts import Evaluation
 from metrics.cmmd import biased
-from metrics.networks import LpipsNet, _load_clip, resize_clean
+from metrics.networks import LpipsNet, resize_clean
+from metrics.networks.open_clip import _load_clip
 from metrics.perceptual import standardise
 
 BATCH = 16

@@ -40,10 +40,10 @@ class Networks:
 
         It takes the name from the yaml, so that metrics over unlike networks share no features here, either.
         """
-        asked = spec.get("network", {})
+        requested = spec.get("network", {})
         kinds = {"OpenClip": self.clip, "Inception": self.inception, "LpipsNet": self.lpips}
-        found = kinds.get(asked.get("_target_", "").rpartition(".")[2])
-        return found and replace(found, name=asked.get("name", found.name))
+        found = kinds.get(requested.get("_target_", "").rpartition(".")[2])
+        return found and replace(found, name=requested.get("name", found.name))
 
 
 def stand_ins(folder: Path, small: bool) -> Networks:

@@ -11,7 +11,7 @@ from bench.adapters.lora_files import read_lora
 from bench.contracts import AdapterSpec, BenchError, Recipe
 from bench.sampling.sampler import Request, Sampler, sample, shots
 from bench.seeding import generator
-from bench.work import _loaded
+from bench.steps.work import loaded_backbone
 from methods.dreambooth import DreamBooth
 
 MINI = '{"_target_": "bench.backbones.stable_diffusion.StableDiffusion", "name": "mini", "resolution": 64, '
@@ -22,7 +22,7 @@ METHOD = DreamBooth(Recipe(steps=1, lr=1.0))
 
 @pytest.fixture(scope="module")
 def backbone():
-    return _loaded(MINI)
+    return loaded_backbone(MINI)
 
 
 def ours(bank, scale):

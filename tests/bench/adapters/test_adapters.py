@@ -131,5 +131,5 @@ def test_kaiming_halves_are_uniform_within_the_bound_of_their_inputs():
         assert layer.down.abs().max() <= (3 / inputs) ** 0.5 and layer.scale == 1 / 64 and not layer.up.any()
         assert layer.down.abs().max() > 0.99 * (3 / inputs) ** 0.5
         assert layer.down.var().item() == pytest.approx(1 / inputs, rel=0.1)
-    with pytest.raises(BenchError, match="asked to start 'ones'; known are gaussian, kaiming"):
+    with pytest.raises(BenchError, match="Adapters were to start 'ones'; known are gaussian, kaiming"):
         Bank(TinyBackbone(), {"style": AdapterSpec(2, init="ones")}, [generator(0)])

@@ -13,9 +13,11 @@ from bench.adapters.bank import Bank
 from bench.backbones import embedding
 from bench.contracts import AdapterSpec, Ask, BenchError, FullSpec, Impossible, Loss, Method, Recipe, Text
 from bench.seeding import generator
+from bench.steps.costs import costs as costs_of
+from bench.steps.job import save_adapters
+from bench.steps.work import Work
 from bench.training.latents import Latents
 from bench.training.trainer import Job, train
-from bench.work import Work
 
 RECIPE = Recipe(steps=6, lr=1e-3, batch_size=2, clip_norm=0.5)
 PROMPTS = ["a cat", "a dog", "a red car"]
@@ -145,9 +147,9 @@ def test_training_at_another_scale_is_refused_with_a_sentence():
 
 def test_it_is_alone_in_its_cell_and_its_pack():
     backbone = TinyBackbone()
-    with pytest.raises(Impossible, match="2 cells with 1 were asked for; train each alone"):
+    with pytest.raises(Impossible, match="2 cells with 1 were requested; train each alone"):
         Bank(backbone, {"style": FullSpec()}, [None, None])
-    with pytest.raises(Impossible, match="1 cells with 2 were asked for"):
+    with pytest.raises(Impossible, match="1 cells with 2 were requested"):
         Bank(backbone, {"style": FullSpec(), "content": AdapterSpec(2)}, [generator(0)])
     backbone.parts = lambda: {"unet": backbone.network}
     with pytest.raises(Impossible, match="type method.text_encoder=false"):
@@ -262,8 +264,8 @@ def test_the_record_counts_all_weights_and_the_bytes_of_all_files(tmp_path):
     backbone, work = TinyBackbone(), Work(None, tmp_path)
     bank = work.bank = moved(backbone)
     work.method = SimpleNamespace(recipe=RECIPE)
-    work.save_adapters()
-    costs = work.costs()
+    save_adapters(work)
+    costs = costs_of(work)
     parameters = [*backbone.network.parameters(), *backbone.reader.parameters()]
     assert costs["trainable_parameters"] == sum(parameter.numel() for parameter in parameters)
     assert costs["adapter_bytes"] == sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""Paired comparisons against statistics.py and closed forms; comparisons at matched closeness on known curves."""
+"""Paired comparisons against statistics.py and closed forms; comparisons at matched closeness on known sweeps."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ import pytest
 
 from bench import table
 from bench.analysis import comparisons, formats, frames, layouts, matched, resampling, shown_columns, statistics
-from bench.analysis.matched import Curve, Pair
+from bench.analysis.matched import Pair, StrengthSweep
 from bench.contracts import BenchError, Impossible
 from bench.store.record import Record, Store
 
@@ -20,7 +20,7 @@ FLOOR = 0.8  # distance of the baseline to the oracle: closed = 1 - distance / F
 
 
 def close(method, strength):
-    """A bent curve of the closeness over the strength."""
+    """A bent sweep of the closeness over the strength."""
     return {"pair": 0.9 * strength / (strength + 1), "lora": 0.8 * strength / (strength + 0.4)}[method]
 
 
@@ -44,7 +44,7 @@ def world(methods=("pair", "lora"), datasets=("dots",), seeds=3, noise=0.0):
                                "network": "net", "fingerprint": {}})  # fmt: skip
             lines += [(run_id, strength, p, 0, a, b) for p, a, b in zip(PROMPTS, y, distance, strict=True)]
         config = {"method": {"name": method}, "dataset": {"name": dataset}, "backbone": {"name": "tiny"}, "seed": seed}
-        config["asked"] = {"method": {"strength": OWN[method]}}
+        config["requested"] = {"method": {"strength": OWN[method]}}
         records.append(Record(run_id, "done", None, config, scores=scores))
     return records, pd.DataFrame(lines, columns=["run_id", "strength", "prompt", "image_seed", "leak", "away"])
 
@@ -54,10 +54,10 @@ def lines_of_closed(monkeypatch):
     monkeypatch.setattr(shown_columns, "per_image", lambda: {"closed": "away"})
 
 
-def asked(made, metric="leak", by=None):
+def requested(made, metric="leak", by=None):
     records, images = made
     configs = {record.run_id: record.config for record in records}
-    return comparisons.asked(layouts.Source(frames.frame(records), images), configs, metric, by)
+    return comparisons.requested(layouts.Source(frames.frame(records), images), configs, metric, by)
 
 
 def by_pair(frame):
@@ -69,7 +69,7 @@ def by_pair(frame):
 
 def test_every_pair_at_its_own_strength_on_each_dataset_and_over_all():
     made = world(datasets=("dots", "ink", "lines"), noise=0.02)
-    found = by_pair(asked(made).frame())
+    found = by_pair(requested(made).frame())
     assert set(found) == {(d, "lora", "pair") for d in ("dots", "ink", "lines", "all 3")}
     images = made[1].assign(method=made[1].run_id.str.split("-").str[0], dataset=made[1].run_id.str.split("-").str[1],
                             seed=made[1].run_id.str[-1].astype(int))  # fmt: skip
@@ -87,17 +87,17 @@ def test_every_pair_at_its_own_strength_on_each_dataset_and_over_all():
 
 def test_what_is_inconclusive_says_how_many_more_and_one_training_says_nothing():
     made = world(seeds=3, noise=0.6)
-    (line,) = asked(made).frame().to_dict("records")
+    (line,) = requested(made).frame().to_dict("records")
     images = made[1].assign(method=made[1].run_id.str.split("-").str[0], seed=made[1].run_id.str[-1].astype(int))
     own = images[images.strength == images.method.map(OWN)]
     more = statistics.more_seeds(own, "leak", "lora", "pair", abs(line["difference"]))
     assert line["verdict"] == "inconclusive" and (line["more"] == more or (math.isnan(line["more"]) and more is None))
-    shown = formats.text(asked(made).sheet())
+    shown = formats.text(requested(made).table_model())
     assert ("none" if more is None else f"{more} training seeds") in shown
     undecided = {"verdict": "inconclusive", "difference": 0.1, "reason": "", "more": 1.0}
     assert comparisons._needed({**undecided, "dataset": "all 4"}).text == "1 style"
     assert comparisons._more(0, "inconclusive") == 1 and comparisons._more(0, "higher") == 0
-    (single,) = asked(world(seeds=1)).frame().to_dict("records")
+    (single,) = requested(world(seeds=1)).frame().to_dict("records")
     assert single["verdict"] == "inconclusive" and single["reason"] == layouts.ONE and math.isnan(single["more"])
 
 
@@ -111,7 +111,7 @@ def test_settings_tell_apart_methods_of_one_name_and_several_networks_are_asked_
     records, images = world(seeds=1)
     records[0].scores.append(records[0].scores[1] | {"network": "other"})
     with pytest.raises(BenchError, match=r"several networks; name one of leak \[net\], leak \[other\]"):
-        asked((records, images))
+        requested((records, images))
 
 
 # --- matched
@@ -119,7 +119,7 @@ def test_settings_tell_apart_methods_of_one_name_and_several_networks_are_asked_
 
 def test_a_method_that_leaks_the_same_per_closeness_is_not_blamed_for_going_further():
     """Closed form: leak is a straight line of closeness with lora 0.2 above pair, wherever their strengths lie."""
-    found = by_pair(asked(world(datasets=("dots", "ink"), noise=0.005), by="closed").frame())
+    found = by_pair(requested(world(datasets=("dots", "ink"), noise=0.005), by="closed").frame())
     assert len(found) == 6
     for (dataset, a, b), line in found.items():
         truth = 0.2 if a == "lora" else -0.2
@@ -127,12 +127,12 @@ def test_a_method_that_leaks_the_same_per_closeness_is_not_blamed_for_going_furt
         assert line["at"] == pytest.approx(close(b, OWN[b]), abs=0.02)
         assert line["low"] < truth < line["high"] and line["high"] - line["low"] < 0.05
         assert line["verdict"] == ("worse" if truth > 0 else "better")
-    plain = by_pair(asked(world(noise=0.005)).frame())["dots", "lora", "pair"]["difference"]
-    assert abs(plain - 0.2) > 0.03  # at their own strengths they are not equally close
+    plain = by_pair(requested(world(noise=0.005)).frame())["dots", "lora", "pair"]["difference"]
+    assert abs(plain - 0.2) > 0.03  # at their default strengths they are not equally close
 
 
 def test_without_noise_it_is_the_truth_and_the_record_bears_out_the_straight_line():
-    wanted = asked(world(), by="closed")
+    wanted = requested(world(), by="closed")
     line = by_pair(wanted.frame())["dots", "lora", "pair"]
     assert line["difference"] == pytest.approx(0.2, abs=1e-12)
     assert not wanted.closeness.of_sets  # closed per image, from its distance
@@ -145,36 +145,36 @@ def test_a_closeness_that_is_no_straight_line_is_left_as_a_number_of_the_set():
     records, images = world(noise=0.01)
     for score in records[0].scores[:1]:
         score["value"] += 0.05
-    assert asked((records, images), by="closed").closeness.of_sets
-    line = by_pair(asked((records, images), by="closed").frame())["dots", "lora", "pair"]
+    assert requested((records, images), by="closed").closeness.of_sets
+    line = by_pair(requested((records, images), by="closed").frame())["dots", "lora", "pair"]
     assert line["difference"] == pytest.approx(0.2, abs=0.05) and line["n"] == len(PROMPTS)
 
 
 def test_nothing_is_extrapolated(monkeypatch):
     monkeypatch.setitem(OWN, "pair", 4.0)
     monkeypatch.setitem(STRENGTHS, "lora", (0.5, 1.0))
-    found = by_pair(asked(world(), by="closed").frame())
+    found = by_pair(requested(world(), by="closed").frame())
     low, high = close("lora", 0.5), close("lora", 1.0)
     line = found["dots", "lora", "pair"]
     assert line["verdict"] == "absent" and math.isnan(line["difference"]) and math.isnan(line["p_holm"])
     moved = np.random.default_rng(0).normal(0, 0.02, len(PROMPTS)).mean() / FLOOR  # the prompts' part of the distance
     low, high, level = low - moved, high - moved, close("pair", 4.0) - moved
     assert line["reason"] == (
-        f"B's closeness {level:.3g} is not on A's curve, {low:.3g} to {high:.3g}: nothing is extrapolated"
+        f"B's closeness {level:.3g} is not on A's sweep, {low:.3g} to {high:.3g}: nothing is extrapolated"
     )
     assert found["dots", "pair", "lora"]["difference"] == pytest.approx(-0.2)
     monkeypatch.setitem(STRENGTHS, "lora", (1.0,))
-    assert "one strength" in by_pair(asked(world(), by="closed").frame())["dots", "lora", "pair"]["reason"]
+    assert "one strength" in by_pair(requested(world(), by="closed").frame())["dots", "lora", "pair"]["reason"]
 
 
 def parallel(seeds, prompts, draw, gap=0.0):
-    """A curve and a point that lie on lines y = x + c with c of each training and prompt: theta is a mean of c's."""
+    """A sweep and a point that lie on lines y = x + c with c of each training and prompt: theta is a mean of c's."""
     base = draw.normal(size=(1, prompts)) + 0.3 * draw.normal(size=(seeds, 1))
     apart = gap + 0.5 * draw.normal(size=(1, prompts)) + 0.3 * draw.normal(size=(seeds, prompts))
     apart = apart + 0.4 * draw.normal(size=(seeds, 1))
     x = np.linspace(-9, 9, 4) + np.zeros((seeds, prompts, 1)) + 0.1 * draw.normal(size=(seeds, prompts, 1))
     point = 0.1 * draw.normal(size=(seeds, prompts, 1))
-    pair = Pair(Curve(x, x + (base + apart)[..., None]), Curve(point, point + base[..., None]))
+    pair = Pair(StrengthSweep(x, x + (base + apart)[..., None]), StrengthSweep(point, point + base[..., None]))
     return pair, apart
 
 
@@ -193,10 +193,12 @@ def test_on_parallel_lines_the_interval_is_that_of_the_mean_gap(seeds, prompts):
 
 
 def test_a_resample_draws_both_curves_anew():
-    """theta under weights is that of the curves whose rows are repeated as often as the weights say."""
+    """theta under weights is that of the sweeps whose rows are repeated as often as the weights say."""
     draw = np.random.default_rng(5)
     x = np.sort(draw.normal(size=(3, 6, 5)), axis=2) * 5
-    pair = Pair(Curve(x, x**2 + draw.normal(size=x.shape)), Curve(0.2 * draw.normal(size=(3, 6, 1)), x[..., :1]))
+    pair = Pair(
+        StrengthSweep(x, x**2 + draw.normal(size=x.shape)), StrengthSweep(0.2 * draw.normal(size=(3, 6, 1)), x[..., :1])
+    )
     rows, columns = [0, 0, 2], [1, 1, 1, 4, 5, 0]
     counts = (np.bincount(columns, minlength=6) / 6)[None], (np.bincount(rows, minlength=3) / 3)[None]
 
@@ -222,7 +224,10 @@ def test_interpolation_is_numpys_and_takes_the_first_crossing():
 def test_the_linear_form_is_the_derivative():
     draw = np.random.default_rng(7)
     x = np.linspace(0, 1, 4) + 0.02 * draw.normal(size=(3, 8, 4))
-    pair = Pair(Curve(x, np.sin(3 * x)), Curve(0.4 + 0.02 * draw.normal(size=(3, 8, 1)), draw.normal(size=(3, 8, 1))))
+    pair = Pair(
+        StrengthSweep(x, np.sin(3 * x)),
+        StrengthSweep(0.4 + 0.02 * draw.normal(size=(3, 8, 1)), draw.normal(size=(3, 8, 1))),
+    )
     known = np.arange(8) < 5
     pair.a.y[:, ~known], pair.b.y[:, ~known] = np.nan, np.nan  # the metric is undefined for three prompts
     even = np.full((1, 8), 1 / 8), np.full((1, 3), 1 / 3)
@@ -236,10 +241,12 @@ def test_the_linear_form_is_the_derivative():
 def test_a_point_near_the_end_of_the_curve_has_a_number_but_no_interval():
     x = np.array([0.0, 1.0]) + np.zeros((3, 12, 1))
     point = 0.99 + 0.1 * np.random.default_rng(8).normal(size=(3, 12, 1))
-    found = matched.of_pair(Pair(Curve(x, 2 * x), Curve(point - point.mean() + 0.999, np.zeros_like(point))))
+    found = matched.of_pair(
+        Pair(StrengthSweep(x, 2 * x), StrengthSweep(point - point.mean() + 0.999, np.zeros_like(point)))
+    )
     assert found.difference == pytest.approx(2 * 0.999) and math.isnan(found.low) and found.p > 0.3
     with pytest.raises(Impossible, match="nothing is extrapolated"):
-        matched.of_pair(Pair(Curve(x, x), Curve(point + 0.1, point)))
+        matched.of_pair(Pair(StrengthSweep(x, x), StrengthSweep(point + 0.1, point)))
 
 
 @pytest.mark.slow
@@ -250,7 +257,7 @@ def test_matched_intervals_cover_the_truth():
         prompt, training = draw.normal(size=(4, 1, 12, 1)), draw.normal(size=(4, 3, 1, 1))
         noise = 0.05 * prompt + 0.03 * training + 0.05 * draw.normal(size=(4, 3, 12, 1))
         x = np.linspace(0, 1, 5) + np.zeros((3, 12, 1))
-        pair = Pair(Curve(x + 0.3 * noise[0], x**2 + noise[1]), Curve(0.5 + 0.3 * noise[2], noise[3]))
+        pair = Pair(StrengthSweep(x + 0.3 * noise[0], x**2 + noise[1]), StrengthSweep(0.5 + 0.3 * noise[2], noise[3]))
         found = matched.of_pair(pair)
         hits += found.low < 0.25 < found.high
     assert 0.92 <= hits / tries <= 0.98, hits / tries

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bench.analysis import formats
-from bench.analysis.table_model import Column, Row, Sheet, Value
+from bench.analysis.table_model import Column, Row, TableModel, Value
 
 HOSTILE = [
     r"a_b & 100% $x$ #1 {y} ~ ^ \ \\ \input{x}",
@@ -21,8 +21,8 @@ HOSTILE = [
 ]
 
 
-def sheet(names=HOSTILE):
-    made = Sheet(["method", "dataset"], [Column("clip_t", "net_a", True), Column("kid", None, False, (1,))])
+def model(names=HOSTILE):
+    made = TableModel(["method", "dataset"], [Column("clip_t", "net_a", True), Column("kid", None, False, (1,))])
     made.shared, made.legend, made.reasons = f"metric {names[0]}", [names[1]], [f"failed: {names[2]}"]
     for i, name in enumerate(names):
         marks = made.mark(f"a note about {name}")
@@ -51,7 +51,7 @@ class Texts(html.parser.HTMLParser):
 
 
 def test_html_shows_the_names_and_has_no_tag_of_theirs():
-    read = Texts(formats.html(sheet()))
+    read = Texts(formats.html(model()))
     ours = {"html", "head", "meta", "title", "style", "body", "table", "caption", "thead", "tbody", "tr", "th", "td"}
     assert set(read.tags) == ours | {"p", "sup", "small", "b"}
     first = read.cells[5::4]
@@ -62,7 +62,7 @@ def test_html_shows_the_names_and_has_no_tag_of_theirs():
 
 def test_markdown_shows_the_names():
     markdown = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
-    page = markdown.MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(formats.markdown(sheet()))
+    page = markdown.MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(formats.markdown(model()))
     read = Texts(page)
     assert not {"a", "img", "em", "code", "script", "s", "h1", "ol"} & set(read.tags)
     cells = [cell.strip() for cell in read.cells]
@@ -72,7 +72,7 @@ def test_markdown_shows_the_names():
 
 
 def test_text_stacks_intervals_and_marks_the_best():
-    shown = formats.text(sheet(["one", "two", "three"]))
+    shown = formats.text(model(["one", "two", "three"]))
     assert "23.8*" in shown and shown.count("[21.1, 26.6]") == 3 and "kid ↓¹" in shown
     assert "¹ a note about one" in shown and "bad" in shown and "failed" in shown
 
@@ -90,7 +90,7 @@ def test_figures_are_those_that_the_interval_warrants():
 
 
 def test_frames_hold_every_number():
-    made = sheet(["one", "two", "three"])
+    made = model(["one", "two", "three"])
     long, wide = formats.long(made), formats.wide(made)
     assert len(long) == 6 and long.metric.tolist() == ["clip_t", "kid"] * 3
     assert long[["mean", "low", "high"]].iloc[0].tolist() == [23.8213, 21.05, 26.61]
@@ -108,7 +108,7 @@ def test_latex_leaves_no_sign_that_it_would_read():
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex on this machine")
 def test_latex_compiles(tmp_path):
-    (tmp_path / "table.tex").write_text(formats.latex(sheet()))
+    (tmp_path / "table.tex").write_text(formats.latex(model()))
     page = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table.tex}\end{document}"
     (tmp_path / "page.tex").write_text(page)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]

@@ -45,14 +45,14 @@ def source():
     return layouts.Source(frames.frame(records), images)
 
 
-def by_key(sheet, *names):
-    return {tuple(row.key[name] for name in names): row for row in sheet.rows}
+def by_key(model, *names):
+    return {tuple(row.key[name] for name in names): row for row in model.rows}
 
 
 def test_every_value_is_the_interval_of_its_own_images(source):
-    sheet = layouts.metrics(source, ["up_a", "low_set"])
-    rows = by_key(sheet, "method", "dataset")
-    assert len(rows) == 6 and [column.full for column in sheet.columns] == ["up_a [net-a]", "low_set [net-a]"]
+    model = layouts.metrics(source, ["up_a", "low_set"])
+    rows = by_key(model, "method", "dataset")
+    assert len(rows) == 6 and [column.full for column in model.columns] == ["up_a [net-a]", "low_set [net-a]"]
     for (method, dataset), row in rows.items():
         mine = source.images[source.images.run_id.str.startswith(f"{method}-{dataset}-")]
         expected = statistics.interval(mine.assign(seed=mine.run_id.str[-1]), "up_a", ("seed", "prompt"))
@@ -64,11 +64,11 @@ def test_every_value_is_the_interval_of_its_own_images(source):
 
 
 def test_bold_is_decided_within_a_dataset(source):
-    sheet = layouts.metrics(source, ["up_a", "low_set"])
-    assert {key: row.values[0].bold for key, row in by_key(sheet, "method", "dataset").items()} == {
+    model = layouts.metrics(source, ["up_a", "low_set"])
+    assert {key: row.values[0].bold for key, row in by_key(model, "method", "dataset").items()} == {
         (method, dataset): method == "one" for method in LEVEL for dataset in ("dots", "lines")
     }
-    assert any("Bold" in line and "dataset" in line for line in sheet.legend)
+    assert any("Bold" in line and "dataset" in line for line in model.legend)
 
 
 def test_numbers_whose_images_do_not_average_to_them_are_numbers_of_sets(source):
@@ -81,16 +81,16 @@ def test_numbers_whose_images_do_not_average_to_them_are_numbers_of_sets(source)
 
 def test_the_standard_error_in_the_record_widens_the_interval():
     records = [cell("one", "dots", s, [score("low_k", 2.0), score("low_k_se", 0.5)]) for s in range(3)]
-    sheet = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["low_k", "low_k_se"])
-    value, error = sheet.rows[0].values
+    model = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["low_k", "low_k_se"])
+    value, error = model.rows[0].values
     assert (value.low, value.high) == pytest.approx((2 - 0.98, 2 + 0.98), abs=0.01)
-    assert [column.up for column in sheet.columns] == [False, None]  # nobody wins in standard errors
+    assert [column.up for column in model.columns] == [False, None]  # nobody wins in standard errors
 
 
 def test_pooled_rows_generalise_over_datasets(source):
-    sheet = layouts.metrics(source, ["up_a"], pool=True)
-    assert set(by_key(sheet, "method")) == {("one",), ("two",), ("three",)} and "dataset" not in sheet.keys
-    for (method,), row in by_key(sheet, "method").items():
+    model = layouts.metrics(source, ["up_a"], pool=True)
+    assert set(by_key(model, "method")) == {("one",), ("two",), ("three",)} and "dataset" not in model.keys
+    for (method,), row in by_key(model, "method").items():
         mine = source.images[source.images.run_id.str.startswith(f"{method}-")]
         assert row.values[0].mean == pytest.approx(mine.up_a.mean())
         assert row.values[0].covers == ("dataset", "seed", "prompt")
@@ -102,10 +102,10 @@ def test_pooled_rows_generalise_over_datasets(source):
 
 def test_one_training_is_marked_and_never_bold():
     records, images = world(seeds=1)
-    sheet = layouts.metrics(layouts.Source(frames.frame(records), images), ["up_a"])
-    assert not any(row.values[0].bold for row in sheet.rows)
-    assert all(sheet.notes[row.marks[-1] - 1].startswith("one training") for row in sheet.rows)
-    assert any("Inconclusive" in line and "up_a [net-a]" in line for line in sheet.legend)
+    model = layouts.metrics(layouts.Source(frames.frame(records), images), ["up_a"])
+    assert not any(row.values[0].bold for row in model.rows)
+    assert all(model.notes[row.marks[-1] - 1].startswith("one training") for row in model.rows)
+    assert any("Inconclusive" in line and "up_a [net-a]" in line for line in model.legend)
 
 
 def test_one_training_beside_three_is_not_bold_and_does_not_take_it_from_them(source):
@@ -113,8 +113,8 @@ def test_one_training_beside_three_is_not_bold_and_does_not_take_it_from_them(so
     better = source.images.run_id.str.startswith("three-") * 9.0
     scores = source.scores.assign(value=source.scores.value + 9.0 * source.scores.method.eq("three"))
     images = source.images.assign(up_a=source.images.up_a + better)
-    sheet = layouts.metrics(layouts.Source(scores[~alone], images), ["up_a"])
-    rows = by_key(sheet, "method", "dataset")
+    model = layouts.metrics(layouts.Source(scores[~alone], images), ["up_a"])
+    rows = by_key(model, "method", "dataset")
     assert rows["three", "dots"].values[0].mean > rows["one", "dots"].values[0].mean
     assert [rows[name, "dots"].values[0].bold for name in ("one", "two", "three")] == [True, False, False]
 
@@ -122,16 +122,16 @@ def test_one_training_beside_three_is_not_bold_and_does_not_take_it_from_them(so
 def test_styles_stand_in_columns_with_their_mean_and_rank():
     records, images = world(datasets=("dots", "lines", "ink"))
     source = layouts.Source(frames.frame(records), images)
-    sheet = layouts.styles(source, ["up_a"])
-    assert [column.name for column in sheet.columns] == ["dots", "ink", "lines", "all 3", "mean rank"]
+    model = layouts.styles(source, ["up_a"])
+    assert [column.name for column in model.columns] == ["dots", "ink", "lines", "all 3", "mean rank"]
     flat = by_key(layouts.metrics(source, ["up_a"]), "method", "dataset")
-    for (method,), row in by_key(sheet, "method").items():
+    for (method,), row in by_key(model, "method").items():
         three = [flat[method, kind].values[0].mean for kind in ("dots", "ink", "lines")]
         assert [value.mean for value in row.values[:4]] == pytest.approx([*three, sum(three) / 3])
         others = [[flat[m, kind].values[0].mean for m in LEVEL] for kind in ("dots", "ink", "lines")]
         ranks = [sorted(found, reverse=True).index(x) + 1 for found, x in zip(others, three, strict=True)]
         assert row.values[4].mean == pytest.approx(sum(ranks) / 3)
-    assert any("Friedman" in line for line in sheet.legend)
+    assert any("Friedman" in line for line in model.legend)
     with pytest.raises(BenchError, match="shows one metric"):
         layouts.styles(source, ["up_a", "low_set"])
 
@@ -139,10 +139,10 @@ def test_styles_stand_in_columns_with_their_mean_and_rank():
 def test_an_ablation_shows_what_differs_in_the_settings():
     records = [cell("one", "dots", s, [score("up_a", steps + s)], steps) for s in range(2) for steps in (5, 50)]
     configs = {record.run_id: record.config for record in records}
-    sheet = layouts.ablation(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a"], configs)
-    place = sheet.keys.index("recipe.steps")
-    assert {row.labels[place]: row.values[0].mean for row in sheet.rows} == {"5": 5.5, "50": 50.5}
-    assert "settings" not in sheet.keys and "recipe.lr" not in sheet.keys
+    model = layouts.ablation(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a"], configs)
+    place = model.keys.index("recipe.steps")
+    assert {row.labels[place]: row.values[0].mean for row in model.rows} == {"5": 5.5, "50": 50.5}
+    assert "settings" not in model.keys and "recipe.lr" not in model.keys
     same = layouts.Source(frames.frame(records[::2]), pd.DataFrame())
     with pytest.raises(BenchError, match="same settings"):
         layouts.ablation(same, ["up_a"], configs)
@@ -152,20 +152,20 @@ def test_a_curve_holds_rows_with_several_strengths_in_order():
     records = [cell("one", "dots", s, [score("up_a", g + s, strength=g) for g in (2.0, 0.5, 10.0)]) for s in range(2)]
     records.append(cell("two", "dots", 0, [score("up_a", 9.0)]))
     source = layouts.Source(frames.frame(records), pd.DataFrame())
-    sheet = layouts.curve(source, ["up_a"])
-    assert [(row.key["method"], row.key["strength"]) for row in sheet.rows] == [("one", g) for g in (0.5, 2.0, 10.0)]
-    assert not any(value.bold for row in sheet.rows for value in row.values)
+    model = layouts.sweep(source, ["up_a"])
+    assert [(row.key["method"], row.key["strength"]) for row in model.rows] == [("one", g) for g in (0.5, 2.0, 10.0)]
+    assert not any(value.bold for row in model.rows for value in row.values)
     with pytest.raises(BenchError, match="several strengths"):
-        layouts.curve(layouts.Source(source.scores[source.scores.method == "two"], pd.DataFrame()), ["up_a"])
+        layouts.sweep(layouts.Source(source.scores[source.scores.method == "two"], pd.DataFrame()), ["up_a"])
 
 
 def test_departures_failures_and_single_rows_are_told():
     records = [cell("one", "dots", 0, [score("up_a", 1.0)], notes=["fairness: 900 steps", "a note"])]
     records.append(Record("bad", "failed", "NaN at step 7", {"method": {"name": "two"}, "dataset": {"name": "dots"}}))
-    sheet = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a"])
-    assert sheet.notes == ["900 steps", layouts.SETS] and sheet.rows[0].marks == (1,)
-    assert sheet.reasons == ["failed: two on dots: NaN at step 7"] and sheet.rows[1].values[0].text == "failed"
-    assert math.isnan(sheet.rows[0].values[0].low)
+    model = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a"])
+    assert model.notes == ["900 steps", layouts.SETS] and model.rows[0].marks == (1,)
+    assert model.reasons == ["failed: two on dots: NaN at step 7"] and model.rows[1].values[0].text == "failed"
+    assert math.isnan(model.rows[0].values[0].low)
 
 
 # --- fingerprints
@@ -198,18 +198,18 @@ def test_unlike_fingerprints_are_refused_unless_asked_for(second, said):
     with pytest.raises(BenchError, match="share the column up_a") as error:
         layouts.metrics(source, ["up_a"])
     assert said in str(error.value) and "--mix" in str(error.value)
-    sheet = layouts.metrics(layouts.Source(source.scores, source.images, mix=True), ["up_a"])
-    assert said in sheet.notes[sheet.columns[0].marks[0] - 1]
+    model = layouts.metrics(layouts.Source(source.scores, source.images, mix=True), ["up_a"])
+    assert said in model.notes[model.columns[0].marks[0] - 1]
 
 
 def test_a_cost_is_the_median_of_its_runs_without_an_interval(source):
     """One run that waited for the machine is no reason to believe that training may take less than no time."""
     slow = source.scores.assign(train_s=source.scores.train_s.where(source.scores.seed != 2, 1000.0))
-    sheet = layouts.metrics(layouts.Source(slow, source.images), ["train_s", "up_a"])
-    cost = by_key(sheet, "method", "dataset")["one", "dots"].values[0]
+    model = layouts.metrics(layouts.Source(slow, source.images), ["train_s", "up_a"])
+    cost = by_key(model, "method", "dataset")["one", "dots"].values[0]
     assert (cost.mean, cost.n, cost.bold) == (11.0, 3, False) and np.isnan(cost.low) and np.isnan(cost.high)
-    assert [sheet.notes[mark - 1] for mark in sheet.columns[0].marks] == [layouts.COSTS]
-    assert layouts.COSTS not in [sheet.notes[mark - 1] for mark in sheet.columns[1].marks]
+    assert [model.notes[mark - 1] for mark in model.columns[0].marks] == [layouts.COSTS]
+    assert layouts.COSTS not in [model.notes[mark - 1] for mark in model.columns[1].marks]
 
 
 def test_what_was_only_observed_may_differ_and_columns_that_are_not_shown_too():
@@ -225,6 +225,6 @@ def test_a_recipe_may_not_change_from_one_dataset_to_the_next():
 
 def test_numbers_that_are_not_fit_to_publish_say_so():
     records = [cell("one", "dots", 0, [score("up_a", 1.0, publishable=False), score("low_b", 1.0, publishable=True)])]
-    sheet = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a", "low_b"])
-    said = [[sheet.notes[i - 1] for i in column.marks] for column in sheet.columns]
+    model = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a", "low_b"])
+    said = [[model.notes[i - 1] for i in column.marks] for column in model.columns]
     assert "do not publish" in said[0][0] and said[1] == [layouts.SETS]

@@ -120,9 +120,9 @@ def test_where_takes_lists_and_patterns(records):
     assert set(frames.where(frame, ["method=one,two", "dataset=d*"]).run_id.str[:4]) == {"one-", "two-"}
     assert set(frames.where(frame, ["strength=0.5"]).strength) == {0.5}
     half = records[1][0]
-    half.config["asked"] = {"method": {"strength": 0.5}}
-    assert set(frames.where(frames.frame([half]), ["own=True"]).strength) == {0.5}
-    assert set(frames.where(frame, ["own=True"]).strength) == {1.0}  # one that names none
+    half.config["requested"] = {"method": {"strength": 0.5}}
+    assert set(frames.where(frames.frame([half]), ["default_strength=True"]).strength) == {0.5}
+    assert set(frames.where(frame, ["default_strength=True"]).strength) == {1.0}  # one that names none
     with pytest.raises(BenchError, match="--where takes column=value"):
         frames.where(frame, ["mehtod=one"])
 
@@ -151,7 +151,7 @@ def test_numbers_have_the_figures_that_their_spread_warrants():
 
 
 def test_the_headline_of_a_full_table_fits_130_columns(monkeypatch):
-    names = ["clip_t", "fid", "fid_null", "kid", "lpips_leak", "oracle_closed_lpips", "train_s"]
+    names = ["clip_t", "fid", "fid_null", "kid", "lpips_leak", "gap_closed_lpips", "train_s"]
     monkeypatch.setattr(shown_columns, "headline", lambda: names)
     cells = [done("dreambooth", "stained_glass", seed, [score(1.0, name, 0.012345 * (seed + 1), "mini-perceptual")
              for name in names[:-1]]) for seed in range(3)]  # fmt: skip
@@ -200,7 +200,7 @@ def test_command_writes_every_layout_and_format(records, tmp_path, capsys):
         [statistics.mean(values), statistics.mean(values) - half, statistics.mean(values) + half], rel=2e-3
     )
     assert "all 2" in command("--layout", "styles", "--where", "strength=1")
-    assert "up_a" in command("--layout", "curve") and "dots" not in command("--pool", "--where", "method=one")
+    assert "up_a" in command("--layout", "sweep") and "dots" not in command("--pool", "--where", "method=one")
     with pytest.raises(BenchError, match="same settings"):
         command("--layout", "ablation")
 

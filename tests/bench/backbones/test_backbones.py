@@ -270,9 +270,9 @@ def test_noise_and_target_follow_their_formulas(family, ours):
 
 
 def test_unknown_scheduler_and_too_many_steps_are_told(ours):
-    with pytest.raises(BenchError, match="scheduler 'heun' was asked for; known are ddim, euler, dpm\\+\\+, pndm"):
+    with pytest.raises(BenchError, match="scheduler 'heun' was requested; known are ddim, euler, dpm\\+\\+, pndm"):
         ours("sd").scheduler("heun", 10)
-    with pytest.raises(BenchError, match="1001 sampling steps were asked for; give 1 to 1000"):
+    with pytest.raises(BenchError, match="1001 sampling steps were requested; give 1 to 1000"):
         ours("sd").scheduler("ddim", 1001)
 
 
@@ -437,10 +437,10 @@ def test_broken_files_are_told(folders, tmp_path):
     folder = copied(folders["sd"], tmp_path / "cut")
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(BenchError, match="unet was asked for a model in diffusers format and cannot be read"):
+    with pytest.raises(BenchError, match="unet was opened for a model in diffusers format and cannot be read"):
         StableDiffusion(str(folder), PIXELS, device="cpu")
     (folder / "unet" / "config.json").write_text("{")
-    with pytest.raises(BenchError, match="asked for its unet/config.json, which cannot be read"):
+    with pytest.raises(BenchError, match="opened for its unet/config.json, which cannot be read"):
         StableDiffusion(str(folder), PIXELS, device="cpu")
 
 
@@ -449,7 +449,7 @@ def test_the_wrong_family_and_wrong_sizes_are_told(folders, ours):
         StableDiffusion(str(folders["sdxl"]), PIXELS, device="cpu")
     with pytest.raises(BenchError, match="StableDiffusionXL needs 'text_time'; try backbone=sd15"):
         StableDiffusionXL(str(folders["sd"]), PIXELS, device="cpu")
-    with pytest.raises(BenchError, match="resolution 30 was asked for; tiny needs a multiple of 4, e.g. .*=32"):
+    with pytest.raises(BenchError, match="resolution 30 was requested; tiny needs a multiple of 4, e.g. .*=32"):
         StableDiffusion(str(folders["sd"]), 30, device="cpu", name="tiny")
     with pytest.raises(BenchError, match="precision 'int8'"):
         StableDiffusion(str(folders["sd"]), PIXELS, device="cpu", dtype="int8")
@@ -479,7 +479,7 @@ def test_missing_weights_say_what_where_from_how_large_and_what_to_type(no_hub):
     assert "https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, about 4.3 GB" in sentence
     assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --local-dir <folder>" in sentence
     assert "backbone.path=<folder>" in sentence and "HF_HUB_OFFLINE is set" in sentence
-    with pytest.raises(BenchError, match="backbone folder ./nowhere/at/all was asked for and does not exist"):
+    with pytest.raises(BenchError, match="backbone folder ./nowhere/at/all was requested and does not exist"):
         backbones.resolve("./nowhere/at/all")
     with pytest.raises(BenchError, match="does not exist"):
         backbones.identity({"path": "/nowhere/at/all"})
@@ -508,21 +508,21 @@ def test_only_what_is_read_is_downloaded(variant, monkeypatch, no_hub):
     def snapshot_download(repo_id, revision, allow_patterns, local_files_only=False):
         if local_files_only:
             raise LocalEntryNotFoundError("not cached")
-        asked.update(filter_repo_objects(SDXL_FILES, allow_patterns=allow_patterns))
+        requested.update(filter_repo_objects(SDXL_FILES, allow_patterns=allow_patterns))
         raise OSError("no route to host")
 
-    asked = set()
+    requested = set()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with pytest.raises(
         BenchError, match=r"are not on this machine .* and the hub did not give them \(no route to host"
     ):
         backbones.resolve("stabilityai/stable-diffusion-xl-base-1.0", variant)
-    weights = {name for name in asked if name.endswith(("safetensors", "bin", "onnx"))}
+    weights = {name for name in requested if name.endswith(("safetensors", "bin", "onnx"))}
     plain = {name for name in SDXL_FILES if name.endswith("safetensors") and name.count("/") and "vae_1_0" not in name}
     assert weights == {name for name in plain if (".fp16." in name) == (variant == "fp16")}
     texts = {name for name in SDXL_FILES if name.endswith((".json", ".txt")) and "vae_1_0" not in name}
-    assert asked - weights == texts
+    assert requested - weights == texts
 
 
 def test_staged_weights_are_found_in_the_mirror(no_hub, folders):
@@ -577,19 +577,19 @@ def test_naming_weights_needs_no_torch():
 
 
 def test_variant_files_are_chosen(tmp_path):
-    def chosen(*names, asked=None):
-        folder = tmp_path / "-".join([*names, str(asked)])
+    def chosen(*names, requested=None):
+        folder = tmp_path / "-".join([*names, str(requested)])
         folder.mkdir()
         for name in names:
             (folder / name).write_bytes(b"")
-        return backbones.variant_of(folder, asked)
+        return backbones.variant_of(folder, requested)
 
     plain, half = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"
     assert chosen(plain) is None
     assert chosen(half) == "fp16"
     assert chosen(plain, half) is None
-    assert chosen(plain, half, asked="fp16") == "fp16"
-    assert chosen(plain, asked="fp16") is None
+    assert chosen(plain, half, requested="fp16") == "fp16"
+    assert chosen(plain, requested="fp16") is None
     assert chosen("model.fp16-00001-of-00002.safetensors") == "fp16"
     assert chosen("model-00001-of-00002.fp16.safetensors") == "fp16"
     assert chosen("model-00001-of-00002.safetensors") is None
@@ -660,7 +660,7 @@ def assert_linear_and_all(network, attention):
 
 
 def test_unknown_places_are_told(ours):
-    with pytest.raises(BenchError, match="asked for at 'everywhere'; known places are attention, attention_conv"):
+    with pytest.raises(BenchError, match="requested at 'everywhere'; known places are attention, attention_conv"):
         ours("sd").sites("everywhere")
 
 

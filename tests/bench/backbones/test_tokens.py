@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bench import tokens
+from bench.backbones import rare_tokens
 from bench.paths import ROOT
 
 VOCABULARY = ROOT / "bench" / "mini" / "weights" / "diffusion" / "tokenizer" / "vocab.json"
@@ -12,7 +13,7 @@ VOCABULARY = ROOT / "bench" / "mini" / "weights" / "diffusion" / "tokenizer" / "
 
 @pytest.fixture(scope="module")
 def mini():
-    return tokens.tokenizer_of("mini")
+    return rare_tokens.tokenizer_of("mini")
 
 
 def toy():
@@ -32,26 +33,26 @@ def test_the_search_is_a_plain_reading_of_the_vocabulary(mini):
     expected = []
     for word in whole:
         longer = [other for other in whole if len(other) > len(word) and other[: len(word)] == word]
-        if 2 <= len(word) <= 3 and word.isalpha() and word.isascii() and word not in tokens.WORDS and not longer:
+        if 2 <= len(word) <= 3 and word.isalpha() and word.isascii() and word not in rare_tokens.WORDS and not longer:
             if mini(word).input_ids[1:-1] == [vocabulary[f"{word}</w>"]]:
                 expected.append(word)
     expected.sort(key=lambda word: vocabulary[f"{word}</w>"], reverse=True)
-    assert tokens.rare(mini) == expected
-    assert set(tokens.NAMED) <= set(expected) and not {"cat", "dog", "hou", "the"} & set(expected)
+    assert rare_tokens.rare(mini) == expected
+    assert set(rare_tokens.NAMED) <= set(expected) and not {"cat", "dog", "hou", "the"} & set(expected)
 
 
 def test_beginnings_and_words_that_mean_something_are_left_out():
     tokenizer = toy()
-    assert tokens.rare(tokenizer) == ["qz"]  # hou begins house
-    assert tokens.rare(tokenizer, longest=5) == ["house", "qz"]  # WORDS holds short words alone
+    assert rare_tokens.rare(tokenizer) == ["qz"]  # hou begins house
+    assert rare_tokens.rare(tokenizer, longest=5) == ["house", "qz"]  # WORDS holds short words alone
 
 
 def test_a_word_that_falls_apart_is_noted_with_its_pieces(mini):
-    assert tokens.pieces(toy(), "sks") == ["s", "k", "s</w>"] and tokens.pieces(mini, "sks") == ["sks</w>"]
-    (note,) = tokens.split_notes(["qz", "sks"], [toy()])
+    assert rare_tokens.pieces(toy(), "sks") == ["s", "k", "s</w>"] and rare_tokens.pieces(mini, "sks") == ["sks</w>"]
+    (note,) = rare_tokens.split_notes(["qz", "sks"], [toy()])
     assert note.startswith("the rare token 'sks' is 3 pieces on this backbone (s k s</w>);")
-    assert tokens.split_notes(["sks"], [mini]) == [] and tokens.split_notes(["sks"], []) == []
-    assert len(tokens.split_notes(["sks"], [mini, toy()])) == 1  # one of two text encoders
+    assert rare_tokens.split_notes(["sks"], [mini]) == [] and rare_tokens.split_notes(["sks"], []) == []
+    assert len(rare_tokens.split_notes(["sks"], [mini, toy()])) == 1  # one of two text encoders
 
 
 def test_the_command_shows_named_words_and_candidates(capsys):
@@ -67,7 +68,8 @@ def test_a_cell_notes_the_tokens_of_its_method_that_fall_apart(tmp_path):
 
     from bench.cell import Cell
     from bench.sampling.sampler import Untouched
-    from bench.work import Work
+    from bench.steps.load import load
+    from bench.steps.work import Work
 
     class Binding(Untouched):
         rare_tokens = ("qz", "sks")
@@ -75,5 +77,5 @@ def test_a_cell_notes_the_tokens_of_its_method_that_fall_apart(tmp_path):
     backbone, work = TinyBackbone(), Work(Cell({}, {}, {}, {}, {}, {}, {}, 0, ()), tmp_path)
     backbone.tokenizers = lambda: [toy()]
     vars(work).update(metrics={}, method=Binding(), dataset=tiny_dataset(), backbone=backbone)
-    work.check()
-    assert work.notes == tokens.split_notes(["sks"], [toy()]) != []
+    load(work)
+    assert work.notes == rare_tokens.split_notes(["sks"], [toy()]) != []

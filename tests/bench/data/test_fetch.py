@@ -36,12 +36,12 @@ def places(tmp_path, monkeypatch):
 class Handler(BaseHTTPRequestHandler):
     """Serves CONTENT; the path chooses the manner."""
 
-    asked: list = []  # (path, Range header)
+    requested: list = []  # (path, Range header)
     breaks = 0  # connections still to be cut half way
 
     def do_GET(self):
         wanted = self.headers.get("Range")
-        Handler.asked.append((self.path, wanted))
+        Handler.requested.append((self.path, wanted))
         if self.path == "/gone":
             return self.send_error(404)
         start = int(wanted[6:-1]) if wanted and self.path != "/unresumable" else 0
@@ -65,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    Handler.asked, Handler.breaks = [], 0
+    Handler.requested, Handler.breaks = [], 0
     service = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=service.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -100,7 +100,7 @@ def test_a_started_download_goes_on_where_it_stopped(server):
     file.cached().parent.mkdir(parents=True)
     file.cached().with_name("x.bin.part").write_bytes(CONTENT[:300_000])
     assert stage(file).read_bytes() == CONTENT
-    assert Handler.asked == [("/x", "bytes=300000-")]
+    assert Handler.requested == [("/x", "bytes=300000-")]
 
 
 def test_a_server_that_cannot_resume_is_read_from_the_start(server):
@@ -115,7 +115,7 @@ def test_a_whole_download_that_was_killed_before_its_renaming_is_kept(server):
     file.cached().parent.mkdir(parents=True)
     file.cached().with_name("x.bin.part").write_bytes(CONTENT)
     assert stage(file).read_bytes() == CONTENT
-    assert len(Handler.asked) == 1
+    assert len(Handler.requested) == 1
 
 
 def test_what_is_left_over_from_a_longer_file_is_thrown_away(server):
@@ -129,7 +129,7 @@ def test_broken_connections_are_resumed(server):
     Handler.breaks = 3
     file = File("a/x.bin", f"{server}/breaks", HASH)
     assert stage(file, wait_s=0).read_bytes() == CONTENT
-    starts = [int(wanted[6:-1]) for _, wanted in Handler.asked[1:]]
+    starts = [int(wanted[6:-1]) for _, wanted in Handler.requested[1:]]
     assert len(starts) == 3 and starts == sorted(starts) and starts[0] > 0
 
 
@@ -144,7 +144,7 @@ def test_what_is_not_there_is_said_at_once(server, tmp_path):
         stage(File("a/x.bin", f"{server}/gone", HASH))
     with pytest.raises(download.NotThere, match="is not there"):
         stage(File("a/x.bin", (tmp_path / "nothing").as_uri(), HASH))
-    assert len(Handler.asked) == 1
+    assert len(Handler.requested) == 1
 
 
 def test_an_address_of_no_kind_is_a_sentence():
@@ -171,7 +171,7 @@ def test_the_mirror_comes_first(tmp_path, server):
     (tmp_path / "mirror" / "a").mkdir()
     (tmp_path / "mirror" / "a" / "x.bin").write_bytes(CONTENT)
     assert stage(File("a/x.bin", f"{server}/x", HASH)) == tmp_path / "mirror" / "a" / "x.bin"
-    assert Handler.asked == []
+    assert Handler.requested == []
 
 
 def test_what_was_staged_serves_as_a_mirror_elsewhere(server, tmp_path, monkeypatch):
@@ -400,7 +400,7 @@ def test_a_dataset_is_staged_with_its_licence_shown(dataset, capsys):
     assert fetch.main(["toy"]) == 0
     assert "toy: 1 files. Licence: CC0. Source: here" in capsys.readouterr().out
     assert fetch.main(["all", "--check"]) == 0
-    assert len(Handler.asked) == 1
+    assert len(Handler.requested) == 1
 
 
 def test_one_failure_does_not_keep_the_others_from_being_staged(dataset, capsys):

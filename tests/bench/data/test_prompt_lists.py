@@ -39,7 +39,7 @@ def test_the_rebuilt_list_has_the_published_length_and_misses_the_documented_kin
         assert single or row["Challenge"] == "Writing & Symbols"
 
 
-def asked(tmp_path, text=TABLE, **rule):
+def requested(tmp_path, text=TABLE, **rule):
     path = tmp_path / "list.csv"
     path.write_text(text)
     table = {"file": str(path), "column": "prompt", "left_out": {"by": "group", **rule}}
@@ -48,7 +48,7 @@ def asked(tmp_path, text=TABLE, **rule):
 
 def test_conditions_come_in_their_order_and_rows_in_theirs(tmp_path):
     def left(counts, *first, **rule):
-        return "".join(asked(tmp_path, counts=counts, first=list(first), **rule))
+        return "".join(requested(tmp_path, counts=counts, first=list(first), **rule))
 
     assert left({"x": 1}, {"kind": "q"}) == "adefg"  # "b c" is the first q of x
     assert left({"x": 1}, {"kind": "q", "words": 1}) == "ab cefg"
@@ -74,7 +74,7 @@ def test_without_a_rule_nothing_is_left_out(tmp_path):
 )
 def test_a_table_that_does_not_fit_its_rule_is_a_sentence(tmp_path, rule, words):
     with pytest.raises(BenchError, match=words):
-        asked(tmp_path, **rule)
+        requested(tmp_path, **rule)
 
 
 def test_the_rule_and_the_table_are_part_of_the_identity(tmp_path):

@@ -95,7 +95,7 @@ def test_identity_follows_images_and_their_division_not_the_place(style, tmp_pat
 )
 def test_folders_that_make_no_sense_are_sentences(style, roles, words):
     root = style(*roles)
-    for ask in (sources.missing, identity.identity, lambda asked: loading.load(asked, P)):
+    for ask in (sources.missing, identity.identity, lambda requested: loading.load(requested, P)):
         with pytest.raises(BenchError, match=words):
             ask(spec(root))
 

@@ -318,7 +318,7 @@ def test_the_best_strength_is_where_the_smaller_share_is_largest(tmp_path, capsy
             {"strength": strength, "metric": metric, "value": value, "network": None, "higher_is_better": True}
             for (s, strength), pair in shares.items()
             if s == seed
-            for metric, value in zip(("oracle_closed_rgb", "oracle_closed_lpips"), pair, strict=True)
+            for metric, value in zip(("gap_closed_rgb", "gap_closed_lpips"), pair, strict=True)
         ]
         store = Store(tmp_path)
         store.work(f"pair-halftone-s{seed}")

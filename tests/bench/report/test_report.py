@@ -18,9 +18,10 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from report_records import METHODS, NASTY, PROMPTS, STRENGTHS, STYLES, TRUTH, study_of
 
-from bench.__main__ import CONF, cell, register_datasets
 from bench.analysis import frames
+from bench.compose import cell, register_datasets
 from bench.contracts import BenchError
+from bench.paths import CONF
 from bench.report.__main__ import main
 from bench.report.command import command, value
 from bench.report.figures import Point, cliques, figures, front, panels, ranked, write
@@ -28,9 +29,9 @@ from bench.report.gallery import galleries
 from bench.report.page import Wishes, build, gathered, settings
 from bench.report.publish import publish
 from bench.report.thumbnails import wanted
+from bench.steps.work import Work
 from bench.store.record import Record, Store
 from bench.track import Tracker
-from bench.work import Work
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +293,7 @@ def composed():
     register_datasets()
 
     def made(*overrides):
-        with initialize_config_dir(CONF, version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             return cell(compose("config", list(overrides)))
 
     return made
@@ -361,26 +362,26 @@ def test_the_front_equals_a_double_loop():
 
 
 def test_figures_hold_the_rows_points(found):
-    settings = {"curves": ["quality"], "fronts": [["a / b", "leak", "quality"]], "ranks": ["train_s"]}
+    settings = {"sweeps": ["quality"], "fronts": [["a / b", "leak", "quality"]], "ranks": ["train_s"]}
     drawn = figures(found.content, settings)
-    assert set(drawn) == {"curve-quality", "front-a / b"}  # a cost has no ranks
+    assert set(drawn) == {"sweep-quality", "front-a / b"}  # a cost has no ranks
     made = panels(found.content["rows"], None, "quality [net]")
     assert {s: {m: [p.x for p in points] for m, points in made[s].items()} for s in made} == {
         s: {m: list(STRENGTHS) for m in METHODS} for s in STYLES
     }
-    titles = [axes.get_title() for axes in drawn["curve-quality"].axes]
+    titles = [axes.get_title() for axes in drawn["sweep-quality"].axes]
     assert titles == list(STYLES)
-    for axes, series in zip(drawn["curve-quality"].axes, made.values(), strict=True):
+    for axes, series in zip(drawn["sweep-quality"].axes, made.values(), strict=True):
         lines = [line.get_xydata().tolist() for line in axes.lines if line.get_linestyle() == "-"]
         assert lines == [[[p.x, p.y] for p in points] for points in series.values()]
 
 
 @pytest.mark.slow
 def test_figures_are_files_for_papers_and_repeat_to_the_byte(found, tmp_path):
-    settings = {"curves": ["quality"], "fronts": [], "ranks": []}
-    paths = write({"a / b": figures(found.content, settings)["curve-quality"]}, tmp_path / "a")
+    settings = {"sweeps": ["quality"], "fronts": [], "ranks": []}
+    paths = write({"a / b": figures(found.content, settings)["sweep-quality"]}, tmp_path / "a")
     assert [path.name for path in paths] == ["a-b.pdf", "a-b.png"]
-    again = write({"a / b": figures(found.content, settings)["curve-quality"]}, tmp_path / "b")
+    again = write({"a / b": figures(found.content, settings)["sweep-quality"]}, tmp_path / "b")
     assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in again]
     with Image.open(paths[1]) as picture:
         assert paths[0].read_bytes().startswith(b"%PDF") and picture.width > 600
@@ -437,12 +438,12 @@ class Kept(Tracker):
 
 def test_wandb_gets_the_same_tables_and_figures(found, tmp_path):
     kept, page = Kept(), tmp_path / "page.html"
-    publish(found, page, [tmp_path / "curve-x.pdf", tmp_path / "curve-x.png"], kept)
+    publish(found, page, [tmp_path / "sweep-x.pdf", tmp_path / "sweep-x.png"], kept)
     kinds = [name for name, _ in kept.seen]
     assert kinds == ["start", "summary", "long", "image", "artifact", "finish"]
     rows = len(METHODS) * len(STYLES) * len(STRENGTHS) + 2  # and one each for failed and skipped
     assert len(kept.seen[1][1]) == rows and "quality [net] low" in kept.seen[1][1]
-    assert dict(kept.seen)["image"] == "curve-x"
+    assert dict(kept.seen)["image"] == "sweep-x"
     assert dict(kept.seen)["artifact"] == "page.html"
 
 

@@ -7,8 +7,8 @@ from test_run import composed, values
 
 from bench.data.images import stored
 from bench.run import run
+from bench.steps.sample import CLASS_IMAGES
 from bench.store.record import Store
-from bench.work import CLASS_IMAGES
 from metrics.networks import OpenClip, unit
 
 SUBJECT = ["dataset=folder", "dataset.noun=toy", "sampler.steps=1"]

@@ -5,12 +5,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from bench.__main__ import CONF, cell, register_datasets
+from bench.compose import cell, register_datasets
 from bench.contracts import BenchError
 from bench.data.image_files import save_images
-from bench.grid import GAP, collect, grid, main
+from bench.grid import collect, main
+from bench.paths import CONF
+from bench.sampling.grid import GAP, grid
+from bench.steps.work import Work
 from bench.store.record import Record, Store
-from bench.work import Work
 
 
 def test_every_image_lies_in_its_cell_unchanged(tmp_path, rng=np.random.default_rng(0)):  # noqa: B008
@@ -50,7 +52,7 @@ def recorded(root, strengths, *overrides):
     """A finished cell with random images, the seed of which is its strength; two prompts, two evaluation seeds."""
     prompts = "dataset.prompts=[a photo of a red cup,a photo of a blue tree]"
     register_datasets()
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         made = cell(compose("config", ["tracker=none", f"results={root}", "dataset=blueprint", prompts, *overrides]))
     store = Store(root)
     folder = store.work(made.run_id)
@@ -63,7 +65,7 @@ def recorded(root, strengths, *overrides):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    monkeypatch.setattr(Work, "baseline", property(lambda work: images(99)))
+    monkeypatch.setattr("bench.steps.baseline.baseline", lambda work: images(99))
     recorded(tmp_path, [1.0, 3.0], "method=pair", "seed=0")
     recorded(tmp_path, [4.0], "method=dreambooth", "seed=0")
     recorded(tmp_path, [5.0], "method=pair", "seed=1")

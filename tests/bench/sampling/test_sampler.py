@@ -55,8 +55,8 @@ def test_the_baseline_is_ddim_with_classifier_free_guidance():
         for t in scheduler.timesteps:
             with torch.no_grad():
                 plain = backbone.predict(z, t[None], backbone.embed([""]))
-                asked = backbone.predict(z, t[None], backbone.embed([shot.prompt]))
-            z = scheduler.step(plain + 3.0 * (asked - plain), t, z).prev_sample
+                requested = backbone.predict(z, t[None], backbone.embed([shot.prompt]))
+            z = scheduler.step(plain + 3.0 * (requested - plain), t, z).prev_sample
         assert np.abs(backbone.decode(z)[0].numpy().astype(int) - image.astype(int)).max() <= 1
 
 

@@ -10,14 +10,15 @@ from PIL import Image
 from tiny import TinyBackbone, picture, tiny_dataset
 
 from bench import stylize
-from bench.__main__ import CONF, cell, register_datasets
 from bench.adapters.bank import Bank
+from bench.compose import cell, register_datasets
 from bench.contracts import BenchError, Recipe
+from bench.paths import CONF
 from bench.sampling.inversion import invert, stylise, there_and_back
 from bench.sampling.sampler import Request, Sampler, Shot
 from bench.seeding import generator
+from bench.steps.work import Work
 from bench.store.record import Record, Store
-from bench.work import Work
 from methods.pair import PairCustomization
 
 SAMPLER = Sampler(steps=10, cfg=1.0, start_t=600)
@@ -123,7 +124,7 @@ def test_a_start_or_refinement_that_means_nothing_is_told(start, refine):
 def finished(results, *overrides, **changes):
     """The folder of a cell that is recorded as done, though nothing was drawn."""
     register_datasets()
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         made = cell(compose("config", ["tracker=none", f"results={results}", "dataset=blueprint", *overrides]))
     record = Record(made.run_id, "done", None, {**Work(made, results).config(), **changes})
     return Store(results).publish(record)

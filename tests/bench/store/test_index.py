@@ -67,10 +67,10 @@ def test_what_is_known_is_not_read_again(tmp_path, monkeypatch):
         put(tmp_path, f"cell-{i}", float(i))
     frames.load(tmp_path)
     put(tmp_path, "cell-2", 5.0)
-    asked = []
-    monkeypatch.setattr(frames, "read_record", lambda path: asked.append(path.parent.name))
+    requested = []
+    monkeypatch.setattr(frames, "read_record", lambda path: requested.append(path.parent.name))
     frames.load(tmp_path)
-    assert asked == ["cell-2"]
+    assert requested == ["cell-2"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 no parquet", None])

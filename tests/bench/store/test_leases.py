@@ -14,13 +14,13 @@ import pytest
 from bench.store import leases
 
 ROOT = Path(__file__).parents[3]
-HOLD = "import sys, time; from pathlib import Path; from bench.store import leases as claims\n"
-HOLD += "claims.take(Path(sys.argv[1]), 'It', float(sys.argv[2])); print('held', flush=True); time.sleep(60)"
+HOLD = "import sys, time; from pathlib import Path; from bench.store import leases\n"
+HOLD += "leases.take(Path(sys.argv[1]), 'It', float(sys.argv[2])); print('held', flush=True); time.sleep(60)"
 
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / ".x.claim"
+    return tmp_path / ".x.lease"
 
 
 def child(path, lease_s=100.0):
@@ -33,13 +33,13 @@ def child(path, lease_s=100.0):
 
 
 def elsewhere(path, age_s, lease_s=100.0):
-    """A claim of another machine, last renewed some seconds ago."""
+    """A lease of another machine, last renewed some seconds ago."""
     owner = {"host": "far", "machine": "far 1", "pid": 1, "started": 0.0, "token": "t", "lease_s": lease_s}
     path.write_text(json.dumps(owner))
     os.utime(path, (0, leases.now(path.parent) - age_s))
 
 
-def test_a_claim_excludes_all_others_until_it_is_released(path):
+def test_a_lease_excludes_all_others_until_it_is_released(path):
     mine = leases.take(path, "It")
     with pytest.raises(leases.Taken, match=rf"^It is being worked on by process {os.getpid()} on .*; wait for it"):
         leases.take(path, "It")
@@ -79,7 +79,7 @@ def test_the_clock_of_this_machine_does_not_matter(path, monkeypatch):
     assert leases.holder(path)["host"] == "far"
 
 
-def test_a_living_owner_renews_its_claim(path):
+def test_a_living_owner_renews_its_lease(path):
     process = child(path, lease_s=0.5)
     try:
         time.sleep(1.2)
@@ -123,13 +123,13 @@ def test_of_many_thieves_one_wins(path):
         threads = [threading.Thread(target=steal) for _ in range(8)]
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
-        kept = [claim for claim in won if claim.mine()]
+        kept = [lease for lease in won if lease.mine()]
         assert len(kept) == 1
-        [claim.release() for claim in won]
+        [lease.release() for lease in won]
         path.unlink(missing_ok=True)
 
 
-def test_a_living_claim_that_was_moved_by_mistake_is_put_back(path):
+def test_a_living_lease_that_was_moved_by_mistake_is_put_back(path):
     elsewhere(path, 500.0)
     judged = json.loads(path.read_text())
     path.unlink()

@@ -14,10 +14,13 @@ from bench.analysis.layouts import Source, metrics
 from bench.cell import identity
 from bench.contracts import BenchError, Metric, Score
 from bench.data.schema import describe
-from bench.run import complete, run
+from bench.run import run
+from bench.steps.identify import complete
+from bench.steps.sample import keep
+from bench.steps.score import measure
+from bench.steps.work import Work
 from bench.store import scored
 from bench.store.record import Record, Store, dumps
-from bench.work import Work
 
 
 class Bright(Metric):
@@ -70,7 +73,7 @@ class Weighed(Metric):
         return Score({"weighed": each.mean()}, {"weighed": each}, {"metric": "weighed 1", "weights": f"{factor:g}"})
 
 
-def asked(root, file, **changes):
+def requested(root, file, **changes):
     network = {"_target_": "test_scored.Weights", "file": str(file)}
     own = {"bright": {"_target_": "test_scored.Bright"},
            "weighed": {"_target_": "test_scored.Weighed", "network": network}}  # fmt: skip
@@ -90,8 +93,8 @@ def finished(cell):
     work = Work(cell, store.work(cell.run_id), store=store)
     record = Record(cell.run_id, "done", cost={"train_s": 1.0}, notes=work.notes)
     for k, strength in enumerate(cell.strengths):
-        work.keep(strength, pictures(k))
-        record.scores += work.score(strength, list(cell.metrics))
+        keep(work, strength, pictures(k))
+        record.scores += measure(work, strength, list(cell.metrics))
     record.config = work.config()
     store.publish(record)
 
@@ -100,17 +103,20 @@ def forbidden(*args, **kwargs):
     raise AssertionError("this was done already")
 
 
+NEVER = ("steps.sample.drawn", "steps.sample.draw", "steps.slots.training_job", "steps.work.loaded_backbone")
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A finished cell at two strengths, in a process that may neither train nor draw nor load the backbone."""
     file = tmp_path / "weights"
     file.write_text("3")
     identity.cache_clear()
-    monkeypatch.setattr(Work, "_own_images", lambda self, method, chosen, label: pictures(9))
-    for step in ("bench.work._drawn", "bench.work.draw", "bench.work.Work.job", "bench.work._loaded"):
-        monkeypatch.setattr(step, forbidden)
-    finished(asked(tmp_path / "results", file))
-    monkeypatch.setattr("bench.run.whole", forbidden)
+    monkeypatch.setattr("bench.steps.baseline.untouched", lambda work, chosen, label: pictures(9))
+    for step in NEVER:
+        monkeypatch.setattr(f"bench.{step}", forbidden)
+    finished(requested(tmp_path / "results", file))
+    monkeypatch.setattr("bench.run.run_together", forbidden)
     yield tmp_path / "results", file
     identity.cache_clear()
 
@@ -132,7 +138,7 @@ def columns(root, record, *names):
 
 def test_a_raised_version_scores_that_metric_again_and_moves_nothing_else(place, monkeypatch):
     root, file = place
-    cell = asked(root, file)
+    cell = requested(root, file)
     before, bits = Store(root).read(cell.run_id), columns(root, cell, "strength", "prompt", "seed", "weighed", "bright")
     raised(monkeypatch)
     assert not complete(before, cell)
@@ -155,23 +161,23 @@ def test_a_raised_version_scores_that_metric_again_and_moves_nothing_else(place,
     assert {key: getattr(after, key) for key in ("status", "cost", "provenance")} == {
         key: getattr(before, key) for key in ("status", "cost", "provenance")
     }
-    monkeypatch.setattr("bench.run._complete", forbidden)
+    monkeypatch.setattr("bench.steps.identify.extend", forbidden)
     assert dumps(run(cell)) == dumps(after)  # and the next time nothing is left to do
 
 
 def test_all_strengths_of_a_record_move_together(place, monkeypatch):
     root, file = place
     raised(monkeypatch)
-    after = run(asked(root, file, strengths=(1.0,)))
+    after = run(requested(root, file, strengths=(1.0,)))
     assert {(e["strength"], e["fingerprint"]["metric"]) for e in after.scores if e["group"] == "bright"} == {
         (1.0, "bright 2"), (0.3, "bright 2")}  # fmt: skip
 
 
 def test_old_and_new_stand_in_no_table_together_unless_asked(place, monkeypatch):
     root, file = place
-    one = Store(root).read(asked(root, file).run_id)
+    one = Store(root).read(requested(root, file).run_id)
     raised(monkeypatch)
-    other = run(asked(root, file))
+    other = run(requested(root, file))
     other.run_id, other.config["seed"] = "other", 1
     both = Source(frames.frame([one, other]), pd.DataFrame(columns=["run_id", "strength", "prompt", "image_seed"]))
     with pytest.raises(
@@ -183,13 +189,13 @@ def test_old_and_new_stand_in_no_table_together_unless_asked(place, monkeypatch)
 
 def test_other_weights_score_again_and_missing_ones_leave_what_is_there(place):
     root, file = place
-    before = Store(root).read(asked(root, file).run_id)
+    before = Store(root).read(requested(root, file).run_id)
     file.unlink()
     identity.cache_clear()
-    assert complete(before, asked(root, file))
+    assert complete(before, requested(root, file))
     file.write_text("6")
     identity.cache_clear()
-    after = run(asked(root, file))
+    after = run(requested(root, file))
     assert of(after, "bright") == of(before, "bright")
     pairs = zip(*([e["value"] for e in r.scores if e["group"] == "weighed"] for r in (before, after)), strict=True)
     assert [new / old for old, new in pairs] == pytest.approx([2.0, 2.0])
@@ -197,9 +203,9 @@ def test_other_weights_score_again_and_missing_ones_leave_what_is_there(place):
 
 def test_settings_that_change_and_change_back_are_scored_each_time(place):
     root, file = place
-    cell = asked(root, file)
+    cell = requested(root, file)
     before = Store(root).read(cell.run_id)
-    louder = asked(root, file, metrics=cell.metrics | {"bright": cell.metrics["bright"] | {"scale": 5.0}})
+    louder = requested(root, file, metrics=cell.metrics | {"bright": cell.metrics["bright"] | {"scale": 5.0}})
     assert of(run(louder), "bright") != of(before, "bright")
     assert sorted(of(run(cell), "bright")) == sorted(of(before, "bright"))
 
@@ -207,15 +213,15 @@ def test_settings_that_change_and_change_back_are_scored_each_time(place):
 def test_numbers_of_a_newer_version_stay(place, monkeypatch):
     root, file = place
     raised(monkeypatch, 2)
-    after = run(asked(root, file))
+    after = run(requested(root, file))
     raised(monkeypatch, 1)
-    monkeypatch.setattr("bench.run._complete", forbidden)
-    assert dumps(run(asked(root, file))) == dumps(after)
+    monkeypatch.setattr("bench.steps.identify.extend", forbidden)
+    assert dumps(run(requested(root, file))) == dumps(after)
 
 
 def test_records_from_before_versions_were_kept_are_judged_by_their_fingerprints(place, monkeypatch):
     root, file = place
-    cell = asked(root, file)
+    cell = requested(root, file)
     record = Store(root).read(cell.run_id)
     record.config["scored"] = [" ".join(key.split(" ")[:2] + key.split(" ")[3:]) for key in record.config["scored"]]
     Store(root).update(record)
@@ -233,19 +239,19 @@ def test_records_from_before_versions_were_kept_are_judged_by_their_fingerprints
 
 def test_a_metric_that_gave_nothing_is_tried_again_with_its_next_version(place, monkeypatch):
     root, file = place
-    cell = asked(root, file)
+    cell = requested(root, file)
     record = Store(root).read(cell.run_id)
     record.scores = [entry for entry in record.scores if entry["group"] != "bright"]
     record.notes = [*record.notes, "metric bright left out: it could not be had"]
     Store(root).update(record)
     assert complete(record, cell)
     raised(monkeypatch)
-    after = run(asked(root, file))
+    after = run(requested(root, file))
     assert len(of(after, "bright")) == 2 and not [note for note in after.notes if "left out" in note]
 
 
 def test_a_raised_version_is_part_of_what_names_a_measurement(place, monkeypatch):
-    cell = asked(*place)
+    cell = requested(*place)
     names = {cell.measure("bright", 1.0)}
     raised(monkeypatch)
     names.add(cell.measure("bright", 1.0))

@@ -45,30 +45,30 @@ def made(results, tmp_path_factory):
 def test_methods_datasets_and_sides_are_balanced(results):
     shown = galleries(list(Store(results).records()), results, [])
     for seed in range(5):
-        asked = [t for t in trials(shown, 33, 4, 3, seed) if t.kind == "compare"]
-        pairs = Counter(frozenset((t.left.item, t.right.item)) for t in asked)
+        requested = [t for t in trials(shown, 33, 4, 3, seed) if t.kind == "compare"]
+        pairs = Counter(frozenset((t.left.item, t.right.item)) for t in requested)
         assert len(pairs) == 3 and max(pairs.values()) - min(pairs.values()) <= 1
         for pair in pairs:
             a, _ = sorted(pair)
-            own = [t for t in asked if {t.left.item, t.right.item} == pair]
+            own = [t for t in requested if {t.left.item, t.right.item} == pair]
             left = sum(t.left.item == a for t in own)
             assert abs(2 * left - len(own)) <= 1
             places = Counter(t.gallery for t in own)
             assert len(places) == 2 and max(places.values()) - min(places.values()) <= 1
-        shots = Counter((t.gallery, t.prompt, t.seed, frozenset((t.left.item, t.right.item))) for t in asked)
+        shots = Counter((t.gallery, t.prompt, t.seed, frozenset((t.left.item, t.right.item))) for t in requested)
         assert max(shots.values()) == 1
     assert trials(shown, 9, 2, 1, 3) == trials(shown, 9, 2, 1, 3) != trials(shown, 9, 2, 1, 4)
 
 
 def test_both_sides_have_one_prompt_and_one_noise_and_repeats_are_exchanged(results):
     shown = galleries(list(Store(results).records()), results, [])
-    asked = {t.id: t for t in trials(shown, 12, 3, 4, 0)}
-    for trial in asked.values():
+    requested = {t.id: t for t in trials(shown, 12, 3, 4, 0)}
+    for trial in requested.values():
         if trial.kind != "check":
             assert trial.left.path.name == trial.right.path.name and trial.left.run_id != trial.right.run_id
-    again = [t for t in asked.values() if t.kind == "repeat"]
-    assert len(again) == 4 and all((t.left, t.right) == (asked[t.of].right, asked[t.of].left) for t in again)
-    assert sorted(t.answer for t in asked.values() if t.kind == "check") == ["left", "left", "right"]
+    again = [t for t in requested.values() if t.kind == "repeat"]
+    assert len(again) == 4 and all((t.left, t.right) == (requested[t.of].right, requested[t.of].left) for t in again)
+    assert sorted(t.answer for t in requested.values() if t.kind == "check") == ["left", "left", "right"]
 
 
 def test_too_many_comparisons_are_refused_with_the_number_there_is(results, tmp_path):

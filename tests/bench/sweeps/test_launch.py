@@ -1,4 +1,4 @@
-"""From a command line to verdicts: composed once, launched by any launcher, ended with all failures and code 1."""
+"""From a command line to statuses: composed once, launched by any launcher, ended with all failures and code 1."""
 
 import json
 import os
@@ -15,12 +15,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from light import events, light_cell, submitted
 
-from bench.__main__ import CONF, cell, register_datasets
 from bench.analysis import frames, layouts
-from bench.compose import cells, settings
+from bench.compose import cell, cells, register_datasets
 from bench.contracts import BenchError
+from bench.paths import CONF
 from bench.store.record import Record
-from bench.sweeps import launch, pool
+from bench.sweeps import launch, local, pool
+from bench.sweeps.settings import settings
 from bench.sweeps.sweep import Sweep, sweeps
 
 ROOT = Path(__file__).parents[3]
@@ -53,7 +54,7 @@ def composer():
         calls.append(words)
         return compose("config", words)
 
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         yield composed, calls
 
 
@@ -207,16 +208,17 @@ def test_workers_that_only_come_and_go_are_no_endless_loop(tmp_path):
         def to_cancel(self):
             return ""
 
+        def dismiss(self):
+            raise AssertionError("nothing was done")
+
     dying = Dying()
-    with pytest.raises(
-        BenchError, match="come and go|without a verdict on any cell. The last one said, in .*x.log: Import"
-    ):
+    with pytest.raises(BenchError, match="come and go|without finishing a cell. The last one said, in .*x.log: Import"):
         pool.watch(made, dying, 2)
     assert dying.started == pool.BARREN * 2
 
 
 def test_gpus_are_those_this_process_may_use(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert pool.gpus() == ["3", "5"]
+    assert local.gpus() == ["3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert pool.gpus() == []
+    assert local.gpus() == []

@@ -14,7 +14,6 @@ from test_run import wait_for
 from test_trainer import TwoPhase
 from tiny import TinyBackbone
 
-from bench import work
 from bench.adapters.bank import Bank
 from bench.cell import Cell
 from bench.contracts import BenchError, Metric, Score
@@ -22,10 +21,12 @@ from bench.data import schema
 from bench.data.images import stored
 from bench.run import run
 from bench.seeding import generator
+from bench.steps import probe, sample, slots
+from bench.steps.job import training_job
+from bench.steps.work import Work
 from bench.store.record import Store
 from bench.sweeps.packs import packs, run_pack
 from bench.track import Silent
-from bench.training import probe, slots
 
 ROOT = Path(__file__).parents[3]
 STEPS = 5
@@ -117,7 +118,7 @@ def in_float32(cell):
 
 
 def test_each_cell_of_a_pack_leaves_what_it_leaves_alone(tmp_path):
-    """Four seats for six cells: two full-length ones, a NaN, a broken one, a short one, and two that wait for seats."""
+    """Four slots for six cells: two full-length ones, a NaN, a broken one, a short one, and two that wait for slots."""
     changes = [{"seed": 1}, {"seed": 2, "dataset": "duotone"}, {"lr": 1e30}, {"method": "test_packs.Breaks"},
                {"seed": 3, "steps": 3}, {"seed": 4}]  # fmt: skip
     together = [a_cell(tmp_path / "pack", **change) for change in changes]
@@ -253,19 +254,19 @@ def test_one_cell_asked_for_at_two_strengths_is_trained_once(tmp_path):
 
 def test_what_cannot_be_drawn_together_is_drawn_alone(tmp_path, monkeypatch):
     cells = [a_cell(tmp_path, seed=i, steps=1) for i in range(2)]
-    drawn = work._drawn
+    drawn = sample.drawn
 
     def no_more_than_one(bank, requests, *args):
         if len(requests) > 1:
             raise RuntimeError("out of memory")
         return drawn(bank, requests, *args)
 
-    monkeypatch.setattr(work, "_drawn", no_more_than_one)
+    monkeypatch.setattr(sample, "drawn", no_more_than_one)
     assert [record.status for record in run_pack(cells, 2)] == ["done", "done"]
 
 
 def test_cells_that_cannot_go_on_together_go_on_by_halves(tmp_path, monkeypatch, caplog):
-    """Five seats fail in the fourth backward pass, two never do."""
+    """Five slots fail in the fourth backward pass, two never do."""
     cells, backward, passes = [a_cell(tmp_path, seed=i) for i in range(5)], Bank.backward, []
 
     def no_more_than_two(bank, loss):
@@ -306,10 +307,10 @@ def test_cells_are_grouped_by_what_adapters_look_like(tmp_path):
     assert packs([wide, *cells], 3) == [[wide], cells[:3], cells[3:]]
 
 
-@pytest.mark.parametrize("asked", ["many", 0, -1])
-def test_a_size_that_means_nothing_is_told(tmp_path, asked):
-    with pytest.raises(BenchError, match=f"pack={asked} was asked for; type pack=auto or a number"):
-        run_pack([], asked)
+@pytest.mark.parametrize("requested", ["many", 0, -1])
+def test_a_size_that_means_nothing_is_told(tmp_path, requested):
+    with pytest.raises(BenchError, match=f"pack={requested} was requested; type pack=auto or a number"):
+        run_pack([], requested)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +325,7 @@ def test_a_size_that_means_nothing_is_told(tmp_path, asked):
 def test_the_probe_doubles_while_it_pays(tmp_path, monkeypatch, rates, most, best):
     probe._known.clear()
     monkeypatch.setattr(probe, "_rate", lambda work, job, size: (rates[size], True))
-    made = work.Work(a_cell(tmp_path, steps=1000), tmp_path)
+    made = Work(a_cell(tmp_path, steps=1000), tmp_path)
     assert probe.best_size(made, most) == best
     monkeypatch.setattr(probe, "_rate", None)
     assert probe.best_size(made, most) == best  # once per kind of cell
@@ -332,16 +333,16 @@ def test_the_probe_doubles_while_it_pays(tmp_path, monkeypatch, rates, most, bes
 
 def test_the_probe_measures_a_step_of_all_and_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(probe, "SECONDS", 0)
-    made = work.Work(a_cell(tmp_path, steps=100), tmp_path)
+    made = Work(a_cell(tmp_path, steps=100), tmp_path)
     Backbone.passes = 0
-    rate, fits = probe._rate(made, replace(made.job(), checkpoint=None), 3)
+    rate, fits = probe._rate(made, replace(training_job(made), checkpoint=None), 3)
     assert 0 < rate < math.inf and fits
     assert Backbone.passes == 3 * (1 + probe.TICKS)  # two asks with gradients and one without in each step
     assert list(tmp_path.iterdir()) == [] and not any(m._forward_hooks for m in made.backbone.network.modules())
 
 
 def test_a_seat_that_is_taken_again_starts_anew():
-    """A bank whose seat was used, against a new one."""
+    """A bank whose slot was used, against a new one."""
     backbone, specs = TinyBackbone(), TwoPhase(None, where="all").adapters(None)
     used, new = Bank(backbone, specs, [generator(1), generator(2)]), Bank(backbone, specs, [generator(3)])
     for theta in used.theta.values():

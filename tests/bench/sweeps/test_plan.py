@@ -11,14 +11,15 @@ from scipy import stats
 from bench.data import evaluation
 from bench.store.record import Record, Store
 from bench.sweeps import plan
-from bench.sweeps.sweep import Settings, judge
+from bench.sweeps.settings import Settings
+from bench.sweeps.sweep import judge
 
 
 def finished(cell, train_s, sample_s, score_s=0.0, ended="2026-01-01", gpu=None):
     """A record as a run leaves it, with made-up times."""
     parts = ("method", "dataset", "backbone", "trainer", "sampler")
-    asked = {part: dict(getattr(cell, part)) for part in parts}
-    config = {**cell.identity, "scored": [f"m 0123456789 {s:g}" for s in cell.strengths], "asked": asked}
+    requested = {part: dict(getattr(cell, part)) for part in parts}
+    config = {**cell.identity, "scored": [f"m 0123456789 {s:g}" for s in cell.strengths], "requested": requested}
     cost = {"train_s": train_s, "sample_s": sample_s, "score_s": score_s, "load_s": 99.0}
     cost |= {"steps_per_s": cell.method["recipe"]["steps"] / train_s}
     cost |= {"images_per_s": evaluation.image_count(cell.dataset) * len(cell.strengths) / sample_s}
@@ -91,12 +92,12 @@ def test_the_plan_in_words(tmp_path):
         store.work(cell.run_id)
         store.publish(Record(cell.run_id, status, f"why it {status}"))
     cells = [done, failed, skipped, new, light_cell(tmp_path, 9)]
-    verdicts = judge(cells)
+    statuses = judge(cells)
     found = plan.Obstacles()
     found.missing["no such file"] += 1
     found.stopped.add(cells[-1].run_id)
     made = plan.forecast([new], tmp_path)
-    text = plan.told(cells, verdicts, found, made, Settings(price_per_gpu_hour=2.5), 1).splitlines()
+    text = plan.text(cells, statuses, found, made, Settings(price_per_gpu_hour=2.5), 1).splitlines()
     assert text[0] == "5 cells: 1 to run, 1 finished, 1 failed, 1 impossible, 1 stopped by what is missing"
     assert text[1:4] == [
         "  failed: 1 of them: why it failed",
@@ -108,10 +109,10 @@ def test_the_plan_in_words(tmp_path):
 
 
 def test_what_stops_a_combination_is_found_once_and_what_is_impossible_is_remembered(tmp_path, monkeypatch):
-    asked = []
+    requested = []
 
     def because(cell):
-        asked.append(cell.method["name"])
+        requested.append(cell.method["name"])
         return "it needs pairs" if cell.method["name"] == "two" else ""
 
     monkeypatch.setattr(plan, "_impossible_because", because)
@@ -122,7 +123,7 @@ def test_what_stops_a_combination_is_found_once_and_what_is_impossible_is_rememb
         found = plan.obstacles([*cells, lost])
         assert found.impossible == {"it needs pairs": 3} and len(found.missing) == 1 and len(found.stopped) == 4
         assert "nobody/nothing" in next(iter(found.missing))
-    assert sorted(asked) == ["one", "two"]
+    assert sorted(requested) == ["one", "two"]
 
 
 def test_afterwards_a_sweep_says_how_good_its_forecast_was(tmp_path):

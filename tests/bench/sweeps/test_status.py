@@ -29,7 +29,7 @@ def shown(seen):
 
 
 def test_a_sweep_half_way(made):
-    held = leases.take(made.store.claim_file(made.entries[-1].run_id), "It")
+    held = leases.take(made.store.lease_file(made.entries[-1].run_id), "It")
     seen = status.snapshot(made)
     assert [seen.count(state) for state in ("done", "failed", "running", "open")] == [2, 2, 1, 1]
     assert status.headline(seen).startswith("4 of 6 settled: 2 done, 2 failed, 1 running, 1 open")
@@ -41,7 +41,7 @@ def test_workers_and_reasons_are_shown(tmp_path):
     made = submitted([light_cell(tmp_path, 0, does="refuse"), light_cell(tmp_path, 1)])
     Worker(made).work()
     text = shown(status.snapshot(made))
-    assert f"{os.getpid()}" in text and "ended: every cell has its verdict" in text and "This cell was refused." in text
+    assert f"{os.getpid()}" in text and "ended: every cell has ended" in text and "This cell was refused." in text
 
 
 def test_the_rate_is_verdicts_per_hour_between_the_first_and_now():
@@ -59,7 +59,7 @@ def test_only_verdicts_of_this_sweep_make_its_rate(tmp_path):
     os.utime(tmp_path / old.run_id / "record.json", (0, 0))
     made = submitted([old, light_cell(tmp_path, 1), light_cell(tmp_path, 2)])
     Worker(made).work()
-    times = status._verdict_times(made, made.states())
+    times = status._end_times(made, made.states())
     assert len(times) == 2 and min(times) > made.started - 1
 
 

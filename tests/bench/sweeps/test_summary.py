@@ -7,10 +7,10 @@ from light import finish, light_cell
 from test_track import found, read_back
 
 from bench.report import publish
-from bench.run import held
+from bench.steps.extend import held
 from bench.store.record import Store
 from bench.sweeps import launch
-from bench.sweeps.sweep import Settings
+from bench.sweeps.settings import Settings
 from bench.track import Silent
 
 SETTINGS = Settings(runner="test_summary.run_known", poll_s=0.01)
@@ -31,7 +31,7 @@ def run_known(cells, size=1, finished=None, stop=None):
 def scores(cell, strength):
     closed = 0.2 * strength + 0.01 * cell.seed
     leak = 0.5 * closed + 0.1 * (cell.method["name"] == "two") + 0.001 * cell.seed * strength
-    for name, value, up in (("oracle_closed_lpips", closed, True), ("lpips_leak", leak, False)):
+    for name, value, up in (("gap_closed_lpips", closed, True), ("lpips_leak", leak, False)):
         yield {"strength": strength, "group": name, "metric": name, "value": value, "higher_is_better": up,
                "network": "net", "fingerprint": {}}  # fmt: skip
 
@@ -60,10 +60,10 @@ def test_a_finished_sweep_is_one_run_with_its_tables_and_figures(tmp_path):
     assert about["display_name"].startswith("summary-a-group-")
     items = [key for record in found(records, "history") for key in record["item"]]
     shown = {key.removesuffix("._type") for key in items if key.endswith("._type")}
-    closed = "oracle_closed_lpips [net]"
+    closed = "gap_closed_lpips [net]"
     titles = [closed, "lpips_leak [net]", f"lpips_leak [net] at matched {closed}"]
     tables = {"summary", "long", *(f"compare {title}" for title in titles)}
-    assert tables | {"curve-oracle_closed_lpips", "front-style-against-leakage"} <= shown
+    assert tables | {"sweep-gap_closed_lpips", "front-style-against-leakage"} <= shown
     kept = [json.loads(path.read_text()) for path in file.parent.glob("files/media/table/**/*.json")]
     gaps = [line["difference"] for table in kept for line in lines(table) if line.get("at") is not None]
     assert len(kept) == 5 and sorted(gaps) == pytest.approx([-0.1, 0.1])
@@ -72,7 +72,7 @@ def test_a_finished_sweep_is_one_run_with_its_tables_and_figures(tmp_path):
 
 def test_it_is_made_when_something_new_was_finished_and_only_then(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(publish, "of_sweep", lambda *asked: made.append(asked))
+    monkeypatch.setattr(publish, "of_sweep", lambda *requested: made.append(requested))
     launch.launch(cells(tmp_path, seeds=(0,)), SETTINGS, "packed", {})
     launch.launch(cells(tmp_path, seeds=(0,)), SETTINGS, "packed", {})
     assert len(made) == 1

@@ -1,4 +1,4 @@
-"""Sweeps and their workers without torch: every cell gets its verdict once, nothing finished is done again."""
+"""Sweeps and their workers without torch: every cell gets its status once, nothing finished is done again."""
 
 import json
 import os
@@ -15,18 +15,19 @@ from light import calm, events, light_cell, submitted
 from bench.contracts import BenchError
 from bench.store import leases
 from bench.store.record import Record, Store
-from bench.sweeps import sweep, worker
-from bench.sweeps.sweep import Settings, Sweep, judge, merged, submit
+from bench.sweeps import sources, sweep, worker
+from bench.sweeps.settings import Settings
+from bench.sweeps.sweep import Sweep, judge, merged, submit
 from bench.sweeps.worker import Leave, Worker
 
 ROOT = Path(__file__).parents[3]
 
 
 def died(store, run_id, times):
-    """Claims of workers that died over a cell."""
+    """Leases of workers that died over a cell."""
     for i in range(times):
         owner = leases.myself() | {"pid": 100 + i, "token": f"t{i}"}
-        grave = store.claim_file(run_id).with_name(f"{store.claim_file(run_id).name}.dead-t{i}")
+        grave = store.lease_file(run_id).with_name(f"{store.lease_file(run_id).name}.dead-t{i}")
         grave.write_text(json.dumps(owner))
 
 
@@ -42,7 +43,7 @@ def cells(tmp_path):
 def test_every_cell_is_done_once_with_what_it_would_have_made_alone(cells, tmp_path):
     made = submitted(cells)
     assert set(statuses(made).values()) == {"open"}
-    assert Worker(made).work() == "every cell has its verdict"
+    assert Worker(made).work() == "every cell has ended"
     assert set(statuses(made).values()) == {"done"} and sorted(events(tmp_path, "ended")) == sorted(statuses(made))
     for cell in cells:
         assert (tmp_path / cell.run_id / "adapter.bin").read_text() == calm(cell)
@@ -70,10 +71,10 @@ def test_retry_runs_what_failed_and_force_everything(tmp_path):
     assert [len(kind) for kind in (judge(cells).failed, judge(cells).done, judge(cells).todo)] == [1, 1, 0]
     for mode, wanted in [("retry", [cells[0].run_id]), ("force", [cell.run_id for cell in cells])]:
         before = len(events(tmp_path, "ended"))
-        asked = [replace(cell, mode=mode) for cell in cells]
-        made = submitted(asked)
+        requested = [replace(cell, mode=mode) for cell in cells]
+        made = submitted(requested)
         assert [entry.run_id for entry in made.open()] == wanted
-        assert Worker(made).work() == "every cell has its verdict"
+        assert Worker(made).work() == "every cell has ended"
         assert events(tmp_path, "ended")[before:] == wanted
 
 
@@ -114,11 +115,11 @@ def test_a_cell_that_killed_its_workers_is_given_up_with_its_reason(cells, tmp_p
     assert made.store.read(cells[0].run_id).status == "done"
 
 
-def test_a_worker_that_just_died_is_counted_before_its_claim_is_taken_over(cells, tmp_path):
+def test_a_worker_that_just_died_is_counted_before_its_lease_is_taken_over(cells, tmp_path):
     made = submitted(cells)
     died(made.store, cells[0].run_id, 3)
     grave = next(made.store.root.glob(".work/*.dead-*"))
-    os.rename(grave, made.store.claim_file(cells[0].run_id))
+    os.rename(grave, made.store.lease_file(cells[0].run_id))
     assert made.deaths(made.states()) == {cells[0].run_id: 3}
 
 
@@ -150,7 +151,7 @@ def test_a_worker_that_must_leave_keeps_its_steps_and_another_ends_at_the_same_b
     assert Worker(made, Soon()).work() == "asked to leave"
     kept = json.loads((tmp_path / ".work" / cell.run_id / "checkpoint.json").read_text())
     assert 0 < kept["k"] < 40 and statuses(made) == {cell.run_id: "open"} and not made.deaths(made.states())
-    assert Worker(made, leave).work() == "every cell has its verdict"
+    assert Worker(made, leave).work() == "every cell has ended"
     assert (tmp_path / cell.run_id / "adapter.bin").read_text() == calm(cell)
 
 
@@ -161,7 +162,7 @@ def test_nothing_is_begun_that_cannot_end_but_by_a_fresh_worker(cells, tmp_path)
     late.began -= 60.0
     assert late.work() == "no cell ends in the time left" and events(tmp_path, "began") == []
     fresh = Worker(made, limit_s=120.0)
-    assert fresh.work() == "every cell has its verdict"  # and it learned that a cell takes 2 s
+    assert fresh.work() == "every cell has ended"  # and it learned that a cell takes 2 s
     assert len(events(tmp_path, "ended")) == len(cells)
 
 
@@ -192,10 +193,10 @@ def test_workers_share_what_is_open(tmp_path):
     """Of eight cells and four workers, one worker holds at most two at a time."""
     made = submitted([light_cell(tmp_path, seed) for seed in range(8)], workers=4)
     chosen = Worker(made)
-    stream = chosen.claim_each(made.entries)
+    stream = chosen.lease_each(made.entries)
     most = [next(stream, None) for _ in range(4)]
     assert [cell is not None for cell in most] == [True, True, False, False]
-    [claim.release() for claim in chosen.claims.values()]
+    [lease.release() for lease in chosen.leases.values()]
 
 
 # --- code
@@ -211,26 +212,26 @@ def test_another_code_is_refused_unless_told(cells, monkeypatch):
         Worker(made).work()
     with pytest.raises(BenchError, match="mix_code=true"):
         submitted(cells)
-    assert Worker(submitted(cells, mix_code=True)).work() == "every cell has its verdict"
+    assert Worker(submitted(cells, mix_code=True)).work() == "every cell has ended"
 
 
 def test_a_sweep_of_which_nothing_is_done_may_begin_anew_with_other_code(cells, monkeypatch):
     submitted(cells)
     monkeypatch.setattr(sweep, "code", lambda: {"commit": None, "dirty": None, "sources": "other"})
-    assert Worker(submitted(cells)).work() == "every cell has its verdict"
+    assert Worker(submitted(cells)).work() == "every cell has ended"
 
 
 def test_the_code_is_known_by_what_is_in_its_files(tmp_path, monkeypatch):
-    for folder in sweep.SOURCES:
+    for folder in sources.SOURCES:
         (tmp_path / folder).mkdir()
     (tmp_path / "bench" / "a.py").write_text("a = 1")
-    monkeypatch.setattr(sweep, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
     found = []
     for text in ("a = 1", "a = 2", "a = 1"):
         (tmp_path / "bench" / "a.py").write_text(text)
-        sweep.code.cache_clear()
-        found.append(sweep.code()["sources"])
-    sweep.code.cache_clear()
+        sources.code.cache_clear()
+        found.append(sources.code()["sources"])
+    sources.code.cache_clear()
     assert found[0] == found[2] != found[1]
 
 

@@ -8,13 +8,13 @@ from test_packs import a_cell, adapters, same_files
 from test_trainer import TwoPhase, jobs_of
 from tiny import TinyBackbone
 
-from bench import work
 from bench.adapters.bank import Bank
 from bench.contracts import AdapterSpec, BenchError, FullSpec
 from bench.run import run
 from bench.seeding import generator
+from bench.steps.work import loaded_backbone
 from bench.sweeps.packs import run_pack
-from bench.training.compiling import GUESSES, WINDOW, Pace, Ways, offered, pays, ways_of
+from bench.training.compiling import GUESSES, WINDOW, Backends, Timing, backends_of, offered, pays
 from bench.training.trainer import Training
 
 LOW_RANK = {"style": AdapterSpec(2)}
@@ -32,34 +32,34 @@ def test_a_change_pays_when_the_clock_is_earlier_at_the_end():
         assert pays(now, then, cost, left) == (changes < stays)
 
 
-def pace_of(ways, kind="one", offered=("compile",)):
-    return Pace(ways, offered, ways.tried.setdefault(kind, {}))
+def pace_of(backends, kind="one", offered=("compile",)):
+    return Timing(backends, offered, backends.tried.setdefault(kind, {}))
 
 
-def feed(pace, seconds, left):
+def feed(timing, seconds, left):
     for value in seconds:
-        pace.passed(value, left)
+        timing.passed(value, left)
 
 
 @pytest.mark.parametrize("left, tried", [(240, False), (241, True)])
 def test_compiling_is_tried_when_the_rest_may_be_worth_its_cost(left, tried):
     """At a second a tick and a guess of 25 % saved for a minute: from the 241st tick on."""
     assert GUESSES["compile"] == (0.75, 60.0)
-    pace = pace_of(Ways(torch.nn.Identity()))
-    feed(pace, [5.0] + [1.0] * (WINDOW - 2), left)
-    assert pace.on == []
-    feed(pace, [1.0], left)
-    assert pace.on == ["compile"] * tried and pace.trying == ("compile" if tried else None)
+    timing = pace_of(Backends(torch.nn.Identity()))
+    feed(timing, [5.0] + [1.0] * (WINDOW - 2), left)
+    assert timing.on == []
+    feed(timing, [1.0], left)
+    assert timing.on == ["compile"] * tried and timing.trying == ("compile" if tried else None)
 
 
 @pytest.mark.parametrize("then_s, kept", [(0.5, True), (0.98, False), (1.5, False)])
 def test_a_trial_ends_in_the_quicker_way_and_is_not_made_twice(then_s, kept):
-    ways = Ways(torch.nn.Identity())
-    pace = pace_of(ways)
-    feed(pace, [1.0] * WINDOW + [30.0] + [then_s] * (2 * WINDOW - 1), 10**4)
-    assert pace.on == ["compile"] * kept == pace_of(ways).on
-    assert ways.known["compile"] == (then_s, 30.0 - then_s)
-    again = pace_of(ways)
+    backends = Backends(torch.nn.Identity())
+    timing = pace_of(backends)
+    feed(timing, [1.0] * WINDOW + [30.0] + [then_s] * (2 * WINDOW - 1), 10**4)
+    assert timing.on == ["compile"] * kept == pace_of(backends).on
+    assert backends.known["compile"] == (then_s, 30.0 - then_s)
+    again = pace_of(backends)
     feed(again, [1.0] * 5 * WINDOW, 10**6)
     assert again.on == ["compile"] * kept and again.trying is None
 
@@ -67,23 +67,23 @@ def test_a_trial_ends_in_the_quicker_way_and_is_not_made_twice(then_s, kept):
 @pytest.mark.parametrize("left, tried", [(59, False), (60, True)])
 def test_what_was_measured_takes_the_place_of_the_guess(left, tried):
     """Half of each second saved for 29.5 seconds: from the 60th tick on."""
-    ways = Ways(torch.nn.Identity())
-    feed(pace_of(ways), [1.0] * WINDOW + [30.0] + [0.5] * (2 * WINDOW - 1), 10**4)
-    other = pace_of(ways, "other")
+    backends = Backends(torch.nn.Identity())
+    feed(pace_of(backends), [1.0] * WINDOW + [30.0] + [0.5] * (2 * WINDOW - 1), 10**4)
+    other = pace_of(backends, "other")
     feed(other, [1.0] * WINDOW, left)
     assert other.on == ["compile"] * tried
 
 
 def test_the_ways_are_tried_one_after_the_other():
     """The layout is kept; compiled it is slower."""
-    ways = Ways(torch.nn.Identity())
-    pace = pace_of(ways, offered=("channels_last", "compile"))
-    feed(pace, [1.0] * WINDOW, 10**4)
-    assert pace.on == ["channels_last"]
-    feed(pace, [0.8] * 2 * WINDOW, 10**4)
-    assert pace.on == ["channels_last", "compile"] and pace.best_s == 0.8
-    feed(pace, [0.9] * 2 * WINDOW, 10**4)
-    assert pace.on == ["channels_last"] and ways.tried["one"] == {"channels_last": True, "compile": False}
+    backends = Backends(torch.nn.Identity())
+    timing = pace_of(backends, offered=("channels_last", "compile"))
+    feed(timing, [1.0] * WINDOW, 10**4)
+    assert timing.on == ["channels_last"]
+    feed(timing, [0.8] * 2 * WINDOW, 10**4)
+    assert timing.on == ["channels_last", "compile"] and timing.best_s == 0.8
+    feed(timing, [0.9] * 2 * WINDOW, 10**4)
+    assert timing.on == ["channels_last"] and backends.tried["one"] == {"channels_last": True, "compile": False}
 
 
 def test_auto_leaves_a_cpu_alone_and_full_weights_are_never_compiled(monkeypatch):
@@ -97,17 +97,19 @@ def test_auto_leaves_a_cpu_alone_and_full_weights_are_never_compiled(monkeypatch
     assert offered("auto", cpu, LOW_RANK) == ["channels_last"]
 
 
-@pytest.mark.parametrize("asked", ["often", "graphs"])
-def test_a_setting_that_means_nothing_here_is_told(asked):
-    with pytest.raises(BenchError, match=f"trainer.compile={asked} was asked for on cpu; type trainer.compile=auto"):
-        offered(asked, TinyBackbone(), LOW_RANK)
+@pytest.mark.parametrize("requested", ["often", "graphs"])
+def test_a_setting_that_means_nothing_here_is_told(requested):
+    with pytest.raises(
+        BenchError, match=f"trainer.compile={requested} was requested on cpu; type trainer.compile=auto"
+    ):
+        offered(requested, TinyBackbone(), LOW_RANK)
 
 
 # --- the same weights -------------------------------------------------------------------------------------------------
 
 
 def ended(backbone, on, where="attention", turn=99, longer=0):
-    """Two cells of 3 steps, the second `longer`, each tick in the ways `on`; a single adapter learns up to `turn`."""
+    """Two cells of 3 steps, the second `longer`, each tick in the backends `on`; one adapter learns up to `turn`."""
     jobs = list(jobs_of(backbone, 2, lambda recipe: TwoPhase(recipe, turn, where)))
     jobs = [replace(job, recipe=replace(job.recipe, steps=3 + longer * job.cell)) for job in jobs]
     bank = Bank(backbone, jobs[0].method.adapters(None), [generator("adapters", job.seed) for job in jobs])
@@ -115,7 +117,7 @@ def ended(backbone, on, where="attention", turn=99, longer=0):
     for job in jobs:
         training.add(job)
     while training.live:
-        with ways_of(backbone).running(on):
+        with backends_of(backbone).running(on):
             list(training.tick())
     bank.close()
     return {name: theta.clone() for name, theta in bank.theta.items()}
@@ -137,7 +139,7 @@ def test_compiled_code_sees_adapters_come_and_go(monkeypatch):
         sizes.append(len(graphs))
         for name in plain:
             torch.testing.assert_close(made[name], plain[name], rtol=0, atol=1e-12)
-    assert ways_of(backbone).failure is None
+    assert backends_of(backbone).failure is None
     assert 0 < sizes[0] < sizes[1] == sizes[2]
     assert not any("forward" in vars(module) or module._forward_hooks for module in backbone.network.modules())
 
@@ -152,10 +154,10 @@ def test_compiled_by_a_real_backend_two_cells_end_at_the_same_weights(monkeypatc
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
     compiled, backbone = torch.compile, TinyBackbone(torch.float64)
     monkeypatch.setattr(torch, "compile", lambda f, **_: compiled(f, backend=backend))
-    plain, ways, before = ended(backbone, ()), ways_of(backbone), counters["stats"]["unique_graphs"]
-    ways.blocks = ways.blocks[:1]
+    plain, backends, before = ended(backbone, ()), backends_of(backbone), counters["stats"]["unique_graphs"]
+    backends.blocks = backends.blocks[:1]
     made = ended(backbone, ("compile",))
-    assert ways.failure is None and counters["stats"]["unique_graphs"] > before
+    assert backends.failure is None and counters["stats"]["unique_graphs"] > before
     assert plain["content"].abs().max() > 0.003
     for name in plain:
         torch.testing.assert_close(made[name], plain[name], rtol=0, atol=1e-9)
@@ -165,12 +167,12 @@ def test_another_layout_gives_the_same_weights_and_leaves_no_trace():
     backbone = TinyBackbone(torch.float64)
     plain, kernel = ended(backbone, (), "all", turn=1), backbone.network.conv_in.weight
     strides = kernel.stride()
-    with ways_of(backbone).running(["channels_last"]):
+    with backends_of(backbone).running(["channels_last"]):
         assert kernel.is_contiguous(memory_format=torch.channels_last) and kernel.stride() != strides
     last = ended(backbone, ("channels_last",), "all", turn=1)
     for name in plain:
         torch.testing.assert_close(last[name], plain[name], rtol=0, atol=1e-9)
-    ways_of(backbone).lay(channels_last=False)
+    backends_of(backbone).lay(channels_last=False)
     assert kernel.stride() == strides
 
 
@@ -180,9 +182,9 @@ def test_another_layout_gives_the_same_weights_and_leaves_no_trace():
 @pytest.fixture(autouse=True)
 def fresh():
     """What was found out about a backbone stays with it; no test leaves one behind."""
-    work._loaded.cache_clear()
+    loaded_backbone.cache_clear()
     yield
-    work._loaded.cache_clear()
+    loaded_backbone.cache_clear()
 
 
 def asking(cell, compile):
@@ -200,18 +202,18 @@ def test_a_failing_compiler_is_noted_and_nothing_else_is_different(tmp_path, mon
     plain = a_cell(tmp_path / "plain")
     assert "compile" not in run(plain).cost
     monkeypatch.setattr(torch, "compile", failing)
-    asked = asking(replace(plain, results=tmp_path / "asked"), True)
-    (record,) = run_pack([asked], 1)
+    requested = asking(replace(plain, results=tmp_path / "requested"), True)
+    (record,) = run_pack([requested], 1)
     sentence = "the blocks could not be compiled and ran as they are (RuntimeError: no compiler)"
     assert record.status == "done" and record.notes.count(sentence) == 1 and "compile" not in record.cost
     assert record.run_id == plain.run_id
-    same_files(plain, asked)
+    same_files(plain, requested)
 
 
 def test_the_record_says_which_part_of_the_training_ran_compiled(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(torch, "compile", lambda f, **_: lambda *a, **k: calls.append(1) or f(*a, **k))
-    plain, made = a_cell(tmp_path / "plain"), asking(a_cell(tmp_path / "asked"), True)
+    plain, made = a_cell(tmp_path / "plain"), asking(a_cell(tmp_path / "requested"), True)
     run(plain)
     assert not calls
     record = run(made)

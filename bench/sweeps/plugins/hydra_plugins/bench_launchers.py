@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench import compose
 from bench.contracts import BenchError
 from bench.sweeps import launch
+from bench.sweeps.settings import settings
 
 
 class Grid(BasicSweeper):
@@ -44,7 +45,7 @@ class _Ours(Launcher):
         HydraConfig.instance().set_config(self.config)
         try:
             cells = compose.cells(job_overrides, self._compose)
-            states = launch.launch(cells, compose.settings(self.config), self.kind, self.options)
+            states = launch.launch(cells, settings(self.config), self.kind, self.options)
         except BenchError as error:
             sys.exit(f"bench: {error}")
         return [

@@ -7,8 +7,8 @@ from pathlib import Path
 from bench.cell import Cell
 from bench.contracts import BenchError
 from bench.settings import digest
+from bench.steps.work import Work
 from bench.store.record import Record, loads
-from bench.work import Work
 
 
 def reopen(folder: Path) -> Work:
@@ -40,7 +40,7 @@ def read(folder: Path) -> Record:
 
 
 def _cell(record: Record, folder: Path) -> Cell:
-    asked, seed = record.config.get("asked"), record.config.get("seed")
-    if asked is None or seed is None:
+    requested, seed = record.config.get("requested"), record.config.get("seed")
+    if requested is None or seed is None:
         raise BenchError(f"Cell {record.run_id} is of an older version that kept fewer settings; run it again.")
-    return Cell(**asked, seed=seed, metrics={}, tracker={}, strengths=(), results=folder.parent)
+    return Cell(**requested, seed=seed, metrics={}, tracker={}, strengths=(), results=folder.parent)

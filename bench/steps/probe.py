@@ -1,4 +1,4 @@
-"""How many cells to train together: some throwaway steps of one cell, seated 1, 2, 4, ... times, tell what pays."""
+"""How many cells to train together: some throwaway steps of one cell, in 1, 2, 4, ... slots, show what pays."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 from bench.adapters.bank import Bank
 from bench.contracts import FullSpec
 from bench.seeding import generator
+from bench.steps.job import training_job
+from bench.steps.work import Work
 from bench.training.trainer import Job, Training
-from bench.work import Work
 
 MOST = 16
 UNPROBED = 4  # where all training together is hardly longer than the probe
@@ -40,7 +41,7 @@ def best_size(work: Work, most: int = MOST) -> int:
 
 
 def _fastest(work: Work, most: int) -> int:
-    job, best, rates = replace(work.job(), checkpoint=None), 1, {}
+    job, best, rates = replace(training_job(work), checkpoint=None), 1, {}
     for size in (2**i for i in range(most.bit_length())):
         rate, fits_twice = _rate(work, job, size)
         rates[size] = rate
@@ -54,13 +55,13 @@ def _fastest(work: Work, most: int) -> int:
 
 def _rate(work: Work, job: Job, size: int) -> tuple[float, bool]:
     """Steps per second of all cells together, and whether a pack of twice the size fits into memory."""
-    seats = [generator("adapters", job.seed) for _ in range(size)]
+    slots = [generator("adapters", job.seed) for _ in range(size)]
     free = _free()
-    bank = Bank(work.backbone, work.specs(), seats)
+    bank = Bank(work.backbone, work.specs(), slots)
     try:
         training = Training(bank)
-        for seat in range(size):
-            training.add(replace(job, cell=seat), 2 * job.recipe.steps // 3)
+        for slot in range(size):
+            training.add(replace(job, cell=slot), 2 * job.recipe.steps // 3)
         seconds = _seconds(training)
     except torch.OutOfMemoryError:
         return 0.0, False

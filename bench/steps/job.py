@@ -1,0 +1,39 @@
+"""The training of one cell: its job, its steps, and the adapters that it saves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bench.steps.baseline import prior
+from bench.steps.work import Work
+from bench.training.trainer import Job, Step
+
+
+def training_job(work: Work) -> Job:
+    """The cell as the trainer sees it; its checkpoint, if there is one, is where it goes on."""
+    from bench.training.latents import Latents
+
+    scale, published = work.trainer.lr_scale, work.method.recipe
+    assert published is not None
+    recipe = replace(published, lr=published.lr * scale)
+    if scale != 1:
+        work.note(f"the method's learning rate {published.lr:g} times {scale:g} for this backbone")
+    data = Latents(work.dataset, work.backbone, recipe, prior(work), work.trainer.resample)
+    return Job(work.slot or 0, work.method, data, recipe, work.cell.seed, work.folder / "checkpoint.safetensors")
+
+
+def log_step(work: Work, step: Step) -> None:
+    """A finished training step, or the error that was its last."""
+    work.error = step.error
+    if step.error is None:
+        work.training_log.write(step)
+        work.tracker.log(step.k, {"loss": step.losses[-1], "lr": step.lr})
+        work.spend("steps", 1)
+
+
+def save_adapters(work: Work) -> None:
+    """Write what was trained, and not what was read from a file."""
+    if work.method.recipe is not None:
+        for name, spec in work.bank.specs.items():
+            if getattr(spec, "file", None) is None:
+                work.bank.save(name, work.slot or 0, work.folder / "adapters")

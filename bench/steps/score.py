@@ -1,0 +1,111 @@
+"""Score: the metrics of a cell's images, as entries of its record and as per-image values in per_image.csv."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bench.contracts import Evaluation, Impossible
+from bench.files import atomic_write
+from bench.paths import cache_folder
+from bench.progress import progress
+from bench.steps.baseline import baseline
+from bench.steps.sample import class_images, images
+from bench.steps.work import Work
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+INDEX = ["strength", "prompt", "seed"]  # of the lines of per_image.csv
+
+
+def score(work: Work) -> list[dict]:
+    """Entries of the record for all metrics at all strengths."""
+    entries = []
+    for strength in work.cell.strengths:
+        entries += work.attempt(partial(measure, work, strength, list(work.cell.metrics))) or []
+    return entries
+
+
+def measure(work: Work, strength: float, names: Sequence[str]) -> list[dict]:
+    """Entries of the record for some metrics at one strength, and their per-image values in per_image.csv."""
+    evaluation = _evaluation(work, strength)
+    entries = []
+    with work.clock("score_s"):
+        for name in progress([name for name in names if name in work.metrics], "score", "metric"):
+            entries += _measured(work, name, strength, evaluation)
+            work.scored.append(work.cell.measure(name, strength))
+    return entries
+
+
+def _evaluation(work: Work, strength: float) -> Evaluation:
+    styles = {shot.prompt: work.method.prompts(shot.prompt, work.dataset) for shot in work.shots}
+    return Evaluation(
+        images=images(work, strength),
+        baseline=baseline(work),
+        prompts=[shot.prompt for shot in work.shots],
+        full_prompts=[styles[shot.prompt].get("style", shot.prompt) for shot in work.shots],
+        seeds=[shot.seed for shot in work.shots],
+        dataset=work.dataset,
+        cache=cache_folder(),
+        class_images=lambda: class_images(work, strength),
+    )
+
+
+def _measured(work: Work, name: str, strength: float, evaluation: Evaluation) -> list[dict]:
+    metric = work.metrics[name]
+    try:
+        found = metric.score(evaluation)
+    except Impossible as reason:
+        work.note(f"metric {name} left out: {reason}")
+        return []
+    for note in found.notes:
+        work.note(f"metric {name}: {note}")
+    _keep_per_image(work, strength, evaluation, found.per_image)
+    return [
+        {
+            "strength": strength,
+            "group": name,
+            "metric": key,
+            "value": value,
+            "higher_is_better": metric.higher_is_better.get(key),
+            "network": found.fingerprint.get("network"),
+            "fingerprint": dict(found.fingerprint),
+        }
+        for key, value in found.values.items()
+    ]
+
+
+# --- per_image.csv
+
+
+def _keep_per_image(work: Work, strength: float, evaluation: Evaluation, values: Mapping[str, np.ndarray]) -> None:
+    """Add columns to per_image.csv: one line for each strength, prompt and seed."""
+    import pandas as pd
+
+    path = work.folder / "per_image.csv"
+    columns = {"strength": strength, "prompt": evaluation.prompts, "seed": evaluation.seeds, **values}
+    new = pd.DataFrame(columns).set_index(INDEX)
+    old = _per_image(work) if path.is_file() else new
+    atomic_write(path, new.combine_first(old).to_csv().encode())
+
+
+def _per_image(work: Work) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_csv(work.folder / "per_image.csv", index_col=INDEX)
+
+
+def forget(work: Work, strength: float, columns: Sequence[str]) -> None:
+    """Remove per-image values of one strength that are about to be measured anew."""
+    path = work.folder / "per_image.csv"
+    if not columns or not path.is_file():
+        return
+    lines = _per_image(work)
+    known = [name for name in columns if name in lines]
+    lines.loc[lines.index.get_level_values("strength") == strength, known] = math.nan
+    empty = [name for name in known if lines[name].isna().all()]
+    atomic_write(path, lines.drop(columns=empty).to_csv().encode())

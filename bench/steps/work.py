@@ -1,0 +1,208 @@
+"""A cell under way: its settings, its folder, the parts that its steps need, and what they noted and cost."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bench.cell import PARTS, Cell
+from bench.contracts import AdapterSpec, Backbone, BenchError, Dataset, Method, Metric, Spec
+from bench.data.images import StoredImages
+from bench.settings import build, construct
+from bench.store.record import Record, Store
+
+if TYPE_CHECKING:
+    from bench.adapters.bank import Bank
+    from bench.sampling.sampler import Sampler, Shot
+    from bench.track import Tracker
+    from bench.training.log import TrainingLog
+    from bench.training.trainer import TrainerSettings
+
+T = TypeVar("T")
+LABELS = (
+    "name",
+    "version",
+    "strength_sweep",
+    "curve",
+    "deviations",
+)  # keys of a method's yaml that are not arguments of its class
+
+
+@dataclass(eq=False)
+class Work:
+    """One cell under way. Each part is loaded when it is first needed."""
+
+    cell: Cell
+    folder: Path
+    notes: list[str] = field(default_factory=list)
+    cost: dict[str, float] = field(default_factory=dict)
+    scored: list[str] = field(default_factory=list)
+    store: Store | None = None  # that holds the folder for this process
+    slot: int | None = None  # place in a bank that is shared with other cells; None: a bank of its own
+    error: Exception | None = None  # what ended the cell
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    baseline: StoredImages | None = None  # set by `steps.baseline`
+
+    def attempt(self, step: Callable[[], T]) -> T | None:
+        """Do a step of a cell that nothing has ended so far; what goes wrong ends it, and no other cell."""
+        if self.error is None:
+            try:
+                return step()
+            except Exception as error:
+                self.error = error
+        return None
+
+    # --- the parts
+
+    @cached_property
+    def method(self) -> Method:
+        return build({key: value for key, value in self.cell.method.items() if key not in LABELS}, "method")
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        with self.clock("load_s"):
+            return loaded_backbone(json.dumps(dict(self.cell.backbone)))
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        from bench.data import sources
+
+        missing = sources.missing(dict(self.cell.dataset))
+        if missing:
+            raise BenchError(missing)
+        content = self.cell.identity["dataset"]["content"]
+        return _dataset(json.dumps(dict(self.cell.dataset)), self.cell.backbone["resolution"], content)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        from bench.sampling.sampler import Sampler
+
+        return construct(Sampler, self.cell.sampler, "sampler")
+
+    @cached_property
+    def trainer(self) -> TrainerSettings:
+        from bench.training.trainer import TrainerSettings
+
+        return construct(TrainerSettings, self.cell.trainer, "trainer")
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """The metrics that this machine can compute; asked before training, so nothing is found missing after it."""
+        metrics = {name: build(spec, f"metrics.{name}") for name, spec in self.cell.metrics.items()}
+        for name, sentence in [(name, metric.missing()) for name, metric in metrics.items()]:
+            if sentence and self.cell.missing_metrics != "skip":
+                raise BenchError(f"{sentence} Or leave such metrics out with missing_metrics=skip.")
+            if sentence:
+                self.notes.append(f"metric {name} left out: {sentence}")
+                del metrics[name]
+        return metrics
+
+    @cached_property
+    def bank(self) -> Bank:
+        """The cell's adapters on the backbone, trained if the cell is finished."""
+        from bench.adapters.bank import Bank
+        from bench.seeding import generator
+
+        bank = Bank(self.backbone, self.specs(), [generator("adapters", self.cell.seed)])
+        for name in bank.specs:
+            bank.read(name, 0, self.folder / "adapters")
+        return bank
+
+    @cached_property
+    def shots(self) -> list[Shot]:
+        from bench.sampling.sampler import shots
+
+        return shots(self.dataset)
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        tracker = build({"folder": str(self.cell.results), **self.cell.tracker}, "tracker")
+        tags = (self.cell.method["name"], self.cell.dataset["name"], self.cell.backbone["name"])
+        tracker.start(self.cell.run_id, self.cell.identity, self.cell.group or "", tags)
+        return tracker
+
+    @cached_property
+    def training_log(self) -> TrainingLog:
+        from bench.training.log import TrainingLog
+
+        return TrainingLog(self.folder / "log.csv")
+
+    def specs(self) -> dict[str, Spec]:
+        """The adapters that the method asks for, at the layers that stand for the named ones on this backbone."""
+        places, specs = self.trainer.where, dict(self.method.adapters(self.dataset))
+        for name, spec in specs.items():
+            if isinstance(spec, AdapterSpec) and spec.where in places:
+                self.note(f"adapters for {spec.where} go to {places[spec.where]} on this backbone")
+                specs[name] = replace(spec, where=places[spec.where])
+        return specs
+
+    # --- notes and costs
+
+    def config(self) -> dict[str, Any]:
+        """All that the images depend on, what was measured on them, and what is needed to open the cell again."""
+        requested = {part: dict(getattr(self.cell, part)) for part in PARTS}
+        return {**self.cell.identity, "scored": self.scored, "requested": requested}
+
+    def note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def spend(self, what: str, amount: float) -> None:
+        self.cost[what] = self.cost.get(what, 0.0) + amount
+
+    @contextmanager
+    def clock(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spend(phase, time.perf_counter() - started)
+
+    # --- the end
+
+    def leave_bank(self) -> None:
+        """Be as before training, but for what is in the folder."""
+        self.slot = None
+        for part in ("bank", "training_log"):
+            vars(self).pop(part, None)
+
+    def close(self) -> None:
+        """Leave the backbone as it was."""
+        if "bank" in vars(self) and self.slot is None:
+            self.bank.close()
+
+    def publish(self, record: Record) -> None:
+        assert self.store is not None
+        self.close()
+        self.tracker.finish(record.status)
+        self.store.publish(record)
+        self.store = None
+
+    def let_go(self) -> None:
+        """Without a record: let others work on the cell. What was made so far stays. Nothing to do after `publish`."""
+        if self.store is not None:
+            self.close()
+            self.tracker.finish("interrupted")
+            self.store.release(self.cell.run_id)
+            self.store = None
+
+
+@lru_cache(maxsize=1)
+def loaded_backbone(backbone: str) -> Backbone:
+    """The backbone of a json spec; the last one stays loaded, so the cells of a sweep in one process share it."""
+    return build(json.loads(backbone), "backbone")
+
+
+@lru_cache(maxsize=4)
+def _dataset(spec: str, resolution: int, content: str) -> Dataset:
+    """The dataset of a json spec with this content; the cells of a sweep in one process share it."""
+    from bench.data import loading
+
+    return loading.load(json.loads(spec), resolution)

@@ -1,0 +1,25 @@
+"""Networks that metrics read images with, and what they share."""
+
+from metrics.networks.inception import Inception, inception_layers
+from metrics.networks.lpips import LpipsNet
+from metrics.networks.mini_perceptual import MiniPerceptual
+from metrics.networks.network import (
+    ImageNetwork,
+    Network,
+    PerceptualNetwork,
+    best_device,
+    exact,
+    load_strictly,
+    misfit,
+    read_state,
+    resize_clean,
+    unit,
+    weights_path,
+)
+from metrics.networks.open_clip import OpenClip
+
+__all__ = [
+    "ImageNetwork", "Inception", "LpipsNet", "MiniPerceptual", "Network", "OpenClip", "PerceptualNetwork",
+    "best_device", "exact", "inception_layers", "load_strictly", "misfit", "read_state", "resize_clean", "unit",
+    "weights_path",
+]  # fmt: skip
