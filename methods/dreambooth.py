@@ -15,11 +15,13 @@ from bench.contracts import (
     AdapterSpec,
     Ask,
     Dataset,
+    Example,
     FullSpec,
     Loss,
     Method,
     Recipe,
     Text,
+    Unbound,
     plain_guidance,
     tuned,
     with_token,
@@ -48,6 +50,11 @@ class DreamBooth(Method):
     def rare_tokens(self) -> Sequence[str]:
         return (self.token,)
 
+    def unbound(self, dataset: Dataset) -> Unbound:
+        if dataset.style_words:
+            return Unbound()
+        return Unbound.among(self._learned(dataset), dataset.prompts, dataset.noun)
+
     def lacks(self, dataset: Dataset) -> str | None:
         return super().lacks(dataset) or (None if dataset.references or dataset.pairs else "references or pairs")
 
@@ -58,8 +65,7 @@ class DreamBooth(Method):
         return (f"a photo of a {dataset.noun}", self.class_images) if self.prior_weight else None
 
     def step(self, data, k, rng):
-        role = self.images or ("style" if data.dataset.pairs else "references")
-        (z,), examples = data.draw((role,), rng)
+        (z,), examples = data.draw((self._role(data.dataset),), rng)
         eps, t = data.noise(z, rng)
         captions = [self._bound(example.caption, example.noun, data.dataset) for example in examples]
         if not self.prior_weight:
@@ -83,6 +89,12 @@ class DreamBooth(Method):
 
     def guide(self, z, t, texts, cfg, strength):
         return (yield from plain_guidance(z, t, texts, cfg, "style", {"style": strength}))
+
+    def _role(self, dataset: Dataset) -> str:
+        return self.images or ("style" if dataset.pairs else "references")
+
+    def _learned(self, dataset: Dataset) -> Sequence[Example]:
+        return [pair.style for pair in dataset.pairs] if self._role(dataset) == "style" else dataset.references
 
     def _bound(self, prompt: str, noun: str, dataset: Dataset) -> str:
         """The rare token names the style of a style dataset and the subject of a subject dataset."""

@@ -47,7 +47,7 @@ def endings() -> tuple[str, ...]:
     """The endings of files in such formats, in lower case."""
     from PIL import Image
 
-    known = set(formats())
+    known = {*formats(), "MPO"}  # several JPEGs in one file, opened as JPEG
     return tuple(sorted(ending for ending, kind in Image.registered_extensions().items() if kind in known))
 
 

@@ -43,12 +43,18 @@ def text_of(path: Path) -> str:
     return text
 
 
-def lines_of(path: Path) -> list[str]:
+def lines_of(path: Path, what: str = "prompt") -> list[str]:
     """The lines that are not blank, without white space at their ends. Raises BenchError when there is none."""
     lines = [line.strip() for line in text_of(path).splitlines()]
     if not any(lines):
-        raise BenchError(f"{path} holds no prompts; write one per line.")
+        raise BenchError(f"{path} holds no {what}; write one line for each.")
     return [line for line in lines if line]
+
+
+def header_of(path: Path) -> list[str]:
+    """Names of the columns of a table, in lower case, whatever divides them."""
+    text = text_of(path)
+    return [name.casefold() for name in max((_header(text, delimiter, ()) for delimiter in DELIMITERS), key=len)]
 
 
 def rows_of(path: Path, columns: Sequence[str]) -> list[tuple[int, Row]]:

@@ -148,7 +148,8 @@ class Work:
     def config(self) -> dict[str, Any]:
         """All that the images depend on, what was measured on them, and what is needed to open the cell again."""
         requested = {part: dict(getattr(self.cell, part)) for part in PARTS}
-        return {**self.cell.identity, "scored": self.scored, "requested": requested}
+        images = dict(self.dataset.counts) if "dataset" in vars(self) else {}  # a cell may end before they are read
+        return {**self.cell.identity, "scored": self.scored, "requested": requested, "images": images}
 
     def note(self, sentence: str) -> None:
         if sentence not in self.notes:

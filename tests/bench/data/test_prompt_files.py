@@ -116,7 +116,7 @@ def test_what_is_unclear_in_a_table_is_refused_with_its_line(tmp_path, data, wor
 
 
 @pytest.mark.parametrize(
-    "data, words", [(b"", "holds no prompts"), (b" \n", "holds no prompts"), (b"a\nb\xff\n", "line 2")]
+    "data, words", [(b"", "holds no prompt;"), (b" \n", "holds no prompt;"), (b"a\nb\xff\n", "line 2")]
 )
 def test_what_is_unclear_in_a_text_file_is_refused(tmp_path, data, words):
     path = tmp_path / "prompts.txt"
