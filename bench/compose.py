@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from bench.cell import Cell, default_strength
+from bench.choices import check
 from bench.contracts import BenchError
 from bench.data import schema
 
@@ -22,6 +23,7 @@ USES_SEED = re.compile(r"\$\{[^}]*\bseed\b")
 def cell(config: DictConfig) -> Cell:
     """Plain typed settings from Hydra's."""
     plain = plain_of(config)
+    check(plain)
     for key in OURS:
         plain.pop(key, None)
     if type(plain["seed"]) is not int:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.nn.functional import mse_loss
 
+from bench.choices import Role
 from bench.contracts import (
     AdapterSpec,
     Ask,
@@ -33,13 +35,13 @@ class DreamBooth(Method):
     """Learns from a pair's style image, or from the references where there is no pair (or `images` says so)."""
 
     recipe: Recipe
-    tune: str = "lora"  # lora | full
+    tune: Literal["lora", "full"] = "lora"
     text_encoder: bool = False  # is tuned, too (full alone)
     rank: int = 4
     token: str = "sks"
     prior_weight: float = 1.0
     class_images: int = 100
-    images: str | None = None  # role to learn from: style | references
+    images: Role | None = None  # role to learn from
     where: str = "attention"
     strength: float = 1.0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -135,7 +135,7 @@ class TextualSlider(Method):
     entries: Sequence[Mapping[str, Any]] = ()
     eta: float = 4.0
     attributes: Sequence[str] = ()
-    preserve: str = "sum"  # sum | random
+    preserve: Literal["sum", "random"] = "sum"
     rollout_steps: int = 50
     rollout_cfg: float = 3.0
     t_shift: int = 0  # in the loss the network is told this much more noise than there is

@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from bench.choices import LearningRate
 from bench.contracts.adapters import Spec
 from bench.contracts.backbone import TrainingData
 from bench.contracts.dataset import Dataset, Example
@@ -32,7 +33,7 @@ class Recipe:
     weight_decay: float = 1e-2
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    schedule: str = "constant"  # constant | cosine
+    schedule: LearningRate = "constant"
     warmup_steps: int = 0
     clip_norm: float | None = None
     flip: bool = False  # mirror each drawn example with probability 1/2, pairs together

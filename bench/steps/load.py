@@ -33,6 +33,7 @@ def possible(work: Work) -> None:
             f"Method {work.cell.method['name']} needs {lacks}; dataset {work.dataset.name} "
             f"provides {', '.join(sorted(work.dataset.provides)) or 'nothing'}."
         )
+    work.specs()
 
 
 def token_notes(unbound: Unbound, dataset: Dataset) -> list[str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cell import Cell
+from bench.choices import Mode
 from bench.contracts import BenchError
 from bench.files import atomic_write
 from bench.settings import digest
@@ -69,7 +70,7 @@ class Sweep:
         self.code: dict[str, Any] = known["code"]
         self.estimate: dict[str, Any] | None = known["estimate"]
         self.started: float = known["started"]  # seconds since 1970
-        self.mode: str = known["mode"]
+        self.mode: Mode = known["mode"]
         self.bases: list[dict[str, Any]] = known["bases"]
         self.entries = [Entry(run_id, base, seed) for base, seed, run_id in known["cells"]]
         self._known: dict[str, tuple[str, State]] = {}
