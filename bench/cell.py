@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from bench.choices import MissingMetrics, Mode
 from bench.settings import MOVED, build, check_finite, digest
 
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
@@ -21,6 +22,8 @@ NOT_IDENTITY = (
     "curve",
     "deviations",
 )  # keys of a method's yaml on which no image of a strength depends
+FILES = ("file", "files", "path", "text_encoder", "tokenizer")  # keys of a method's yaml that name files or folders
+FILE_ENDINGS = ("_file", "_files", "_path")  # of such keys
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Cell:
     seed: int
     strengths: tuple[float, ...]  # one table row each, from one training run
     results: Path = Path("results")
-    missing_metrics: str = "fail"
-    mode: str = "cached"
+    missing_metrics: MissingMetrics = "fail"
+    mode: Mode = "cached"
     group: str | None = None
     pack: int | str = "auto"  # cells trained together; their images do not depend on it
     fairness: Mapping[str, Any] = field(default_factory=dict)  # see bench/fairness.py; not part of the identity
@@ -74,7 +77,7 @@ class Cell:
         known = identity(json.dumps(self.metrics[name], sort_keys=True, default=str))
         return f"{name} {digest(self.metrics[name])} {digest(known) if known else '?'} {strength:g}"
 
-    def with_seed(self, seed: int, mode: str | None = None) -> Cell:
+    def with_seed(self, seed: int, mode: Mode | None = None) -> Cell:
         """The same cell with another seed; what they share of the identity is not worked out again."""
         other = replace(self, seed=seed, mode=mode or self.mode)
         vars(other)["identity"] = {**self.identity, "seed": seed}
@@ -135,12 +138,15 @@ def identity(metric: str) -> tuple[str, ...]:
 
 
 def contents(settings: Any) -> dict[str, str]:
-    """A digest of every file or folder that the settings name by a path (relative: from the repository root)."""
+    """A digest of each file or folder that a setting declares by its key: FILES, or an ending of FILE_ENDINGS.
+
+    Relative paths start at the repository root. A setting of another key is text, even where it is a path.
+    """
     from bench.data.files import sha256
     from bench.paths import located
 
     found = {}
-    for name in sorted({text for text in _strings(settings) if "/" in text}):
+    for name in sorted(set(_declared(settings))):
         place = located(name)
         if os.path.exists(place):
             files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
@@ -148,10 +154,13 @@ def contents(settings: Any) -> dict[str, str]:
     return found
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _declared(value: Any, is_file: bool = False) -> Iterator[str]:
+    """Texts that stand under a key of files, at any depth."""
     if isinstance(value, str):
-        yield value
+        yield from [value] if is_file and value.strip() else []
     elif isinstance(value, Mapping):
-        yield from (text for item in value.values() for text in _strings(item))
+        for key, item in value.items():
+            yield from _declared(item, str(key) in FILES or str(key).endswith(FILE_ENDINGS))
     elif isinstance(value, (list, tuple)):
-        yield from (text for item in value for text in _strings(item))
+        for item in value:
+            yield from _declared(item, is_file)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench import paths
 from bench.cell import Cell, default_strength
+from bench.choices import check
 from bench.contracts import BenchError
 from bench.data import schema
 
@@ -24,6 +25,7 @@ USES_SEED = re.compile(r"\$\{[^}]*\bseed\b")
 def cell(config: DictConfig) -> Cell:
     """Plain typed settings from Hydra's."""
     plain = plain_of(config)
+    check(plain)
     for key in OURS:
         plain.pop(key, None)
     if BROKEN in plain["dataset"]:

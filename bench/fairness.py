@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.cell import PARTS, Cell
 from bench.contracts import BenchError, Impossible, Method, Recipe
+from bench.settings import construct
 
 PREFIX = "fairness: "  # of the notes that are footnotes
 
@@ -84,7 +85,8 @@ def contract(cell: Cell) -> Fairness:
     """The rules that a cell is requested under. Raises BenchError for a rule that means nothing."""
     rules = dict(cell.fairness)
     try:
-        made = Fairness(**{**rules, "budget": Budget(**(rules.get("budget") or {}))})
+        budget = construct(Budget, rules.get("budget") or {}, "fairness.budget")
+        made = construct(Fairness, {**rules, "budget": budget}, "fairness")
     except TypeError as error:
         raise BenchError(f"The fairness contract cannot be read ({error}); compare it with conf/fairness.") from None
     unknown = [group for group in made.same if group not in PARTS]

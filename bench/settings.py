@@ -8,9 +8,9 @@ import inspect
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
+from bench.choices import check_value
 from bench.errors import BenchError
 from bench.paths import PLUGGABLE, extend_packages
 
@@ -82,25 +82,16 @@ def class_of(name: Any, at: str = "") -> Any:
         ) from error
 
 
-KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}
-WORDS = {"int": "a whole number", "float": "a number", "str": "a word", "bool": "true or false", "None": "null"}
-
-
 def construct(kind: Any, values: Mapping[str, Any], at: str) -> Any:
-    """kind(**values). Raises BenchError for a key that it does not know, and for a value of a plainly typed field of a
-    dataclass that is not of its type."""
+    """kind(**values). Raises BenchError for a key that it does not know, and for a value that is not of the plain types
+    or single values of its annotation."""
     at, known = at.lstrip(".") or kind.__name__, inspect.signature(kind).parameters
     check_finite(values, at)
     strange = sorted(set(values) - set(known))
     if strange and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
         raise BenchError(f"{at}.{strange[0]} was requested; {at} knows {', '.join(known) or 'no settings'}.")
-    for entry in fields(kind) if is_dataclass(kind) else ():
-        names, value = str(entry.type).split(" | "), values.get(entry.name)
-        if entry.name in values and set(names) <= set(KINDS) and not any(_is(value, name) for name in names):
-            takes = " or ".join(WORDS[name] for name in names)
-            raise BenchError(f"{at}.{entry.name}={value} was requested; it takes {takes}.")
+    for name, value in values.items():
+        annotation = known[name].annotation if name in known else None
+        if isinstance(annotation, str):
+            check_value(f"{at}.{name}", value, annotation)
     return kind(**values)
-
-
-def _is(value: Any, name: str) -> bool:
-    return isinstance(value, KINDS[name]) and (not isinstance(value, bool) or name == "bool")

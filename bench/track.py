@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench.choices import Tracking
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -67,7 +69,7 @@ class Wandb(Tracker):
     """Weights & Biases. Its files lie in `<folder>/wandb/`; `mode` is online or offline (WANDB_MODE goes before it)."""
 
     def __init__(
-        self, mode: str = "offline", project: str = "t2i-bench", entity: str | None = None, folder: str = "results"
+        self, mode: Tracking = "offline", project: str = "t2i-bench", entity: str | None = None, folder: str = "results"
     ) -> None:
         self.mode, self.project, self.entity, self.folder = mode, project, entity, Path(folder)
         self.broken = False
@@ -98,7 +100,7 @@ class Wandb(Tracker):
         self.run = None
 
     def _start(self, run_id: str, config: dict[str, Any], group: str, tags: list[str], job: str) -> None:
-        mode: Any = os.environ.get("WANDB_MODE", self.mode)
+        mode: Any = os.environ.get("WANDB_MODE") or self.mode
         if mode != "online":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing leaves the machine unasked
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.nn.functional import mse_loss
 
+from bench.choices import Role
 from bench.contracts import (
     AdapterSpec,
     Ask,
     Dataset,
+    Example,
     FullSpec,
     Loss,
     Method,
     Recipe,
     Text,
+    Unbound,
     plain_guidance,
     tuned,
     with_token,
@@ -31,13 +35,13 @@ class DreamBooth(Method):
     """Learns from a pair's style image, or from the references where there is no pair (or `images` says so)."""
 
     recipe: Recipe
-    tune: str = "lora"  # lora | full
+    tune: Literal["lora", "full"] = "lora"
     text_encoder: bool = False  # is tuned, too (full alone)
     rank: int = 4
     token: str = "sks"
     prior_weight: float = 1.0
     class_images: int = 100
-    images: str | None = None  # role to learn from: style | references
+    images: Role | None = None  # role to learn from
     where: str = "attention"
     strength: float = 1.0
 
@@ -47,6 +51,11 @@ class DreamBooth(Method):
     @property
     def rare_tokens(self) -> Sequence[str]:
         return (self.token,)
+
+    def unbound(self, dataset: Dataset) -> Unbound:
+        if dataset.style_words:
+            return Unbound()
+        return Unbound.among(self._learned(dataset), dataset.prompts, dataset.noun)
 
     def lacks(self, dataset: Dataset) -> str | None:
         return super().lacks(dataset) or (None if dataset.references or dataset.pairs else "references or pairs")
@@ -58,8 +67,7 @@ class DreamBooth(Method):
         return (f"a photo of a {dataset.noun}", self.class_images) if self.prior_weight else None
 
     def step(self, data, k, rng):
-        role = self.images or ("style" if data.dataset.pairs else "references")
-        (z,), examples = data.draw((role,), rng)
+        (z,), examples = data.draw((self._role(data.dataset),), rng)
         eps, t = data.noise(z, rng)
         captions = [self._bound(example.caption, example.noun, data.dataset) for example in examples]
         if not self.prior_weight:
@@ -83,6 +91,12 @@ class DreamBooth(Method):
 
     def guide(self, z, t, texts, cfg, strength):
         return (yield from plain_guidance(z, t, texts, cfg, "style", {"style": strength}))
+
+    def _role(self, dataset: Dataset) -> str:
+        return self.images or ("style" if dataset.pairs else "references")
+
+    def _learned(self, dataset: Dataset) -> Sequence[Example]:
+        return [pair.style for pair in dataset.pairs] if self._role(dataset) == "style" else dataset.references
 
     def _bound(self, prompt: str, noun: str, dataset: Dataset) -> str:
         """The rare token names the style of a style dataset and the subject of a subject dataset."""

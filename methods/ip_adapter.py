@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
 from bench.adapters.image_encoder import ImageEncoder
+from bench.choices import Role
 from bench.contracts import (
     Ask,
     BenchError,
@@ -43,7 +44,7 @@ class IPAdapter(Method):
     scales: float | Mapping[str, Any] = 1.0  # by block, in diffusers' form
     subtract: float = 0.0  # times the embedding of the image's caption, taken off the image's (InstantStyle)
     dropout: Sequence[float] = (0.05, 0.05, 0.05)  # image only, text only, both
-    images: str | None = None  # role to show: style | references
+    images: Role | None = None  # role to show
     strength: float = 0.5
     _seen: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)  # by content of the dataset
 

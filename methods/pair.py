@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn.functional import mse_loss
 
-from bench.contracts import AdapterSpec, Ask, Dataset, Example, Loss, Method, Recipe, Text, with_token
+from bench.contracts import AdapterSpec, Ask, Dataset, Example, Loss, Method, Recipe, Text, Unbound, with_token
 
 
 @dataclass
@@ -40,6 +40,9 @@ class PairCustomization(Method):
     @property
     def rare_tokens(self) -> Sequence[str]:
         return (self.token,)
+
+    def unbound(self, dataset: Dataset) -> Unbound:
+        return Unbound.among([pair.content for pair in dataset.pairs])  # evaluation prompts get no token
 
     def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
         content = AdapterSpec(self.rank, self.where, orthonormal_row=0)

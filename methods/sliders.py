@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from bench.contracts import (
     TrainingData,
     plain_guidance,
 )
+from bench.data.templates import filled
 
 ACTIONS = {"enhance": 1.0, "erase": -1.0}
 PRESERVE = ("sum", "random")
@@ -134,7 +135,7 @@ class TextualSlider(Method):
     entries: Sequence[Mapping[str, Any]] = ()
     eta: float = 4.0
     attributes: Sequence[str] = ()
-    preserve: str = "sum"  # sum | random
+    preserve: Literal["sum", "random"] = "sum"
     rollout_steps: int = 50
     rollout_cfg: float = 3.0
     t_shift: int = 0  # in the loss the network is told this much more noise than there is
@@ -186,7 +187,7 @@ class TextualSlider(Method):
         kept = [front] if self.preserve == "random" else kept
 
         def words(role: str) -> str:
-            return entry[role].format(noun=dataset.noun, style_words=dataset.style_words)
+            return filled(entry[role], noun=dataset.noun, style_words=dataset.style_words)
 
         return Direction(
             target=front + words("target"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.nn.functional import mse_loss
@@ -38,7 +39,7 @@ class StyleForge(Method):
     """Single-StyleForge: one token for all references."""
 
     recipe: Recipe
-    tune: str = "full"  # full | lora
+    tune: Literal["lora", "full"] = "full"
     text_encoder: bool = True  # is tuned, too (full alone)
     rank: int = 4
     token: str = "zwx"
@@ -73,7 +74,7 @@ class MultiStyleForge(Method):
     """Two tokens: [V] for references that show a person, [W] for those that show none. All are drawn from one list."""
 
     recipe: Recipe
-    tune: str = "full"  # full | lora
+    tune: Literal["lora", "full"] = "full"
     text_encoder: bool = True  # is tuned, too (full alone)
     rank: int = 4
     token: str = "zwx"  # [V], persons

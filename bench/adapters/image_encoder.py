@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from bench.choices import check_device
 from bench.contracts import BenchError
 from bench.data.weights import weights_at
 
@@ -39,7 +40,7 @@ class ImageEncoder:
     """
 
     path: str
-    features: str = "pooled"
+    features: Literal["pooled", "patches"] = "pooled"
     text_encoder: str | None = None
     tokenizer: str | None = None
     device: str | None = None
@@ -116,7 +117,10 @@ class ImageEncoder:
         """Normalised images (N, 3, size, size) -> features, on the encoder's device in float32."""
         import torch
 
-        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.device is not None:
+            check_device("encoder.device", self.device)
+        named = None if self.device == "auto" else self.device
+        device = torch.device(named or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._tower.model.to(device)
         x = x.to(device, torch.float32)
         return self._tower.pooled(x) if self.features == "pooled" else self._tower.patches(x)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from bench.backbones import read_config, resolve, sites
+from bench.choices import DType, check_device
 from bench.contracts import Backbone, BenchError, Text
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from bench.backbones.text_encoder import TextEncoder
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
+DTYPES = get_args(DType)
 
 
 class LatentDiffusion(Backbone):
@@ -38,7 +39,7 @@ class LatentDiffusion(Backbone):
         self,
         path: str,
         resolution: int,
-        dtype: str = "float32",
+        dtype: DType = "float32",
         device: str = "auto",
         name: str = "",
         vae: str | None = None,
@@ -209,6 +210,7 @@ def _device(name: str) -> torch.device:
     """`auto` is the GPU when there is one."""
     import torch
 
+    check_device("backbone.device", name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -72,8 +72,14 @@ WHERE: dict[str, Callable[[str, nn.Module], bool]] = {
 }
 
 
+def check_where(where: str, setting: str = "") -> None:
+    """Raises BenchError for an unknown selection; `setting` names what asked for it."""
+    if where not in WHERE:
+        asked = f"Adapters were requested at {where!r}{f' by {setting}' if setting else ''}"
+        raise BenchError(f"{asked}; known places are {', '.join(WHERE)}.")
+
+
 def sites(network: nn.Module, where: str) -> dict[str, nn.Module]:
     """Layers of `network` by name, in the network's order. Raises BenchError for an unknown selection."""
-    if where not in WHERE:
-        raise BenchError(f"Adapters were requested at {where!r}; known places are {', '.join(WHERE)}.")
+    check_where(where)
     return {name: module for name, module in network.named_modules() if WHERE[where](name, module)}

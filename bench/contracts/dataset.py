@@ -5,8 +5,8 @@ Shapes: N images, P pixels per side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Dataset:
     content_hash: str
     own_seeds: tuple[tuple[int, ...], ...] = ()  # of each prompt, where a published list gives each its own
     control_captions: tuple[str, ...] = ()  # one for each control, as an `Example` has it
+    counts: Mapping[str, int] = field(default_factory=dict)  # images used, by role; roles without any are absent
+    notes: tuple[str, ...] = ()  # what a reader of the record must know: files that were passed over, captions
 
     def seeds_of(self, index: int) -> tuple[int, ...]:
         """Evaluation seeds of the prompt at this place."""

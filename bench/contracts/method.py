@@ -8,9 +8,10 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from bench.choices import LearningRate
 from bench.contracts.adapters import Spec
 from bench.contracts.backbone import TrainingData
-from bench.contracts.dataset import Dataset
+from bench.contracts.dataset import Dataset, Example
 from bench.contracts.prediction import Ask, Loss, Text
 from bench.errors import BenchError
 
@@ -32,7 +33,7 @@ class Recipe:
     weight_decay: float = 1e-2
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    schedule: str = "constant"  # constant | cosine
+    schedule: LearningRate = "constant"
     warmup_steps: int = 0
     clip_norm: float | None = None
     flip: bool = False  # mirror each drawn example with probability 1/2, pairs together
@@ -43,6 +44,21 @@ class Recipe:
             raise BenchError(
                 f"A recipe of {self.steps} steps of {self.batch_size} examples was requested; type at least 1 of each."
             )
+
+
+@dataclass(frozen=True)
+class Unbound:
+    """Texts without a place for the rare token that they should get."""
+
+    captions: Sequence[str] = ()  # of training images
+    of: int = 0  # captions in all
+    prompts: Sequence[str] = ()  # of the evaluation
+
+    @classmethod
+    def among(cls, examples: Sequence[Example], prompts: Sequence[str] = (), noun: str = "") -> Unbound:
+        """Those captions without their example's class noun, and those prompts without `noun`: see `with_token`."""
+        captions = [example.caption for example in examples if not _noun(example.noun).search(example.caption)]
+        return cls(captions, len(examples), [prompt for prompt in prompts if not _noun(noun).search(prompt)])
 
 
 class Method(ABC):
@@ -60,6 +76,10 @@ class Method(ABC):
     def rare_tokens(self) -> Sequence[str]:
         """Words that the method binds to what it learns; the record notes those that the tokenizer takes apart."""
         return ()
+
+    def unbound(self, dataset: Dataset) -> Unbound:
+        """Captions and evaluation prompts that should get a rare token and have no place for it."""
+        return Unbound()
 
     def adapters(self, dataset: Dataset) -> Mapping[str, Spec]:
         """The adapters to create, by name; the one called "style" is what is saved for others to load."""
@@ -103,8 +123,16 @@ class Method(ABC):
 
 
 def with_token(prompt: str, noun: str, token: str) -> str:
-    """The rare token in front of the class noun: "a photo of a dog" -> "a photo of a sks dog"."""
-    return re.sub(rf"\b{re.escape(noun)}\b", f"{token} {noun}", prompt, count=1)
+    """The rare token in front of the class noun: "a photo of a dog" -> "a photo of a sks dog"; capitals do not count.
+
+    A prompt without the noun stays as it is: `Unbound.among` finds such prompts.
+    """
+    return _noun(noun).sub(lambda found: f"{token} {found[0]}", prompt, count=1)
+
+
+def _noun(noun: str) -> re.Pattern[str]:
+    """The noun, not as a part of a longer word."""
+    return re.compile(rf"(?<!\w){re.escape(noun)}(?!\w)", re.IGNORECASE)
 
 
 def plain_guidance(

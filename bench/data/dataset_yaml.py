@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data.dataset_paths import anchored
+from bench.data.templates import refuse_interpolation
 from bench.errors import BenchError
 from bench.reading import Damaged, text
 
@@ -29,10 +30,11 @@ def read(path: Path) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise Damaged(f"it holds {type(found).__name__}, not keys with values")
         _plain(found, [MOST])
-        return found
     except (OSError, Damaged, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BenchError(f"{path} cannot be read as YAML ({reason}); correct it.") from error
+    refuse_interpolation(found, path)
+    return found
 
 
 def merged(path: Path, staged: Container[str] | None = None, above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -6,54 +6,38 @@ Shapes: P pixels per side; images leave as uint8 (3, P, P).
 from __future__ import annotations
 
 import struct
-import threading
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.contracts import BenchError
+from bench.data.pixel_formats import UnknownRange, to_rgb
+from bench.data.pixel_limit import opened
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
 
-QUIET = threading.Lock()  # filters of warnings belong to the process, not to a thread
-
-
 def decode(path: Path) -> Image:
     """An image file as RGB: EXIF orientation applied, transparency on white. Raises BenchError."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     try:
         # Damaged EXIF blocks only warn, damaged pixels raise.
-        with QUIET, warnings.catch_warnings(action="ignore"), Image.open(path) as file:
-            picture = _rgb(ImageOps.exif_transpose(file))
+        with opened(path) as file:
+            ImageOps.exif_transpose(file, in_place=True)  # in place: the tags of the format are still needed
+            return to_rgb(file)
     except FileNotFoundError as error:
         raise BenchError(f"the image {path} does not exist; correct the path.") from error
     except IsADirectoryError as error:
         raise BenchError(f"{path} is a folder where an image is needed; name one file.") from error
-    except (OSError, EOFError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except UnknownRange as error:
+        raise BenchError(f"the image {path} cannot be used: {error}.") from error
+    except (OSError, EOFError, SyntaxError, ValueError, struct.error, OverflowError) as error:
         raise BenchError(
             f"{path} cannot be read as an image, it is truncated, damaged or of another kind ({error}); "
             "replace it or take it out."
         ) from error
-    return picture
-
-
-def _rgb(picture: Image) -> Image:
-    from PIL import Image
-
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):  # 16 bits of grey: PIL's convert would clip
-        import numpy as np
-
-        grey = np.asarray(picture, np.float64)
-        return Image.fromarray((grey / (257 if grey.max() > 255 else 1)).astype("uint8")).convert("RGB")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        paper = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(paper, picture).convert("RGB")
-    return picture.convert("RGB")
 
 
 def fit(picture: Image, resolution: int) -> np.ndarray:

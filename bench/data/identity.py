@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.data.files import File, sha256
 from bench.data.schema import FOLDERS, SCENES, completed, prompt_table
-from bench.data.sources import control_datasets, first_files, image_roles, own_files
+from bench.data.sources import control_datasets, first_files, image_roles, own_captions, own_files
 from bench.paths import ROOT
 
 NOT_IDENTITY = ("licence", "source", "root", "files", "pair", *FOLDERS)  # of the last ones, contents count
@@ -39,7 +39,12 @@ def identity(spec: Mapping[str, Any]) -> str:
         _digest(file.place(), file) for other, count in control_datasets(spec) for file in first_files(other, count)
     ]
     drawn = spec["rendered"] or spec["oracle"] or SCENES in (spec["controls"] or ())
-    text = json.dumps([settings, content, controls, drawing_source() if drawn else None], sort_keys=True)
+    parts: list[Any] = [settings, content, controls, drawing_source() if drawn else None]
+    captions = own_captions(spec)
+    if captions:  # where there are none the hash is that of earlier versions
+        places = [Path(name).expanduser() for names in image_roles(spec).values() for name in names]
+        parts.append([[i, captions[place]] for i, place in enumerate(places) if place in captions])
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

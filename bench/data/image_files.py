@@ -55,7 +55,7 @@ def load_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BenchError(
             f"The image {path} cannot be read ({error}); delete its cell's folder and run it again."
         ) from None

@@ -9,18 +9,30 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.contracts import BenchError, Dataset, Example, Pair
 from bench.data.decoding import decode, fit, read
-from bench.data.evaluation import evaluation_prompts
+from bench.data.evaluation import evaluation_prompts, repeated_prompts
 from bench.data.identity import identity
 from bench.data.images import StoredImages
 from bench.data.rendering import control_scenes, rendered_roles, style_function
 from bench.data.schema import SCENES, completed
-from bench.data.sources import control_datasets, first_files, image_place, images_of, missing, pairs_of, verified
+from bench.data.sources import (
+    control_datasets,
+    first_files,
+    image_place,
+    images_of,
+    missing,
+    own_captions,
+    pairs_of,
+    passed_over,
+    training_images,
+    verified,
+)
+from bench.data.templates import filled
 from bench.paths import cache_folder
 
 
@@ -47,21 +59,46 @@ def load(spec: Mapping[str, Any], resolution: int) -> Dataset:
         control_captions=tuple(example.caption for example in controls),
         oracle=style_function(spec),
         content_hash=identity(spec),
+        counts=_counts(spec, roles),
+        notes=tuple(_notes(spec)),
         **roles,
     )
 
 
+def _counts(spec: Mapping[str, Any], roles: Mapping[str, Any]) -> dict[str, int]:
+    """Images used, by role; a pair counts once."""
+    plan = spec["rendered"]
+    compared = plan["reference_set"] if plan else len(images_of(spec, "reference_set"))
+    counts = {role: len(roles[role]) for role in ("pairs", "references", "auxiliary")} | {"reference_set": compared}
+    return {role: count for role, count in counts.items() if count}
+
+
+def _notes(spec: Mapping[str, Any]) -> Iterator[str]:
+    """What was passed over, and which captions are used."""
+    if not spec["rendered"]:
+        yield from passed_over(spec)
+        captions, images = own_captions(spec), training_images(spec)
+        others = "" if len(captions) == len(images) else f"; the others have {spec['caption']!r}"
+        if captions:
+            yield f"{len(captions)} of {len(images)} training images have a caption of their own{others}"
+    repeated = repeated_prompts(spec)
+    if repeated:
+        yield repeated
+
+
 def _read(spec: Mapping[str, Any], resolution: int) -> dict[str, Any]:
     """Roles from image files."""
-    caption = spec["caption"].format(noun=spec["noun"])
+    caption, captions = filled(spec["caption"], noun=spec["noun"]), own_captions(spec)
 
     def examples(role: str, person: bool = spec["noun"] in spec["person_nouns"]) -> tuple[Example, ...]:
         places = [image_place(spec, name) for name in images_of(spec, role)]
-        return tuple(Example(read(place, resolution), caption, spec["noun"], person) for place in places)
+        return tuple(
+            Example(read(place, resolution), captions.get(place, caption), spec["noun"], person) for place in places
+        )
 
     compared = reference_images([image_place(spec, name) for name in images_of(spec, "reference_set")], resolution)
     return {
-        "pairs": tuple(_pair(spec, pair, caption, resolution) for pair in pairs_of(spec)),
+        "pairs": tuple(_pair(spec, pair, caption, captions, resolution) for pair in pairs_of(spec)),
         "references": examples("references") + examples("person", True) + examples("background", False),
         "auxiliary": examples("auxiliary"),
         "reference_set": (lambda: compared) if len(compared) else None,
@@ -76,7 +113,10 @@ def reference_images(places: Sequence[Path], resolution: int) -> StoredImages:
     return StoredImages(places, functools.partial(read, resolution=resolution), known)
 
 
-def _pair(spec: Mapping[str, Any], pair: Sequence[str], caption: str, resolution: int) -> Pair:
+def _pair(
+    spec: Mapping[str, Any], pair: Sequence[str], caption: str, captions: Mapping[Path, str], resolution: int
+) -> Pair:
+    """Both halves show the same, so a caption of one of them serves the other, too."""
     places = [image_place(spec, name) for name in pair]
     pictures = [decode(place) for place in places]
     if len({picture.size for picture in pictures}) > 1:
@@ -89,14 +129,15 @@ def _pair(spec: Mapping[str, Any], pair: Sequence[str], caption: str, resolution
     oracle = style_function(spec)
     if len(images) == 1 and oracle:
         images.append(oracle(images[0]))
-    content, style = (Example(image, caption, spec["noun"]) for image in images)
+    own = [captions[place] for place in places if place in captions] or [caption]
+    content, style = (Example(image, text, spec["noun"]) for image, text in zip(images, (own[0], own[-1]), strict=True))
     return Pair(content, style)
 
 
 def _controls(spec: Mapping[str, Any], resolution: int) -> list[Example]:
     """Content images that have nothing to do with the training images: photographs of other datasets, or scenes."""
     examples = [
-        Example(read(verified(other, file), resolution), other["caption"].format(noun=other["noun"]), other["noun"])
+        Example(read(verified(other, file), resolution), filled(other["caption"], noun=other["noun"]), other["noun"])
         for other, count in control_datasets(spec)
         for file in first_files(other, count)
     ]

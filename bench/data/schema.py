@@ -46,6 +46,7 @@ KEYS: dict[str, Any] = {  # every key of a dataset.yaml with its default
 }
 FOLDERS = ("references", "person", "background", "auxiliary", "reference_set")  # roles of images, by folder or list
 YAML = "dataset.yaml"
+PLAIN_TEXT, TABLES = ".txt", (".csv", ".tsv")  # endings of files of prompts
 SCENES, ALL = "scenes", "all"  # words in `controls` and in a role
 
 
@@ -93,10 +94,16 @@ def completed(spec: Mapping[str, Any]) -> dict[str, Any]:
     _check_types(spec)
     if not spec["noun"] or not isinstance(spec["noun"], str):
         raise BenchError(f"dataset {spec['name']} has no class word; type dataset.noun=dog.")
+    spec["prompts"] = _from_a_file(spec["prompts"])
     if prompt_table(spec):
         _a_table(spec)
     else:
-        _a_list(spec, "prompts", str, "dataset.prompts=['a photo of a cat','a photo of a car']")
+        _a_list(
+            spec,
+            "prompts",
+            str,
+            "dataset.prompts=['a photo of a cat','a photo of a car'] or dataset.prompts=prompts.txt",
+        )
     _a_list(spec, "seeds", int, "dataset.seeds=[0,1]")
     return laid_out(spec)
 
@@ -138,16 +145,28 @@ def _a_list(spec: Mapping[str, Any], key: str, kind: type, example: str) -> None
         raise BenchError(f"dataset {spec['name']} has {key}: {value!r}; a list is needed, type {example}.")
 
 
+def _from_a_file(prompts: Any) -> Any:
+    """`prompts` as it is, or, where it is the name of a file, as the table that the file holds."""
+    if not isinstance(prompts, str):
+        return prompts
+    ending = Path(prompts).suffix.lower()
+    column = {} if ending == PLAIN_TEXT else {"column": "prompt"}
+    return {"file": prompts, **column} if ending in (PLAIN_TEXT, *TABLES) else prompts
+
+
 def prompt_table(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`prompts` where it names a table {file, column, seeds, left_out}; empty where it is a list."""
+    """`prompts` where it names a file {file, column, seeds, left_out}; no column: one prompt per line."""
     return spec["prompts"] if isinstance(spec["prompts"], Mapping) else {}
 
 
 def _a_table(spec: Mapping[str, Any]) -> None:
     table = prompt_table(spec)
-    named = [isinstance(table.get(key), str) for key in ("file", "column")]
-    if set(table) - {"file", "column", "seeds", "left_out"} or not all(named):
+    file, column = table.get("file"), table.get("column")
+    plain = isinstance(file, str) and Path(file).suffix.lower() == PLAIN_TEXT and set(table) == {"file"}
+    known = set(table) <= {"file", "column", "seeds", "left_out"} and isinstance(file, str) and isinstance(column, str)
+    if not (plain or known):
         raise BenchError(
             f"dataset {spec['name']} has prompts: {dict(table)!r}; a list is needed, or a table as in "
-            "prompts: {file: prompts.csv, column: prompt, seeds: seed} (seeds may be left out; docs/datasets.md)."
+            "prompts: {file: prompts.csv, column: prompt, seeds: seed} (seeds may be left out; docs/datasets.md), "
+            "or prompts: prompts.txt with one prompt per line."
         )

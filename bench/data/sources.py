@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.contracts import BenchError
+from bench.data.captions import captions_of
 from bench.data.files import File, checksums, human, verify
+from bench.data.image_folder import image_folder
 from bench.data.schema import ALL, CONTROLS, FOLDERS, SCENES, completed, describe, prompt_table
 from bench.data.style_folder import seen_in_both
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+NOT_TRAINED = ("reference_set", "prompts")  # keys of `image_roles` that name no training image
 
 
 def files(spec: Mapping[str, Any]) -> list[File]:
@@ -142,10 +145,29 @@ def _images_in(folder: str, role: str) -> list[str]:
     here = Path(folder).expanduser()
     if not here.is_dir():
         raise BenchError(f"dataset.{role} names {here}, which is not a folder; type dataset.{role}=/path/to/a/folder.")
-    found = sorted(path for path in here.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
-    if not found:
+    found = image_folder(here)
+    if not found.images:
         raise BenchError(
-            f"the folder {here} of dataset.{role} is empty: it holds no images ({' '.join(IMAGE_ENDINGS)}); "
+            f"the folder {here} of dataset.{role} is empty: it holds no images (such as {' '.join(IMAGE_ENDINGS)}); "
             "put some there or name another folder."
         )
-    return [str(path) for path in found]
+    return [str(path) for path in found.images]
+
+
+def passed_over(spec: Mapping[str, Any]) -> list[str]:
+    """A sentence for each folder of images that holds other entries, too."""
+    folders = {role: spec[role] for role in FOLDERS if isinstance(spec[role], str) and spec[role] != ALL}
+    found = {role: image_folder(Path(folder).expanduser()) for role, folder in folders.items()}
+    return [f"dataset.{role}: {folder.note}" for role, folder in found.items() if folder.passed_over]
+
+
+def training_images(spec: Mapping[str, Any]) -> list[Path]:
+    """The user's own images that are learned from, each once."""
+    staged = own_files(spec)
+    named = [name for role, names in image_roles(spec).items() if role not in NOT_TRAINED for name in names]
+    return list(dict.fromkeys(Path(name).expanduser() for name in named if name not in staged))
+
+
+def own_captions(spec: Mapping[str, Any]) -> dict[Path, str]:
+    """Captions of the user's own training images that have one (`bench.data.captions`)."""
+    return captions_of(training_images(spec))

@@ -227,7 +227,7 @@ def _width(path: Path) -> int:
     try:
         with Image.open(path) as picture:
             return picture.width
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return PIXELS
 
 

@@ -40,7 +40,7 @@ def of_file(path: Path, side: int) -> str | None:
     try:
         with Image.open(path) as picture:
             return encoded(picture, side)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
 

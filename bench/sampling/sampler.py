@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.adapters.bank import Bank
 from bench.backbones.embedding import embedded
+from bench.choices import Scheduler
 from bench.contracts import Ask, BenchError, Dataset, Method, Text, plain_guidance
 from bench.seeding import EVALUATION_SEED_OFFSET, generator
 
@@ -28,7 +29,7 @@ IMAGES_KEPT = 512  # latents at the start of the methods; 256 KiB each on SDXL
 class Sampler:
     """How images are drawn; the same for all methods of an experiment."""
 
-    scheduler: str = "ddim"  # ddim | euler | dpm++ | pndm
+    scheduler: Scheduler = "ddim"
     steps: int = 25
     cfg: float = 5.0  # classifier-free guidance scale
     batch: int = 16  # images per chunk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.backbones.rare_tokens import split_notes
-from bench.contracts import Impossible
+from bench.contracts import BenchError, Dataset, Impossible, Unbound
 from bench.errors import Unavailable
 from bench.fairness import contract
 from bench.steps.work import Work
@@ -12,7 +12,8 @@ from bench.steps.work import Work
 def load(work: Work) -> None:
     """Load the parts of a cell. Raises BenchError, or Impossible when the cell is to be skipped."""
     possible(work)
-    work.notes += work.method.notes
+    work.notes += token_notes(work.method.unbound(work.dataset), work.dataset)
+    work.notes += [*work.method.notes, *work.dataset.notes]
     work.notes += split_notes(work.method.rare_tokens, work.backbone.tokenizers())
     for prompt in work.dataset.prompts:
         lost = max(map(work.backbone.truncated, work.method.prompts(prompt, work.dataset).values()))
@@ -33,3 +34,22 @@ def possible(work: Work) -> None:
             f"Method {work.cell.method['name']} needs {lacks}; dataset {work.dataset.name} "
             f"provides {', '.join(sorted(work.dataset.provides)) or 'nothing'}."
         )
+    work.specs()
+
+
+def token_notes(unbound: Unbound, dataset: Dataset) -> list[str]:
+    """How many texts get no rare token for want of the class word. Raises BenchError when no caption gets it."""
+    captions, prompts, noun = unbound.captions, unbound.prompts, dataset.noun
+    remedy = f"the class word {noun!r} is not in them"
+    if captions and len(captions) == unbound.of:
+        raise BenchError(
+            f"None of the {unbound.of} captions holds the class word {noun!r}, so no image would be bound to the rare "
+            f"token, first {captions[0]!r}; write it into the captions, or type dataset.noun=<a word of theirs>."
+        )
+    notes = []
+    if captions:
+        notes.append(f"{len(captions)} of {unbound.of} captions get no rare token: {remedy}, first {captions[0]!r}")
+    if prompts:
+        count = f"{len(prompts)} of {len(dataset.prompts)} prompts get no rare token"
+        notes.append(f"{count}: {remedy}, first {prompts[0]!r}; write {{noun}} into dataset.prompts")
+    return notes

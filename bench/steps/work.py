@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bench.backbones.sites import check_where
 from bench.cell import PARTS, Cell
 from bench.contracts import AdapterSpec, Backbone, BenchError, Dataset, Method, Metric, Spec
 from bench.data.images import StoredImages
@@ -162,6 +163,8 @@ class Work:
         """The adapters that the method asks for, at the layers that stand for the named ones on this backbone."""
         places, specs = self.trainer.where, dict(self.method.adapters(self.dataset))
         for name, spec in specs.items():
+            if isinstance(spec, AdapterSpec):
+                check_where(spec.where, f"the adapter {name}")
             if isinstance(spec, AdapterSpec) and spec.where in places:
                 self.note(f"adapters for {spec.where} go to {places[spec.where]} on this backbone")
                 specs[name] = replace(spec, where=places[spec.where])
@@ -172,7 +175,8 @@ class Work:
     def config(self) -> dict[str, Any]:
         """All that the images depend on, what was measured on them, and what is needed to open the cell again."""
         requested = {part: dict(getattr(self.cell, part)) for part in PARTS}
-        return {**self.cell.identity, "scored": self.scored, "requested": requested}
+        images = dict(self.dataset.counts) if "dataset" in vars(self) else {}  # a cell may end before they are read
+        return {**self.cell.identity, "scored": self.scored, "requested": requested, "images": images}
 
     def note(self, sentence: str) -> None:
         if sentence not in self.notes:

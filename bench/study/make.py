@@ -83,7 +83,7 @@ class Pictures:
         try:
             with Image.open(path) as picture:
                 return self.name(encoded(picture, SIDE, quality=92))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BenchError(f"The image {path} cannot be read ({error}); run its cell again.") from None
 
     def shuffled(self) -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from omegaconf import DictConfig
 
+from bench.choices import check_value
 from bench.compose import OURS, plain_of
 from bench.store import leases
 
@@ -30,4 +31,7 @@ class Settings:
 def settings(config: DictConfig) -> Settings:
     """How a sweep is run. Raises TypeError for a key of `sweep` that means nothing; Hydra says so before."""
     plain = plain_of(config)
+    for entry in fields(Settings):
+        if entry.name in plain["sweep"]:
+            check_value(f"sweep.{entry.name}", plain["sweep"][entry.name], str(entry.type))
     return Settings(**{key: plain[key] for key in (*OURS, "pack") if key != "sweep"}, **plain["sweep"])

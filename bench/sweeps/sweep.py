@@ -25,6 +25,7 @@ from typing import Any
 
 from bench import reading
 from bench.cell import Cell
+from bench.choices import Mode
 from bench.contracts import BenchError
 from bench.files import atomic_write
 from bench.settings import digest
@@ -75,7 +76,7 @@ class Sweep:
         self.code: dict[str, Any] = known["code"]
         self.estimate: dict[str, Any] | None = known["estimate"]
         self.started: float = known["started"]  # seconds since 1970
-        self.mode: str = known["mode"]
+        self.mode: Mode = known["mode"]
         self.bases: list[dict[str, Any]] = known["bases"]
         self._known: dict[str, tuple[str, State]] = {}
         self._bases: dict[int, Cell] = {}

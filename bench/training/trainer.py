@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from bench.adapters.bank import Bank
+from bench.backbones.sites import check_where
+from bench.choices import Compile
 from bench.contracts import Ask, BenchError, Loss, Method, Recipe, TrainingData
 from bench.seeding import generator
 from bench.training import checkpoint
@@ -33,8 +35,13 @@ class TrainerSettings:
     lr_scale: float = 1.0  # multiplies every method's published learning rate
     prior_images: int | None = None  # at most so many for prior preservation; None: as the method says
     resample: bool = True  # draw each latent from its posterior at every step; False: the mean
-    compile: bool | str = "auto"  # see `bench.training.compiling.offered`
+    compile: Compile = "auto"  # see `bench.training.compiling.offered`
     where: Mapping[str, str] = field(default_factory=dict)  # layers named by a method -> those that take their place
+
+    def __post_init__(self) -> None:
+        for named, place in self.where.items():
+            check_where(named, "trainer.where")
+            check_where(place, f"trainer.where.{named}")
 
 
 @dataclass

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from bench.choices import check_device
 from bench.contracts import BenchError
 from bench.data.files import sha256, whole
 from bench.data.weights import weights_file
@@ -121,6 +122,10 @@ def unit(x: np.ndarray) -> np.ndarray:
 def best_device(device: str | None) -> torch.device:
     import torch
 
+    if device is not None:
+        check_device("device", device)
+    if device == "auto":
+        device = None
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
