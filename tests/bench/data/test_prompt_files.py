@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bench.contracts import BenchError
-from bench.data import evaluation, identity, loading, schema, templates
+from bench.data import dataset_yaml, evaluation, identity, loading, schema, templates
 from bench.data.text_tables import rows_of
 from bench.paths import ROOT
 
@@ -72,8 +72,8 @@ def test_the_content_of_a_text_file_names_the_dataset_and_its_place_does_not(tmp
 def test_the_command_line_takes_a_text_file(tmp_path, dataset):
     (tmp_path / "my prompts.txt").write_text("a dog on the moon\na {dog}, running\n")
     code = (
-        "import sys; from hydra import compose, initialize_config_dir; import bench.__main__ as m\n"
-        "m.register_datasets(); m.register_launchers()\n"
+        "import sys; from hydra import compose, initialize_config_dir; import bench.runs as m; import bench.compose as c\n"
+        "c.register_datasets(); m.register_launchers()\n"
         "from bench.compose import cell; from bench.data.evaluation import prompts\n"
         "with initialize_config_dir(m.CONF, version_base='1.3'):\n"
         f"    made = cell(compose('config', ['dataset={dataset}', 'dataset.prompts=\"my prompts.txt\"']))\n"
@@ -208,10 +208,10 @@ def test_interpolation_in_a_dataset_s_yaml_is_refused_wherever_it_stands(tmp_pat
     (tmp_path / "base.yaml").write_text(text)
     (tmp_path / "dataset.yaml").write_text("base: base.yaml\nnoun: dog\n")
     with pytest.raises(BenchError, match=r"base.yaml holds .*write the value in place"):
-        schema._merged(tmp_path / "dataset.yaml")
+        dataset_yaml.merged(tmp_path / "dataset.yaml")
 
 
 def test_a_yaml_that_holds_itself_ends(tmp_path):
     (tmp_path / "dataset.yaml").write_text("prompts: &a [*a]\n")
     with pytest.raises(BenchError, match="a list is needed"):
-        schema.completed({"name": "x", "noun": "dog", **schema._merged(tmp_path / "dataset.yaml")})
+        schema.completed({"name": "x", "noun": "dog", **dataset_yaml.merged(tmp_path / "dataset.yaml")})
