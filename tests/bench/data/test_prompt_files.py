@@ -72,7 +72,8 @@ def test_the_content_of_a_text_file_names_the_dataset_and_its_place_does_not(tmp
 def test_the_command_line_takes_a_text_file(tmp_path, dataset):
     (tmp_path / "my prompts.txt").write_text("a dog on the moon\na {dog}, running\n")
     code = (
-        "import sys; from hydra import compose, initialize_config_dir; import bench.runs as m; import bench.compose as c\n"
+        "import sys; from hydra import compose, initialize_config_dir\n"
+        "import bench.runs as m; import bench.compose as c\n"
         "c.register_datasets(); m.register_launchers()\n"
         "from bench.compose import cell; from bench.data.evaluation import prompts\n"
         "with initialize_config_dir(m.CONF, version_base='1.3'):\n"
@@ -213,5 +214,5 @@ def test_interpolation_in_a_dataset_s_yaml_is_refused_wherever_it_stands(tmp_pat
 
 def test_a_yaml_that_holds_itself_ends(tmp_path):
     (tmp_path / "dataset.yaml").write_text("prompts: &a [*a]\n")
-    with pytest.raises(BenchError, match="a list is needed"):
+    with pytest.raises(BenchError, match="cannot be read as YAML"):
         schema.completed({"name": "x", "noun": "dog", **dataset_yaml.merged(tmp_path / "dataset.yaml")})
