@@ -5,6 +5,7 @@ import re
 import runpy
 import shlex
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -84,7 +85,9 @@ def parse_arguments(module, words):
 
     argparse.ArgumentParser.parse_args, sys.argv = stop, [module, *words]
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*found in sys.modules")  # another test imported it
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except Parsed:
         return
     finally:
