@@ -41,7 +41,6 @@ PRESENT = frozenset(
 )
 DROPPED = {
     "wandb": "24 MB with what it needs; the stages run with tracker=none",
-    "wcwidth": "only ftfy's command line uses it",
 } | dict.fromkeys(("choix", "clean-fid", "krippendorff", "torch-fidelity"), "no stage uses it")
 # Files that no stage imports, of a wheel that is mostly such files: other model families' pipelines.
 UNUSED = {
