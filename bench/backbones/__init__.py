@@ -31,7 +31,7 @@ SMALL = ("*.json", "*.txt")  # configurations and vocabularies
 def resolve(path: str, variant: str | None = None, download_gb: float | None = None) -> Path:
     """The local folder of a backbone or of one model: as named, staged, from the hub cache, or else downloaded.
 
-    `variant` ("fp16") chooses among weight files of a hub repository; `download_gb` is only told to the user.
+    `variant` ("fp16") chooses among weight files of a hub repository; `download_gb` is only shown to the user.
     Raises BenchError when the weights are not there and cannot be had.
     """
     local = _local(path)
@@ -52,7 +52,7 @@ def _local(path: str) -> Path | None:
         return named
     if not HUB_NAME.fullmatch(path):
         return None
-    mirror_folder()  # a wrong BENCH_MIRROR is told first
+    mirror_folder()  # a wrong BENCH_MIRROR is reported first
     name = path.partition("@")[0]
     places = (folder / tail for folder in weights_folders() for tail in (name, name.split("/")[1]))
     return next((place for place in places if place.is_dir()), None)
@@ -191,7 +191,7 @@ def _commit(repo: str, revision: str) -> str | None:
         return None
     try:
         return HfApi().model_info(repo, revision=revision, timeout=5).sha
-    except Exception:  # no network: the weights' absence is told when they are loaded
+    except Exception:  # no network: the weights' absence is reported when they are loaded
         return None
 
 

@@ -166,7 +166,7 @@ class LatentDiffusion(Backbone):
     # --- checks and tuning
 
     def _check(self, config: dict[str, Any]) -> None:
-        """A folder of another model family is told before its weights are read."""
+        """A folder of another model family is reported before its weights are read."""
         if config.get("addition_embed_type") != self.conditioning:
             other = "sd15" if self.conditioning else "sdxl"
             raise BenchError(

@@ -113,8 +113,8 @@ class Gathered:
     def worded(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows with words in place of the hash of their settings, where words tell those of a method apart."""
         keys = set(zip(self.lines.method, self.lines.settings, strict=True))
-        told = layouts.distinctions(keys, layouts.by_settings(self.configs))
-        return [row | {"settings": told.get((row["method"], row["settings"]), row["settings"])} for row in rows]
+        words = layouts.distinctions(keys, layouts.by_settings(self.configs))
+        return [row | {"settings": words.get((row["method"], row["settings"]), row["settings"])} for row in rows]
 
     @cached_property
     def content(self) -> dict[str, Any]:
