@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,12 +16,7 @@ from bench.settings import MOVED, build, check_finite, digest
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
 PARTS = ("method", "dataset", "backbone", "trainer", "sampler")  # of a cell's settings, those on which images depend
 SPEED = ("compile",)  # keys of a trainer's yaml on which images do not depend
-NOT_IDENTITY = (
-    "strength",
-    "strength_sweep",
-    "curve",
-    "deviations",
-)  # keys of a method's yaml on which no image of a strength depends
+NOT_IDENTITY = ("strength", "strength_sweep", "curve", "deviations")  # of a method's yaml: no image depends on them
 FILES = ("file", "files", "path", "text_encoder", "tokenizer")  # keys of a method's yaml that name files or folders
 FILE_ENDINGS = ("_file", "_files", "_path")  # of such keys
 
@@ -95,29 +90,23 @@ class Cell:
 def identities(identity: Mapping[str, Any]) -> Iterator[Any]:
     """What a run id is a digest of: classes and files by logical names; before, with import paths, also older ones."""
     files = identity["method"].get("files", {})
-    yield _logical({**identity, "method": {**identity["method"], "files": None}}, files)
+
+    def logical(key: str, text: str) -> str:
+        return text.rpartition(".")[2] if key == "_target_" else files.get(text, text)
+
+    yield with_texts({**identity, "method": {**identity["method"], "files": None}}, logical)
     yield identity
-    yield _renamed(identity, {today: old for old, today in MOVED.items()})
+    older = {today: old for old, today in MOVED.items()}
+    yield with_texts(identity, lambda key, text: older.get(text, text))
 
 
-def _logical(value: Any, files: Mapping[str, str]) -> Any:
-    """Settings in which a class is named without its module, and a file by a digest of its content."""
+def with_texts(value: Any, change: Callable[[str, str], str], key: str = "") -> Any:
+    """Nested settings with every text replaced by change(its key, the text)."""
     if isinstance(value, Mapping):
-        return {
-            key: str(item).rpartition(".")[2] if key == "_target_" else _logical(item, files)
-            for key, item in value.items()
-        }
+        return {name: with_texts(item, change, name) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_logical(item, files) for item in value]
-    return files.get(value, value) if isinstance(value, str) else value
-
-
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _renamed(item, names) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_renamed(item, names) for item in value]
-    return names.get(value, value) if isinstance(value, str) else value
+        return [with_texts(item, change, key) for item in value]
+    return change(key, value) if isinstance(value, str) else value
 
 
 def default_strength(method: Mapping[str, Any]) -> float:

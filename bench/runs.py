@@ -36,13 +36,13 @@ def register_launchers() -> None:
 def main(config: DictConfig) -> None:
     several = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN  # by one of Hydra's own launchers
     with one_sentence("bench"):
-        asked = cell(config)
+        requested = cell(config)
         if config.plan:
-            return launch.show_plan([asked], settings(config), 1)
-        before = Store(asked.results).read(asked.run_id)
-        records.append(run(asked))
+            return launch.show_plan([requested], settings(config), 1)
+        before = Store(requested.results).read(requested.run_id)
+        records.append(run(requested))
         stored = is_stored(records[-1], before)
-        report(records[-1], asked.results / records[-1].run_id, brief=several, stored=stored)
+        report(records[-1], requested.results / records[-1].run_id, brief=several, stored=stored)
 
 
 def report(record: Record, folder: Path, brief: bool, stored: bool = False) -> None:

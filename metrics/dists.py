@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from bench.contracts import Evaluation, Metric, Quantity, Score
-from bench.data.images import Images, image_keys, in_batches
-from metrics.features import FeatureStore, feature_store, joined
+from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
 from metrics.networks import Network, best_device, exact, read_state, resize_clean, weights_path
 from metrics.networks.lpips import TAPS, torchvision_trunk
+from metrics.perceptual import of_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -102,17 +102,6 @@ def _load(network: DistsNet) -> tuple[nn.Sequential, tuple[list[Tensor], list[Te
     return torchvision_trunk(network, trunk_file, "vgg"), (weights[0], weights[1])
 
 
-def distances(store: FeatureStore, network: DistsNet, a: Images, b: Images) -> np.ndarray:
-    """D(a_i, b_i) of two uint8 sets (N, 3, P, P), float64 (N,); known pairs are not computed again."""
-
-    def compute(rows: list[int]) -> np.ndarray:
-        pairs = zip(in_batches(a, rows), in_batches(b, rows), strict=True)
-        return np.concatenate([network.pairs(x, y) for x, y in pairs])[:, None]
-
-    keys = [joined(pair) for pair in zip(image_keys(a), image_keys(b), strict=True)]
-    return store.lookup(keys, f"{network.id} distance of pairs", compute)[:, 0].astype(np.float64)
-
-
 class DistsContent(Metric):
     """DISTS to the untouched backbone's image of the same prompt and seed; lower keeps more content."""
 
@@ -135,6 +124,7 @@ class DistsContent(Metric):
         return self.network.missing()
 
     def score(self, evaluation: Evaluation) -> Score:
-        found = distances(feature_store(evaluation.cache), self.network, evaluation.images, evaluation.baseline)
+        store = feature_store(evaluation.cache)
+        found = of_pairs(store, self.network, self.network.pairs, evaluation.images, evaluation.baseline)
         how = fingerprint(f"dists_content {self.version}", len(found), self.network, None)
         return Score({"dists_content": float(found.mean())}, {"dists_content": found}, how)

@@ -6,6 +6,7 @@ Shapes: B or N images, R references, P pixels per side, F floats of one layer.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import numpy as np
 from bench.contracts import Images
 from bench.data.images import image_keys, in_batches
 from metrics.features import FeatureStore, images_hash, joined
-from metrics.networks import PerceptualNetwork, best_device, exact
+from metrics.networks import Network, PerceptualNetwork, best_device, exact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,10 +122,17 @@ def _squared(x: Tensor, r: Tensor) -> Tensor:
 
 def distances(store: FeatureStore, network: PerceptualNetwork, a: Images, b: Images) -> np.ndarray:
     """LPIPS d(a_i, b_i) of two uint8 sets (N, 3, P, P), float64 (N,); known pairs are not computed again."""
+    return of_pairs(store, network, functools.partial(_pair_distances, network), a, b)
+
+
+def of_pairs(
+    store: FeatureStore, network: Network, pairs: Callable[[np.ndarray, np.ndarray], np.ndarray], a: Images, b: Images
+) -> np.ndarray:
+    """pairs(a_i, b_i) of two uint8 sets (N, 3, P, P) in batches, float64 (N,); known pairs are not computed again."""
 
     def compute(rows: list[int]) -> np.ndarray:
-        pairs = zip(in_batches(a, rows), in_batches(b, rows), strict=True)
-        return np.concatenate([_pair_distances(network, x, y) for x, y in pairs])[:, None]
+        batches = zip(in_batches(a, rows), in_batches(b, rows), strict=True)
+        return np.concatenate([pairs(x, y) for x, y in batches])[:, None]
 
     keys = [joined(pair) for pair in zip(image_keys(a), image_keys(b), strict=True)]
     return store.lookup(keys, f"{network.id} distance of pairs", compute)[:, 0].astype(np.float64)

@@ -43,10 +43,6 @@ def things() -> dict[str, Thing]:
     return {name: Thing(name, row["words"], row["kind"], row.get("world", False)) for name, row in listed.items()}
 
 
-def by_words(words: str) -> Thing:
-    return next(thing for thing in things().values() if thing.words == words)
-
-
 def share(*keys: str) -> float:
     """A number in [0, 1) that depends on the keys alone."""
     return int.from_bytes(hashlib.sha256("|".join(keys).encode()).digest()[:6], "big") / 2**48

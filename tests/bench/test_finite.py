@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from adapter_kinds import KINDS
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from tiny import TinyBackbone, tiny_dataset
@@ -15,7 +16,7 @@ from bench.adapters.bank import Bank
 from bench.backbones.autoencoder import Autoencoder
 from bench.cell import PARTS
 from bench.compose import cell, register_datasets
-from bench.contracts import AdapterSpec, Ask, BenchError, CrossAttentionSpec, FullSpec, Method
+from bench.contracts import AdapterSpec, Ask, BenchError, Method
 from bench.paths import CONF, ROOT
 from bench.sampling.inversion import there_and_back
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
@@ -165,14 +166,6 @@ def test_an_autoencoder_that_overflows_makes_no_image(value):
 
 
 # --- adapters on disk ------------------------------------------------------------------------------------------------
-
-KINDS = {
-    "low rank": AdapterSpec(2),
-    "convolutions": AdapterSpec(2, "all", alpha=1.0),
-    "frozen basis": AdapterSpec(2, orthonormal_row=2),
-    "full": FullSpec(text_encoder=True),
-    "image tokens": CrossAttentionSpec(12),
-}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

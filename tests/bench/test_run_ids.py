@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from bench.analysis import frames
-from bench.cell import Cell, _renamed, identities
+from bench.cell import Cell, identities, with_texts
 from bench.compose import cell, register_datasets
 from bench.paths import CONF
 from bench.settings import digest
@@ -16,6 +16,10 @@ from bench.store.record import Store, read_record
 
 OLD = Path(__file__).parents[1] / "assets" / "old_records"  # of a version with other modules, columns and keys
 RECORDS = sorted(path.name for path in OLD.iterdir())
+
+
+def renamed(value, names):
+    return with_texts(value, lambda key, text: names.get(text, text))
 
 
 def today(*overrides, results):
@@ -35,14 +39,14 @@ def test_moving_a_class_does_not_change_the_id(tmp_path):
     names = {"methods.ip_adapter.IPAdapter": "elsewhere.IPAdapter", "bench.contracts.Recipe": "elsewhere.Recipe",
              "bench.adapters.image_encoder.ImageEncoder": "x.y.ImageEncoder",
              "bench.backbones.stable_diffusion.StableDiffusion": "z.StableDiffusion"}  # fmt: skip
-    moved = _renamed(made.identity, names)
+    moved = renamed(made.identity, names)
     assert digest(moved) != digest(made.identity)
     assert digest(next(identities(moved))) == digest(next(identities(made.identity)))
 
 
 def test_another_class_of_another_name_is_another_cell(tmp_path):
     made = today("method=ip_adapter", results=tmp_path)
-    other = _renamed(made.identity, {"methods.ip_adapter.IPAdapter": "methods.ip_adapter.Other"})
+    other = renamed(made.identity, {"methods.ip_adapter.IPAdapter": "methods.ip_adapter.Other"})
     assert digest(next(identities(other))) != digest(next(identities(made.identity)))
 
 
@@ -63,7 +67,7 @@ def test_a_cell_stored_by_an_older_version_keeps_its_id(run_id, tmp_path):
     assert fresh.run_id != run_id
     shutil.copytree(OLD / run_id, tmp_path / run_id)
     assert stored_cell(run_id, tmp_path).run_id == run_id
-    modern = replace(fresh, method=_renamed(dict(fresh.method), {
+    modern = replace(fresh, method=renamed(dict(fresh.method), {
         "bench.image_encoder.ImageEncoder": "bench.adapters.image_encoder.ImageEncoder"}))  # fmt: skip
     assert modern.run_id == run_id
     assert modern.with_seed(5).run_id != run_id

@@ -11,7 +11,6 @@ from lora_cases import (
     ATTENTION,
     EVERYWHERE,
     FEED_FORWARD,
-    Shaped,
     diffusers_names,
     halves,
     kohya_names,
@@ -23,9 +22,8 @@ from lora_cases import (
     processor_names,
     rows,
     saved,
-    sd,
-    sdxl,
 )
+from narrow_networks import Shaped, sd, sdxl
 
 from bench.adapters.bank import Bank
 from bench.adapters.lora_files import read_lora
@@ -34,7 +32,7 @@ from bench.seeding import generator
 
 MINI = '{"_target_": "bench.backbones.stable_diffusion.StableDiffusion", "name": "mini", "resolution": 64, '
 MINI += '"path": "bench/mini/weights/diffusion", "device": "cpu"}'
-BACKBONES = {make: Shaped(make) for make in (sd, sdxl)}
+BACKBONES = {make: Shaped(make, torch.float32) for make in (sd, sdxl)}
 
 
 def ours(backbone, path, scale=1.0):

@@ -2,20 +2,13 @@
 
 import pytest
 import torch
+from adapter_kinds import KINDS
 from safetensors.torch import load_file, save_file
 from tiny import TinyBackbone
 
 from bench.adapters.bank import Bank
-from bench.contracts import AdapterSpec, Ask, BenchError, CrossAttentionSpec, FullSpec, Text
+from bench.contracts import AdapterSpec, Ask, BenchError, Text
 from bench.seeding import generator
-
-KINDS = {
-    "low rank": AdapterSpec(2),
-    "convolutions": AdapterSpec(2, "all", alpha=1.0),
-    "frozen basis": AdapterSpec(2, orthonormal_row=2),
-    "full": FullSpec(text_encoder=True),
-    "image tokens": CrossAttentionSpec(12),
-}
 
 
 @pytest.fixture(params=KINDS)
