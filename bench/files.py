@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import using
+from bench.errors import BenchError
 
 
 def atomic_write(path: Path | str, data: bytes) -> None:
@@ -25,6 +26,13 @@ def atomic_write(path: Path | str, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     _sync_folder(path.parent)
+
+
+def check_place(option: str, path: Path | None) -> None:
+    """Raises BenchError where a file is to be written into no folder; asked before the work. None is no file."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        why = "is a folder" if path.is_dir() else f"lies in {path.parent}, which does not exist"
+        raise BenchError(f"{option} {path} was requested, which {why}; give a file in a folder that exists.")
 
 
 def write_through(file: Any, data: bytes) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench import paths
 from bench.contracts import BenchError
 from bench.environment import one_sentence
+from bench.files import check_place
 from bench.sampling.grid import grid
 from bench.store.record import Store
 
@@ -94,8 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    if not options.out.parent.is_dir():
-        raise BenchError(f"--out {options.out} lies in no folder that exists; make the folder first.")
+    check_place("--out", options.out)
     grid(*collect(options.results, options.where, options.columns), options.out)
     print(options.out)
 

@@ -16,7 +16,7 @@ from bench import paths
 from bench.analysis.frames import configs, images, load, where, wide
 from bench.contracts import BenchError
 from bench.environment import one_sentence
-from bench.files import atomic_write
+from bench.files import atomic_write, check_place
 from bench.store.old_names import today
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bench.analysis.table_model import TableModel
 
 
+FILES = ("csv", "parquet", "markdown", "latex", "html")
 LAYOUTS = ("metrics", "styles", "ablation", "sweep")
 
 
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--metrics", help="names, comma-separated, or all; default: conf/table.yaml")
     parse.add_argument("--mix", action="store_true", help="unlike fingerprints may share a column, with a footnote")
     parse.add_argument("--shape", choices=("wide", "long"), default="wide", help="of csv and parquet, all columns")
-    for kind in ("csv", "parquet", "markdown", "latex", "html"):
+    for kind in FILES:
         parse.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"also write {kind}")
     return parse
 
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if options.matched and not options.compare:
         raise BenchError("--matched METRIC says where methods are compared; say in what with --compare METRIC.")
+    for kind in FILES:
+        check_place(f"--{kind}", getattr(options, kind))
     table = where(load(options.results), options.where)
     if table.empty:
         print("No record.")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_NAME", "WANDB_RESUME")  # of a job around ours; each cell is a run of its own
 
 
 class Tracker(ABC):
@@ -101,6 +102,9 @@ class Wandb(Tracker):
 
     def _start(self, run_id: str, config: dict[str, Any], group: str, tags: list[str], job: str) -> None:
         mode: Any = os.environ.get("WANDB_MODE") or self.mode
+        for name in ("WANDB_MODE", *OF_ONE_RUN):  # an empty mode is refused; one id for all cells would merge them
+            if name != "WANDB_MODE" or not os.environ.get(name):
+                os.environ.pop(name, None)
         if mode != "online":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing leaves the machine unasked
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -23,11 +23,14 @@ from bench.contracts import (
     Method,
     Recipe,
     TrainingData,
+    at_least_one,
+    check_entries,
     plain_guidance,
 )
 from bench.data.templates import filled
 
 ACTIONS = {"enhance": 1.0, "erase": -1.0}
+COMPOSED = ("file", "scale")  # what an entry of `compose` has
 PRESERVE = ("sum", "random")
 PROMPTS = frozenset({"target", "positive", "negative"})  # what an entry must have
 
@@ -36,13 +39,8 @@ PROMPTS = frozenset({"target", "positive", "negative"})  # what an entry must ha
 
 
 def slider_adapters(spec: AdapterSpec, compose: Sequence[Mapping[str, Any]]) -> Mapping[str, AdapterSpec]:
-    """The slider that learns, and the finished ones that take part in sampling: {file, scale}, perhaps rank, where."""
-    others = {
-        f"compose{i}": replace(
-            spec, rank=other.get("rank", spec.rank), where=other.get("where", spec.where), file=str(other["file"])
-        )
-        for i, other in enumerate(compose)
-    }
+    """The slider that learns, and the finished ones that take part in sampling, with the ranks of their files."""
+    others = {f"compose{i}": replace(spec, file=str(other["file"])) for i, other in enumerate(compose)}
     return {"style": spec, **others}
 
 
@@ -81,6 +79,10 @@ class VisualSlider(Method):
 
     needs = frozenset({"pairs"})
     strength_knob = "slider value"
+
+    def __post_init__(self) -> None:
+        check_entries("compose", self.compose, COMPOSED)
+        at_least_one(stride=self.stride)
 
     def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
         return slider_adapters(AdapterSpec(self.rank, self.where, self.alpha, init="kaiming"), self.compose)
@@ -149,6 +151,9 @@ class TextualSlider(Method):
     strength_knob = "slider value"
 
     def __post_init__(self) -> None:
+        check_entries("compose", self.compose, COMPOSED)
+        if self.rollout_steps < 2:
+            raise BenchError(f"method.rollout_steps={self.rollout_steps} was requested; give at least 2.")
         for entry in self.entries or [{}]:
             known = PROMPTS <= set(entry) <= PROMPTS | {"neutral", "action", "eta"}
             if not known or entry.get("action", "enhance") not in ACTIONS:

@@ -58,10 +58,11 @@ def _make(requested: Any) -> None:
 
 
 def _read(requested: Any) -> None:
-    from bench.files import atomic_write
+    from bench.files import atomic_write, check_place
     from bench.study.answers import read
     from bench.study.strengths import metrics_agree, strengths, with_metrics
 
+    check_place("--csv", requested.csv)
     answers = read(requested.key, requested.files, requested.missed)
     if not answers.votes:
         raise BenchError("No answer is left: every rater missed too many attention checks; see --missed.")

@@ -6,8 +6,7 @@ import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from bench.sweeps import local, plan, pool
 from bench.sweeps.local import Local
 from bench.sweeps.settings import Settings
 from bench.sweeps.sweep import State, Sweep, judge, merged, submit
-from bench.sweeps.worker import Leave, Worker
+from bench.sweeps.worker import STOPPED, Worker, asked_to_leave
 
 failed: list[str] = []  # run ids without a good end in any batch of this process
 ROWS = 20  # of the table that ends a sweep
@@ -65,10 +64,10 @@ def show_plan(cells: Sequence[Cell], settings: Settings, workers: int) -> None:
 
 def _work(sweep: Sweep, kind: str, options: Mapping[str, Any], workers: int) -> None:
     if kind == "packed":
-        with _signals(signal.SIGINT, signal.SIGTERM) as leave:
+        with asked_to_leave(signal.SIGINT, signal.SIGTERM) as leave:
             why = Worker(sweep, leave).work()
         if leave:
-            sys.exit("Stopped; what was begun is kept, and the same command goes on from there.")
+            sys.exit(STOPPED)
         if sweep.open():
             print(f"This process ends ({why}); {_look(sweep)}")
         return
@@ -101,17 +100,6 @@ def _start(sweep: Sweep, chosen: pool.Pool, workers: int) -> None:
 
 def _look(sweep: Sweep) -> str:
     return f"python -m bench.status --results {sweep.results} {sweep.folder.name} shows the sweep."
-
-
-@contextmanager
-def _signals(*numbers: int) -> Iterator[Leave]:
-    """Signals ask the worker in this process to leave; afterwards they mean what they did before."""
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield Leave().catch(*numbers)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _show_table(sweep: Sweep) -> None:

@@ -304,6 +304,7 @@ def composed():
     [
         ("method=pair", "dataset=halftone", "seed=3", "strength=[1,2.5]"),
         ("method=dreambooth", "dataset=blueprint", "trainer.lr_scale=10", "method.rank=8", "sampler.steps=7"),
+        ("dataset=dreambooth/dog", "~dataset.prompts", "+dataset.prompts={file: TABLE, column: text}"),
         ("dataset=halftone", r"dataset.prompts=['a \'quoted\' cup, {braces}','true','12',' [x]']", "dataset.seeds=[5]"),
     ],
 )
@@ -451,5 +452,5 @@ def test_the_command_writes_page_and_figures(results, tmp_path, capsys):
     out = tmp_path / "page.html"
     main(["--results", str(results), "--where", "method=alpha", "--out", str(out)])
     assert re.match(rf"{re.escape(str(out))}: 0\.\d+ MB, 144 images shown, 0 left out\n", capsys.readouterr().out)
-    with pytest.raises(BenchError, match="no folder that exists"):
+    with pytest.raises(BenchError, match="give a file in a folder that exists"):
         main(["--results", str(results), "--out", str(tmp_path / "no" / "page.html")])
