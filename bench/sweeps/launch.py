@@ -18,6 +18,7 @@ from bench.steps.identify import identify
 from bench.store.stored_status import line
 from bench.sweeps import local, plan, pool
 from bench.sweeps.local import Local
+from bench.sweeps.obstacles import obstacles
 from bench.sweeps.settings import Settings
 from bench.sweeps.sweep import State, Sweep, judge, merged, submit
 from bench.sweeps.worker import STOPPED, Worker, asked_to_leave
@@ -53,7 +54,7 @@ def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mappin
 def show_plan(cells: Sequence[Cell], settings: Settings, workers: int) -> None:
     """Print what would be done, what stops it and what it would cost."""
     statuses = judge(cells)
-    found = plan.obstacles(statuses.todo)
+    found = obstacles(statuses.todo)
     runnable = [cell for cell in statuses.todo if cell.run_id not in found.stopped]
     made = plan.forecast(runnable, cells[0].results)
     if settings.plan == "probe" and made.unknown:
