@@ -22,7 +22,7 @@ PEFT_SETTINGS, PEFT_FILES = "adapter_config.json", ("adapter_model.safetensors",
 PEFT_PREFIX = "base_model.model."
 KOHYA = re.compile(r"lora_(unet|te|te1|te2)_")
 BARE = re.compile(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding|add_embedding)\.")
-OURS = re.compile(r"unet\.(.+)\.lora_([AB])\.weight")
+OURS = re.compile(r"(?:unet|transformer)\.(.+)\.lora_([AB])\.weight")
 ADVICE = "give a plain LoRA of this backbone's UNet alone"
 UNSUPPORTED = (  # what a name says about a tensor
     (re.compile(r"^lora_te\d?_|^(base_model\.model\.)?text_encoder(_\d)?\."), "weights of a text encoder"),
@@ -35,10 +35,10 @@ UNSUPPORTED = (  # what a name says about a tensor
 )
 
 
-def read_lora(path: Path, network: Any = None) -> dict[str, Tensor]:
+def read_lora(path: Path, network: Any = None, part: str = "unet") -> dict[str, Tensor]:
     """A LoRA file, or a PEFT folder, under the names that `Bank.state` writes, its scale folded into `lora_B`.
 
-    `network` is the UNet that the adapter is for. Without it places and shapes are not checked, and kohya's names of
+    `network` is the UNet or transformer that the adapter is for, `part` diffusers' name of it. Without `network` places and shapes are not checked, and kohya's names of
     SDXL's original blocks are refused. Raises BenchError.
     """
     tensors, settings, header = _opened(path)
@@ -50,8 +50,8 @@ def read_lora(path: Path, network: Any = None) -> dict[str, Tensor]:
     state = {}
     for site, (down, up) in layers.items():
         scale = scales.of(site, weights[down].shape[0])
-        state[f"unet.{site}.lora_A.weight"] = _wide(weights[down])
-        state[f"unet.{site}.lora_B.weight"] = _wide(weights[up]) * scale
+        state[f"{part}.{site}.lora_A.weight"] = _wide(weights[down])
+        state[f"{part}.{site}.lora_B.weight"] = _wide(weights[up]) * scale
     return state
 
 
