@@ -1,4 +1,4 @@
-"""FLUX.1-dev (Black Forest Labs 2024): guidance is an input of the network, which was distilled from guided sampling."""
+"""FLUX.1-dev (Black Forest Labs 2024): distilled from guided sampling, so the guidance scale is an input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Flux1(FlowTransformer):
-    """T5's tokens and CLIP's pooled embedding. `guidance` is the embedded scale in sampling, `train_guidance` in training.
+    """T5's tokens and CLIP's pooled embedding. `guidance` is embedded in sampling, `train_guidance` in training.
 
     It replaces classifier-free guidance: draw with sampler.cfg=1, where the unconditional prediction cancels.
     """

@@ -1,4 +1,4 @@
-"""FLUX.2-klein-base (Black Forest Labs 2026, Apache-2.0): undistilled, Qwen3 as text encoder, normalised 2 x 2 latents."""
+"""FLUX.2-klein-base (Black Forest Labs 2026): undistilled, Qwen3 as text encoder, normalised 2 x 2 latents."""
 
 from __future__ import annotations
 
