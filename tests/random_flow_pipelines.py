@@ -1,7 +1,6 @@
 """Flow-matching pipelines of diffusers at tiny width with random weights."""
 
 import torch
-
 from random_pipelines import text_encoder, tokenizer
 
 PIXELS, LENGTH = 32, 24

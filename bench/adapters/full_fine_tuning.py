@@ -29,7 +29,9 @@ class FullWeights:
 
     def __init__(self, backbone: Backbone, spec: FullSpec, dtype: torch.dtype):
         self.backbone, self.spec = backbone, spec
-        self.parts = {name: part for name, part in backbone.parts().items() if spec.text_encoder or name == backbone.part}
+        self.parts = {
+            name: part for name, part in backbone.parts().items() if spec.text_encoder or name == backbone.part
+        }
         if spec.text_encoder and len(self.parts) == 1:
             raise Impossible(
                 f"The text encoder of {backbone.name} was to be trained and it has none that can be; "

@@ -5,12 +5,12 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+from random_flow_pipelines import FAMILIES, LENGTH, PIXELS
 
 from bench.adapters.bank import Bank
 from bench.backbones.flow_schedule import noise_level
 from bench.contracts import AdapterSpec, Ask, BenchError
 from bench.sampling.sampler import Request, Sampler, Shot, Untouched, sample
-from random_flow_pipelines import FAMILIES, LENGTH, PIXELS
 
 PROMPTS = ["a dog in the sea", "two red balls"]
 STEPS, CFG = 4, 3.0
