@@ -38,8 +38,8 @@ UNSUPPORTED = (  # what a name says about a tensor
 def read_lora(path: Path, network: Any = None, part: str = "unet") -> dict[str, Tensor]:
     """A LoRA file, or a PEFT folder, under the names that `Bank.state` writes, its scale folded into `lora_B`.
 
-    `network` is the UNet or transformer that the adapter is for, `part` diffusers' name of it. Without `network` places and shapes are not checked, and kohya's names of
-    SDXL's original blocks are refused. Raises BenchError.
+    `network` is the UNet or transformer that the adapter is for, `part` diffusers' name of it. Without `network`
+    places and shapes are not checked, and kohya's names of SDXL's original blocks are refused. Raises BenchError.
     """
     tensors, settings, header = _opened(path)
     alphas = {name: value for name, value in tensors.items() if name.endswith(".alpha")}

@@ -69,9 +69,8 @@ class ChatEncoder:
 
     def _message(self, prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
-        return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
+        template = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        return str(self.tokenizer.apply_chat_template(messages, **template))
 
     def truncated(self, prompt: str) -> int:
         """Tokens of the message that are not read."""

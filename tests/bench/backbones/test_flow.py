@@ -104,7 +104,7 @@ def test_images_survive_the_autoencoder_as_in_diffusers(backbone):
 
 
 def test_the_training_target_is_the_scripts(backbone):
-    """diffusers' scripts: indices of the scheduler's timesteps, sigmas looked up in its table, target noise - latents."""
+    """diffusers' scripts: places in the scheduler's table, its sigmas, target noise - latents."""
     rng, own = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     t = backbone.draw_timesteps(64, rng)
     table = backbone.pipeline().scheduler

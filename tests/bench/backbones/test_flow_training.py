@@ -1,4 +1,4 @@
-"""Training on flow-matching backbones: the update of diffusers' LoRA scripts restated, and packs against single cells."""
+"""Training on flow backbones: the update of diffusers' LoRA scripts restated, and packs against single cells."""
 
 from dataclasses import replace
 from importlib import import_module
