@@ -42,6 +42,14 @@ def t5(width):
     return T5EncoderModel(config)
 
 
+def lively(transformer):
+    """Weights so large that prompts and references show in a picture."""
+    for name, weight in transformer.named_parameters():
+        if "blocks" in name and weight.dim() == 2:
+            weight.data *= 3
+    return transformer
+
+
 def scheduler(**options):
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -60,7 +68,7 @@ def sd3():
         out_channels=4, pos_embed_max_size=24, dual_attention_layers=(0,), qk_norm="rms_norm",
     )  # fmt: skip
     return StableDiffusion3Pipeline(
-        transformer=transformer, scheduler=scheduler(shift=3.0), vae=autoencoder(),
+        transformer=lively(transformer), scheduler=scheduler(shift=3.0), vae=autoencoder(),
         text_encoder=clips[0], tokenizer=tokenizer(), text_encoder_2=clips[1], tokenizer_2=tokenizer(),
         text_encoder_3=t5(80), tokenizer_3=words(),
     )  # fmt: skip
@@ -77,7 +85,7 @@ def flux1():
         joint_attention_dim=40, pooled_projection_dim=32, guidance_embeds=True, axes_dims_rope=(4, 4, 8),
     )  # fmt: skip
     return FluxPipeline(
-        transformer=transformer, vae=autoencoder(), text_encoder=clip, tokenizer=tokenizer(), text_encoder_2=t5(40),
+        transformer=lively(transformer), vae=autoencoder(), text_encoder=clip, tokenizer=tokenizer(), text_encoder_2=t5(40),
         tokenizer_2=words(), scheduler=scheduler(use_dynamic_shifting=True, shift=3.0, base_shift=0.5, max_shift=1.15),
     )  # fmt: skip
 
@@ -103,7 +111,7 @@ def flux2_klein():
     )  # fmt: skip
     return Flux2KleinPipeline(
         scheduler=scheduler(use_dynamic_shifting=True, shift=3.0), vae=vae, text_encoder=Qwen3ForCausalLM(config),
-        tokenizer=words(chat_template=CHAT), transformer=transformer,
+        tokenizer=words(chat_template=CHAT), transformer=lively(transformer),
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ class Flux1(FlowTransformer):
         return Text(t5.states(prompts), {"pooled": pooled, "guidance": guidance}, prompts=tuple(prompts))
 
     def drawing(self, text: Text) -> Text:
+        text = super().drawing(text)
         guidance = text.extras["guidance"]
         return replace(text, extras={**text.extras, "guidance": guidance.new_full(guidance.shape, self.guidance)})
 

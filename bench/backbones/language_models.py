@@ -69,7 +69,7 @@ class ChatEncoder:
 
     def _message(self, prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
-        template = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        template: Any = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
         return str(self.tokenizer.apply_chat_template(messages, **template))
 
     def truncated(self, prompt: str) -> int:

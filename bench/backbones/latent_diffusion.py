@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, get_args
 
 from bench.backbones import read_config, resolve, sites
+from bench.backbones.quantization import Quantize, configuration
 from bench.choices import DType, check_device
 from bench.contracts import Backbone, BenchError, Text
 
@@ -27,7 +28,8 @@ class LatentDiffusion(Backbone):
     """A frozen UNet, its autoencoder, its noise schedule; subclasses add how prompts are read.
 
     `dtype` is the precision of UNet and text encoders; below float32 the UNet runs under autocast, so adapters in
-    float32 keep their precision, and latents and answers stay float32.
+    float32 keep their precision, and latents and answers stay float32. `quantize` keeps the network's weights in 8 or 4
+    bits.
     """
 
     network: Any  # diffusers' UNet2DConditionModel, or what `_network_class` gives
@@ -46,6 +48,7 @@ class LatentDiffusion(Backbone):
         channels_last: bool = False,
         gradient_checkpointing: bool = False,
         download_gb: float | None = None,
+        quantize: Quantize | None = None,
     ):
         from bench.backbones.load import load_model
 
@@ -55,7 +58,10 @@ class LatentDiffusion(Backbone):
         vae_folder = resolve(vae) if vae else self.folder / "vae"
         self._check(read_config(self.folder, f"{self.part}/config.json"))
         self.schedule = self._noise(read_config(self.folder, "scheduler/scheduler_config.json"))
-        self.network = load_model(self._network_class(), self.folder / self.part, self.dtype, variant).to(self.device)
+        quantization = configuration(quantize, self.dtype, self.device)
+        network_folder = self.folder / self.part
+        self.network = load_model(self._network_class(), network_folder, self.dtype, variant, quantization)
+        self.network.to(self.device)
         self.vae = self._autoencoder(vae_folder, variant)
         self.text_encoders = self._text_encoders(self.folder, variant)
         for encoder in self.text_encoders:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.contracts.dataset import Dataset, Example
-from bench.contracts.prediction import Text
+from bench.contracts.prediction import CONTEXT, Text
 from bench.errors import Impossible
 
 if TYPE_CHECKING:
@@ -137,7 +137,14 @@ class Backbone(ABC):
         return ddpm
 
     def drawing(self, text: Text) -> Text:
-        """Prompts as they condition the network while images are drawn, from prompts as they do in training."""
+        """Prompts as they condition the network while images are drawn, from prompts as they do in training.
+
+        Raises Impossible for prompts that show pictures (`CONTEXT`) to a network that does not read any.
+        """
+        if CONTEXT in text.images:
+            raise Impossible(
+                f"{self.name} does not read reference images beside a prompt; choose backbone=flux2_klein."
+            )
         return text
 
     def conventions(self) -> Mapping[str, str]:

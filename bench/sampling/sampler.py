@@ -184,7 +184,7 @@ def _texts(backbone, request: Request, chosen: Sequence[Shot]) -> dict[str, Text
     roles = [request.method.prompts(shot.prompt, request.dataset) for shot in chosen]
     shown = request.method.shown(request.dataset)
     texts = {role: embedded(backbone, [prompts[role] for prompts in roles]) for role in roles[0]}
-    return {role: backbone.drawing(text).showing(shown.get(role, {})) for role, text in texts.items()}
+    return {role: backbone.drawing(text.showing(shown.get(role, {}))) for role, text in texts.items()}
 
 
 def _guide(

@@ -1,5 +1,6 @@
 """Flow-matching backbones against diffusers' own transformers, pipelines and training scripts, on random weights."""
 
+import importlib.util
 from importlib import import_module
 
 import numpy as np
@@ -9,8 +10,9 @@ from random_flow_pipelines import FAMILIES, LENGTH, PIXELS
 
 from bench.adapters.bank import Bank
 from bench.backbones.flow_schedule import noise_level
-from bench.contracts import AdapterSpec, Ask, BenchError
+from bench.contracts import CONTEXT, AdapterSpec, Ask, BenchError, Example, Impossible
 from bench.sampling.sampler import Request, Sampler, Shot, Untouched, sample
+from methods.in_context import InContext
 
 PROMPTS = ["a dog in the sea", "two red balls"]
 STEPS, CFG = 4, 3.0
@@ -209,3 +211,74 @@ def test_a_backbone_of_another_family_is_refused(family, folder):
     other = next(name for name in FAMILIES if name != family)
     with pytest.raises(BenchError, match="choose the backbone of that model"):
         load(other, folder)
+
+
+@pytest.fixture(scope="module")
+def klein(tmp_path_factory):
+    made = tmp_path_factory.mktemp("klein")
+    FAMILIES["flux2_klein"][0]().save_pretrained(made)
+    return load("flux2_klein", made)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_references_in_context_are_drawn_as_the_pipeline_draws_them(klein, count, monkeypatch):
+    from PIL import Image
+
+    rng = torch.Generator().manual_seed(4)
+    pictures = torch.randint(0, 256, (count, 3, PIXELS, PIXELS), generator=rng, dtype=torch.uint8)
+    dataset = Prompts()
+    dataset.pairs, dataset.references = (), [Example(picture.numpy(), "", "") for picture in pictures]
+    method = InContext(count=count, words="{prompt} like this")
+    shots = [Shot(i, prompt, 0) for i, prompt in enumerate(PROMPTS)]
+    bank = Bank(klein, {}, [])
+    ((drawn,),) = sample(bank, [Request(0, method, dataset, shots, 1.0)], Sampler("euler", STEPS, CFG, batch=4))
+    pipe = klein.pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(pipe.image_processor, "check_image_input", lambda image: None)  # it wants 64 pixels
+    images = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures]
+    expected = pipe(
+        image=images, prompt=[f"{prompt} like this" for prompt in PROMPTS], height=PIXELS, width=PIXELS,
+        num_inference_steps=STEPS, guidance_scale=CFG, max_sequence_length=LENGTH, output_type="np",
+        latents=torch.stack([shot.noise(klein.latent_shape) for shot in shots]),
+    ).images  # fmt: skip
+    expected = (expected * 255).round().astype(int).transpose(0, 3, 1, 2)
+    assert np.abs(drawn.astype(int) - expected).max() <= 1
+    alone, _ = ours(klein)
+    assert np.abs(drawn.astype(int) - alone).max() > 5  # the references are read
+
+
+@pytest.mark.parametrize("name", ["sd35", "flux1"])
+def test_a_network_without_references_refuses_them(name, tmp_path):
+    FAMILIES[name][0]().save_pretrained(tmp_path)
+    backbone = load(name, tmp_path)
+    with torch.no_grad():
+        text = backbone.embed(["a dog"]).showing({CONTEXT: torch.zeros(1, 1, 3, PIXELS, PIXELS, dtype=torch.uint8)})
+    with pytest.raises(Impossible, match="does not read reference images"):
+        backbone.drawing(text)
+
+
+@pytest.mark.parametrize(
+    ("quantize", "words"),
+    [("nf5", "give null, nf4, int8, fp8"), ("int8", "needs torchao, which is not installed")],
+)
+def test_quantisation_that_cannot_be_is_one_sentence(klein, quantize, words):
+    if "torchao" in words and importlib.util.find_spec("torchao"):
+        pytest.skip("torchao is installed")
+    with pytest.raises(BenchError, match=words):
+        load("flux2_klein", klein.folder, quantize=quantize)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "fp8"])
+def test_adapters_train_on_quantised_weights(klein, quantize):
+    pytest.importorskip("torchao")
+    small = load("flux2_klein", klein.folder, quantize=quantize, dtype="bfloat16")
+    full = load("flux2_klein", klein.folder, dtype="bfloat16")
+    bank = Bank(small, {"style": AdapterSpec(2, "attention")}, [torch.Generator().manual_seed(0)])
+    z, t, text = rows(full, 1, 3)
+    (out,) = bank.answer([(0, Ask(z.float(), t, text, {"style": 1.0}))])
+    bank.backward((out**2).mean())
+    assert bank.grad_row("style", 0).abs().max() > 0
+    bank.close()
+    with torch.no_grad():
+        expected = full.predict(z.float(), t, text)
+    assert (out.detach() - expected).abs().max() < 0.1 * expected.abs().max()
