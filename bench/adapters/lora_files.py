@@ -44,7 +44,7 @@ def read_lora(path: Path, network: Any = None, part: str = "unet") -> dict[str, 
     tensors, settings, header = _opened(path)
     alphas = {name: value for name, value in tensors.items() if name.endswith(".alpha")}
     weights = {name: value.detach() for name, value in tensors.items() if name not in alphas}  # an object for each name
-    names = _names(path, weights, network)
+    names = _names(path, weights, network, part)
     layers = _layers(path, names, weights, network)
     scales = Scales(path, settings, _alphas(path, alphas, layers), header)
     state = {}
@@ -108,8 +108,8 @@ def _of_peft(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str,
 # --- names
 
 
-def _names(path: Path, weights: Mapping[str, Tensor], network: Any) -> dict[str, str]:
-    """Name in the file -> `unet.<site>.lora_A.weight`, for all of them, through diffusers' conversion."""
+def _names(path: Path, weights: Mapping[str, Tensor], network: Any, part: str) -> dict[str, str]:
+    """Name in the file -> `<part>.<site>.lora_A.weight`, for all of them, through diffusers' conversion."""
     from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 
     wrong = {name: reason for name in weights if (reason := _unsupported(name))}
@@ -119,7 +119,8 @@ def _names(path: Path, weights: Mapping[str, Tensor], network: Any) -> dict[str,
     state = _of_kohya(path, weights, network) if kohya else {_prefixed(name): value for name, value in weights.items()}
     converted = {id(value): key for key, value in convert_unet_state_dict_to_peft(state).items()}
     names = {name: converted.get(id(value), "") for name, value in weights.items()}
-    wrong = {name: "names that are unknown or doubled" for name, ours in names.items() if not OURS.fullmatch(ours)}
+    known = {ours for ours in names.values() if OURS.fullmatch(ours) and ours.startswith(f"{part}.")}
+    wrong = {name: "names that are unknown or doubled" for name, ours in names.items() if ours not in known}
     if wrong:
         raise refused(path, wrong, ADVICE)
     return names

@@ -8,15 +8,15 @@ of the scheduler is part of the table. B rows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from bench.choices import TimeSampling
 from bench.contracts import BenchError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-TimeSampling = Literal["uniform", "logit_normal"]
 SOLVERS = ("euler",)
 DIFFUSERS = {"uniform": "none", "logit_normal": "logit_normal"}  # names of the densities in diffusers
 DDPM = {"beta_start": 0.00085, "beta_end": 0.012, "timesteps": 1000}  # scaled linear, of Stable Diffusion

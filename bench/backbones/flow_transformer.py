@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.backbones.flow_schedule import FlowSchedule, TimeSampling, noise_level
+from bench.backbones.flow_schedule import FlowSchedule, noise_level
 from bench.backbones.latent_diffusion import LatentDiffusion
 from bench.backbones.transformer_sites import transformer_sites
+from bench.choices import TimeSampling
 from bench.contracts import BenchError, Impossible, Text
 
 if TYPE_CHECKING:

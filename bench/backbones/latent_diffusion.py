@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, get_args
 
 from bench.backbones import read_config, resolve, sites
-from bench.backbones.quantization import Quantize, configuration
-from bench.choices import DType, check_device
+from bench.backbones.quantization import configuration
+from bench.choices import DType, Quantize, check_device
 from bench.contracts import Backbone, BenchError, Text
 
 if TYPE_CHECKING:

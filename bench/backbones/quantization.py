@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from bench.contracts import BenchError
 
 if TYPE_CHECKING:
     import torch
 
-Quantize = Literal["nf4", "int8", "fp8"]
 LIBRARIES = {"nf4": "bitsandbytes", "int8": "torchao", "fp8": "torchao"}
 
 
