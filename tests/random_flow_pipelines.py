@@ -85,7 +85,8 @@ def flux1():
         joint_attention_dim=40, pooled_projection_dim=32, guidance_embeds=True, axes_dims_rope=(4, 4, 8),
     )  # fmt: skip
     return FluxPipeline(
-        transformer=lively(transformer), vae=autoencoder(), text_encoder=clip, tokenizer=tokenizer(), text_encoder_2=t5(40),
+        transformer=lively(transformer), vae=autoencoder(), text_encoder=clip, tokenizer=tokenizer(),
+        text_encoder_2=t5(40),
         tokenizer_2=words(), scheduler=scheduler(use_dynamic_shifting=True, shift=3.0, base_shift=0.5, max_shift=1.15),
     )  # fmt: skip
 
