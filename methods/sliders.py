@@ -90,7 +90,7 @@ class VisualSlider(Method):
     def step(self, data, k, rng):
         (low, high), _ = data.draw(("content", "style"), rng)
         eps, t = data.noise(low, rng)  # shared by both sides
-        t = t - t % self.stride
+        t = t - t % self.stride if self.stride > 1 else t
         n, side = len(low), torch.full((len(low),), self.scale)
         out = yield Ask(
             torch.cat([data.noisy(high, eps, t), data.noisy(low, eps, t)]),
@@ -207,7 +207,7 @@ class TextualSlider(Method):
         self, data: TrainingData, way: Direction, rng: torch.Generator
     ) -> Generator[Ask, Tensor, tuple[Tensor, Tensor]]:
         """Latents (B, C, H, W) after 1 to all but one of the sampler's steps from noise, and their timesteps (B,)."""
-        scheduler = data.scheduler("ddim", self.rollout_steps)
+        scheduler = data.scheduler(data.backbone.rollout_scheduler, self.rollout_steps)
         last = int(torch.randint(1, self.rollout_steps, (), generator=rng))
         z = data.start_noise(rng)
         n, timesteps = len(z), scheduler.timesteps.to(z.device)

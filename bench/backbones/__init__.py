@@ -20,7 +20,9 @@ from bench.data.weights import weights_folders
 from bench.errors import Unavailable
 from bench.paths import located, mirror_folder
 
-COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+COMPONENTS = (
+    "unet transformer vae text_encoder text_encoder_2 text_encoder_3 tokenizer tokenizer_2 tokenizer_3 scheduler"
+).split()
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 SMALL = ("*.json", "*.txt")  # configurations and vocabularies
 

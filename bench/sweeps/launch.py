@@ -16,7 +16,7 @@ from bench.paths import results_folder
 from bench.settings import build
 from bench.steps.identify import identify
 from bench.store.stored_status import line
-from bench.sweeps import local, plan, pool
+from bench.sweeps import local, plan, plan_memory, pool
 from bench.sweeps.local import Local
 from bench.sweeps.obstacles import obstacles
 from bench.sweeps.settings import Settings
@@ -61,6 +61,8 @@ def show_plan(cells: Sequence[Cell], settings: Settings, workers: int) -> None:
         plan.probe(made.unknown)
         made = plan.forecast(runnable, cells[0].results)
     print(plan.text(cells, statuses, found, made, settings, workers))
+    for sentence in plan_memory.sentences(statuses.todo, settings.pack if isinstance(settings.pack, int) else 1):
+        print(sentence)
 
 
 def _work(sweep: Sweep, kind: str, options: Mapping[str, Any], workers: int) -> None:

@@ -192,6 +192,8 @@ def test_no_comment_of_a_yaml_lists_values_that_are_not_checked():
         "preserve",
         "where",
         "images",
+        "quantize",
+        "time_sampling",
     }
     assert {"mode", "dtype", "scheduler", "tune"} <= promised
 

@@ -282,7 +282,7 @@ def test_guidance_moves_a_sample_towards_the_prompt_and_away_from_the_negative_o
     texts = made.prompts(data.prompts[0], data)
     less, more = (shares(made, data, cfg, made.strength) for cfg in (2.0, 5.0))
     gain = {label: more.get(label, 0) - less.get(label, 0) for label in {**less, **more}}
-    wanted = {("prompt", text) for role, text in texts.items() if role != "negative"}
+    wanted = {("prompt", text) for text in texts.values() if text != texts["negative"]}
     away = ("prompt", texts["negative"])
     assert max(gain.get(label, 0) for label in wanted) > ROUNDING, "more guidance, no more of the prompt"
     assert min(gain.get(label, 0) for label in wanted) > -ROUNDING, "more guidance, less of a prompt"
