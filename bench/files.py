@@ -50,12 +50,15 @@ def _sync_folder(folder: Path) -> None:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Move a folder to `target`; what was there is set aside first and then deleted."""
+    """Move a folder to `target`; what was there is set aside first and then deleted, also by the next who moves."""
     if target.exists():
-        aside = Path(tempfile.mkdtemp(dir=source.parent, prefix=".old-"))
-        os.rename(target, aside / target.name)
-        os.rename(source, target)
-        shutil.rmtree(aside)
-    else:
-        os.rename(source, target)
+        shutil.rmtree(set_aside(source), ignore_errors=True)
+        os.rename(target, set_aside(source))
+    os.rename(source, target)
+    shutil.rmtree(set_aside(source), ignore_errors=True)
     _sync_folder(target.parent)
+
+
+def set_aside(source: Path) -> Path:
+    """Where `replace_folder` keeps what was there while it moves `source`."""
+    return source.with_name(f".old-{source.name}")

@@ -17,6 +17,7 @@ from bench.analysis.frames import configs, images, load, where, wide
 from bench.contracts import BenchError
 from bench.environment import one_sentence
 from bench.files import atomic_write, check_place
+from bench.reading import spreadsheet
 from bench.store.old_names import today
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def compared(options: argparse.Namespace, table: pd.DataFrame) -> Requested:
 def write(rows: pd.DataFrame, csv: Path | None, parquet: Path | None) -> None:
     """A frame as files."""
     if csv:
-        atomic_write(csv, rows.to_csv(index=False).encode())
+        atomic_write(csv, spreadsheet(rows).to_csv(index=False).encode())
     if parquet:
         atomic_write(parquet, rows.to_parquet(index=False))
 

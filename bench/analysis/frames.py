@@ -89,6 +89,9 @@ def _per_image(folders: Sequence[Path]) -> pd.DataFrame:
     named = [part.append_column("folder", pyarrow.array([name] * len(part), pyarrow.string())) for name, part in parts]
     empty = pyarrow.table({"folder": pyarrow.array([], pyarrow.string())})
     found = pyarrow.concat_tables([empty, *named], promote_options="permissive").to_pandas()
+    if "prompt" in found:
+        quoted = found.prompt.fillna("").astype(str).str.startswith("'")  # perhaps by `reading.escaped`
+        found.loc[quoted, "prompt"] = found.prompt[quoted].map(reading.unescaped)
     return found.rename(columns={"seed": "image_seed"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -94,7 +95,7 @@ def _keep_per_image(work: Work, strength: float, evaluation: Evaluation, values:
     columns = {"strength": strength, "prompt": evaluation.prompts, "seed": evaluation.seeds, **values}
     new = pd.DataFrame(columns).set_index(INDEX)
     old = new if (kept := _per_image(work)) is None else kept
-    atomic_write(path, new.combine_first(old).to_csv().encode())
+    atomic_write(path, _csv(new.combine_first(old)))
 
 
 def _per_image(work: Work) -> pd.DataFrame | None:
@@ -118,4 +119,10 @@ def forget(work: Work, strength: float, columns: Sequence[str]) -> None:
     known = [name for name in columns if name in lines]
     lines.loc[lines.index.get_level_values("strength") == strength, known] = math.nan
     empty = [name for name in known if lines[name].isna().all()]
-    atomic_write(path, lines.drop(columns=empty).to_csv().encode())
+    atomic_write(path, _csv(lines.drop(columns=empty)))
+
+
+def _csv(lines: pd.DataFrame) -> bytes:
+    whole = reading.spreadsheet(lines.reset_index())
+    quoting = csv.QUOTE_NONNUMERIC if whole.prompt.str.contains("\r").any() else csv.QUOTE_MINIMAL
+    return whole.to_csv(index=False, quoting=quoting).encode()

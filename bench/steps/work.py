@@ -66,9 +66,18 @@ class Work:
         return None
 
     def heed(self) -> None:
-        """Raise Stopped when this process was asked to leave; called between batches and between metrics."""
+        """Raise Stopped when this process was asked to leave, and Taken when another one took the cell over meanwhile.
+
+        Called between batches, between metrics, and before what was made is kept.
+        """
+        if self.store is not None:
+            self.store.check_mine(self.cell.run_id)
         if self.stop():
             raise Stopped
+
+    def is_lost(self, look: bool = False) -> bool:
+        """Whether another process took the cell over while this one was paused; see `Store.lost`."""
+        return self.store is not None and self.store.lost(self.cell.run_id, look)
 
     # --- the parts
 

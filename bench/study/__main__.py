@@ -59,6 +59,7 @@ def _make(requested: Any) -> None:
 
 def _read(requested: Any) -> None:
     from bench.files import atomic_write, check_place
+    from bench.reading import spreadsheet
     from bench.study.answers import read
     from bench.study.strengths import metrics_agree, strengths, with_metrics
 
@@ -69,7 +70,7 @@ def _read(requested: Any) -> None:
     joined = with_metrics(strengths(answers.votes, answers.items), answers, requested.results)
     print(_shown(answers, joined, metrics_agree(answers, requested.results, joined)))
     if requested.csv:
-        atomic_write(requested.csv, joined.to_csv(index=False).encode())
+        atomic_write(requested.csv, spreadsheet(joined).to_csv(index=False).encode())
 
 
 def _shown(answers: Answers, joined: Any, agreement: Any) -> str:

@@ -213,3 +213,74 @@ def test_a_run_of_one_cell_hears_a_wish_to_stop(tmp_path):
 
     with pytest.raises(Stopped):
         run(composed(tmp_path, *PAIR, "dataset.prompts=[a red tree]", "dataset.seeds=[0]"), lambda: True)
+
+
+# --- texts that a spreadsheet would run
+
+
+ODD = [
+    "=HYPERLINK(1)",
+    "+1",
+    "-2",
+    "@x",
+    "\tx",
+    "\rx",
+    "'=1",
+    "''=1",
+    "'quoted",
+    "plain",
+    "",
+    "NA",
+    "null",
+    'a, "b"\nc',
+]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_a_text_is_read_back_as_it_was_and_is_no_formula(text):
+    from bench import reading
+
+    written = reading.escaped(text)
+    assert reading.unescaped(written) == text
+    assert not written.startswith(reading.FORMULAS)
+
+
+def test_prompts_of_per_image_values_come_back_through_both_readers(tmp_path):
+    import pandas as pd
+
+    from bench import reading
+    from bench.analysis import frames
+    from bench.steps.score import _csv
+
+    folder = finished(tmp_path)
+    prompts = [text for text in ODD if text]
+    lines = pd.DataFrame({"strength": 1.0, "prompt": prompts, "seed": range(len(prompts)), "m": -0.5})
+    (folder / "per_image.csv").write_bytes(_csv(lines.set_index(reading.INDEX)))
+    assert list(reading.per_image(folder / "per_image.csv").prompt) == prompts
+    assert list(frames.images(tmp_path).sort_values("image_seed").prompt) == prompts
+    raw = (folder / "per_image.csv").read_text()
+    assert "'=HYPERLINK(1)" in raw and "-0.5" in raw and "'-0.5" not in raw
+
+
+def test_tables_that_are_written_hold_no_formula(tmp_path):
+    import pandas as pd
+
+    from bench.table import write
+
+    write(pd.DataFrame({"method": ["=1+1", "pair"], "-value": [-1.0, 2.0]}), tmp_path / "t.csv", None)
+    assert (tmp_path / "t.csv").read_text().splitlines() == ["method,'-value", "'=1+1,-1.0", "pair,2.0"]
+
+
+@pytest.mark.parametrize("size", [100, None])
+def test_a_download_that_is_larger_than_expected_is_thrown_away(tmp_path, monkeypatch, size):
+    from bench.data import download
+
+    monkeypatch.setattr(download, "MOST", 1000)
+    (tmp_path / "source").write_bytes(b"x" * 5000)
+    part = tmp_path / "file.part"
+    with pytest.raises(BenchError, match="at most .* are expected; what came was thrown away"):
+        download.download((tmp_path / "source").as_uri(), part, "file", 0, size)
+    assert not part.exists()
+    (tmp_path / "source").write_bytes(b"x" * (size or 1000))
+    download.download((tmp_path / "source").as_uri(), part, "file", 0, size)
+    assert part.stat().st_size == (size or 1000)
