@@ -2,7 +2,8 @@
 
 It shows what `analysis.layouts` makes of the records: means with 95 % intervals, bold where significant. Numbers of
 unlike fingerprints are refused (`analysis.fingerprints`). Failed and skipped cells are lines with their reason. Where a
-cell departs from the experiment's fairness contract, its method carries a mark and a footnote says how.
+cell departs from the experiment's fairness contract, its method carries a mark and a footnote says how. Records that
+were evaluated on other prompts or seeds than their dataset says are a table of their own below.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench import paths
 from bench.analysis.frames import configs, images, load, where, wide
+from bench.analysis.variants import DEFAULT
 from bench.contracts import BenchError
 from bench.environment import one_sentence
 from bench.files import atomic_write
@@ -61,13 +63,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from bench.analysis import formats
 
-    shown = lay_out(options, table, options.metrics.split(",") if options.metrics else None)
-    print(formats.text(shown))
+    parts = sections(options, table)
+    models = [model for _, model in parts]
+    print("\n\n".join(map(formats.text, models)))
     for kind, make in (("markdown", formats.markdown), ("latex", formats.latex), ("html", formats.html)):
         if path := getattr(options, kind):
-            atomic_write(path, make(shown).encode())
+            atomic_write(path, make(*models).encode())
     if options.csv or options.parquet:
-        write(_as_frame(options, table, shown), options.csv, options.parquet)
+        import pandas as pd
+
+        whole = pd.concat([_as_frame(options, part, model) for part, model in parts], ignore_index=True)
+        write(whole, options.csv, options.parquet)
+
+
+def sections(options: argparse.Namespace, table: pd.DataFrame) -> list[tuple[pd.DataFrame, TableModel]]:
+    """A table for each evaluation: numbers of other prompts or seeds stand apart, and never hold the others up.
+
+    Raises BenchError where none of them can be shown.
+    """
+    names = options.metrics.split(",") if options.metrics else None
+    kinds = sorted(table.evaluation.unique(), key=lambda words: (words != DEFAULT, words))
+    made, errors = [], []
+    for words in kinds:
+        part = table[table.evaluation == words]
+        try:
+            made.append((part, lay_out(options, part, names)))
+        except BenchError as error:
+            errors.append((words, error))
+    if not made:
+        raise errors[0][1]
+    for words, error in errors:
+        made[-1][1].reasons.append(f"Records of another evaluation ({words}) are not shown: {error}")
+    return made
 
 
 def _as_frame(options: argparse.Namespace, table: pd.DataFrame, shown: TableModel) -> pd.DataFrame:

@@ -213,8 +213,8 @@ def _column(source: Source, name: str) -> str:
 
 
 def _blocks(frame: pd.DataFrame) -> Iterator[Block]:
-    """Of each backbone, each dataset and, of the methods that have them all, all datasets."""
-    for part in statistics.split(frame.sort_values(["dataset", *KEY]), ["backbone"]).values():
+    """Of each backbone, each dataset and, of the methods that have them all, all datasets of one form."""
+    for part in statistics.split(frame.sort_values(["dataset", *KEY]), ["backbone", "form", "evaluation"]).values():
         backbone, kinds = part.backbone.iloc[0], part.dataset.unique()
         for kind in kinds:
             yield Block(kind, backbone, statistics.split(part[part.dataset == kind], KEY))

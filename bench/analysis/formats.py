@@ -118,8 +118,12 @@ def _labels(row: Row, escape: Escape, raised: Callable[[Sequence[int]], str]) ->
 # --- Markdown ----------------------------------------------------------------------------------------------------
 
 
-def markdown(model: TableModel) -> str:
-    """A pipe table, with footnotes and reasons as lists."""
+def markdown(*models: TableModel) -> str:
+    """Pipe tables, with footnotes and reasons as lists."""
+    return "\n".join(map(_markdown, models))
+
+
+def _markdown(model: TableModel) -> str:
     if not model.rows:
         return "No record.\n"
     head = [*map(_md, model.keys), *map(_md_head, model.columns)]
@@ -158,8 +162,12 @@ TEX = {
 }  # fmt: skip
 
 
-def latex(model: TableModel) -> str:
-    """A `table` environment in booktabs style, with some space between datasets, or between methods."""
+def latex(*models: TableModel) -> str:
+    """`table` environments in booktabs style, with some space between datasets, or between methods."""
+    return "\n".join(map(_latex, models))
+
+
+def _latex(model: TableModel) -> str:
     lines = [
         "% made by python -m bench.table; needs \\usepackage{booktabs,graphicx}",
         r"\begin{table}[htbp]",
@@ -237,10 +245,11 @@ STYLE = (
 )
 
 
-def html(model: TableModel) -> str:
-    """A whole page: one table, its footnotes, legend and reasons."""
+def html(*models: TableModel) -> str:
+    """A whole page: tables, each with its footnotes, legend and reasons."""
     head = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Records as a table</title>'
-    return f"{head}\n<style>{STYLE}</style></head><body>{html_table(model)}\n</body></html>"
+    body = "\n".join(map(html_table, models))
+    return f"{head}\n<style>{STYLE}</style></head><body>{body}\n</body></html>"
 
 
 def html_table(model: TableModel) -> str:

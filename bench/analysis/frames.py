@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import reading
+from bench.analysis import variants
 from bench.cell import default_strength_of
 from bench.contracts import BenchError
 from bench.fairness import PREFIX
@@ -35,15 +36,16 @@ COST = (
     "trainable_parameters"
 ).split()
 GROUP = ["method", "dataset", "backbone", "settings", "strength"]
-ALL = [
+READ = [
     *CELL,
+    *variants.KEPT,
     *SCORE,
     "default_strength",
     *STATE,
     *COST,
     "fingerprint",
 ]  # default_strength: at the strength that the method's settings name
-VERSION = f"4 {' '.join(ALL)}"  # of the rows in the index; raise the number when they are read otherwise
+VERSION = f"5 {' '.join(READ)}"  # of the rows in the index; raise the number when they are read otherwise
 SETTINGS = ("method", "backbone", "trainer", "sampler")  # parts of a cell's config on which `settings` depends
 
 
@@ -51,7 +53,8 @@ def load(root: Path | str) -> pd.DataFrame:
     """The long table of all records below a folder, through its index."""
     from bench.store import index
 
-    return index.load(root, "scores", "record.json", VERSION, _scores).drop(columns=index.FOLDER)
+    found = index.load(root, "scores", "record.json", VERSION, _scores).drop(columns=index.FOLDER)
+    return variants.labelled(found)
 
 
 def images(root: Path | str) -> pd.DataFrame:
@@ -63,13 +66,13 @@ def images(root: Path | str) -> pd.DataFrame:
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One line per record, strength and metric; a record without scores has one line."""
-    return _typed([line for record in records for line in _lines(record)])
+    return variants.labelled(_typed([line for record in records for line in _lines(record)]))
 
 
 def _typed(lines: Sequence[Mapping[str, Any]], *more: str) -> pd.DataFrame:
     import pandas as pd
 
-    table = pd.DataFrame(lines, columns=[*ALL, *more])
+    table = pd.DataFrame(lines, columns=[*READ, *more])
     return table.astype({"strength": float, "value": float} | dict.fromkeys(COST, float))
 
 
@@ -120,7 +123,8 @@ def long(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def _lines(record: Record) -> list[dict[str, Any]]:
-    cell = {key: name_of(record.config.get(key)) for key in CELL if key != "settings"}
+    cell = {key: variants.name_of(record.config.get(key)) for key in CELL if key != "settings"}
+    cell |= variants.of_config(record.config)
     head = {**cell, "settings": settings_hash(record.config), "status": record.status, "reason": record.reason}
     head |= {"deviations": "; ".join(_deviations(record)), "run_id": record.run_id}
     head |= {key: record.cost.get(key) for key in COST}
@@ -137,10 +141,6 @@ def _score(score: Mapping[str, Any]) -> dict[str, Any]:
 
 def _deviations(record: Record) -> list[str]:
     return [note.removeprefix(PREFIX) for note in record.notes if note.startswith(PREFIX)]
-
-
-def name_of(value: Any) -> Any:
-    return value.get("name") if isinstance(value, Mapping) else value
 
 
 def settings_hash(config: Mapping[str, Any]) -> str:
@@ -200,18 +200,26 @@ def all_of(deviations: Iterable[str]) -> str:
 
 
 def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """Lines that meet all of "column=a,b" (or "column=a,other=b"); a and b may hold * and ?."""
-    for condition in [part for text in conditions for part in re.split(r",(?=\w+=)", text)]:
-        column, equals, wanted = condition.partition("=")
-        column = today(column)
+    """Lines that meet all of "column=a,b" (or "column=a,other!=b"); a and b may hold * and ?.
+
+    `dataset` is met by a label, and by the name that the label begins with.
+    """
+    for condition in [part for text in conditions for part in re.split(r",(?=\w+!?=)", text)]:
+        name, equals, wanted = condition.partition("=")
+        column = today(name.removesuffix("!"))
         if not equals or column not in table:
             raise BenchError(
-                f"--where takes column=value[,value] with a column of {', '.join(table)}; got {condition!r}."
+                f"--where takes column=value[,value] or column!=value with a column of {', '.join(table)}; got {condition!r}."
             )
-        patterns = wanted.split(",")
         texts = table[column].map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
-        table = table[[any(fnmatch(text, pattern) for pattern in patterns) for text in texts]]
+        met = {text for text in texts.unique() if _meets(text, wanted, column)}
+        table = table[texts.isin(met) != name.endswith("!")]
     return table
+
+
+def _meets(text: str, wanted: str, column: str) -> bool:
+    names = [text, text.partition(" (")[0]] if column == "dataset" else [text]
+    return text == wanted or any(fnmatch(name, pattern) for name in names for pattern in wanted.split(","))
 
 
 def configs(root: Path, table: pd.DataFrame) -> dict[str, Mapping[str, Any]]:

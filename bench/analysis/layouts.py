@@ -1,6 +1,7 @@
 """Records laid out as the tables of a paper: methods x metrics, methods x styles, ablations and strength sweeps.
 
 A row is what is averaged over seeds: one (method, backbone, settings, strength), on one dataset or pooled over them.
+Datasets are told apart by their content (`analysis.variants`); what differs in form or evaluation is never pooled.
 Numbers are of one column when they carry the same name and network; `analysis.fingerprints` says which of those may be.
 """
 
@@ -14,7 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis import fingerprints, frames, plain_text, shown_columns, statistics
-from bench.analysis.table_model import ROW, Column, Numbers, Row, TableModel, Value, cells, numbers
+from bench.analysis.table_model import POOLED, ROW, Column, Numbers, Row, TableModel, Value, cells, numbers
 from bench.contracts import BenchError
 from bench.settings import canonical
 
@@ -66,7 +67,7 @@ class Source:
 
 def metrics(source: Source, names: Sequence[str] | None, pool: bool = False, runs: bool = False) -> TableModel:
     """Methods x metrics: a row per method and dataset, pooled over datasets, or one per run."""
-    by = [key for key in ROW if not (pool and key == "dataset")] + (["seed"] if runs else [])
+    by = [*(POOLED if pool else ROW), *(["seed"] if runs else [])]
     return _model(source, names, by, bold=not runs)
 
 
@@ -161,13 +162,14 @@ def styles(source: Source, names: Sequence[str] | None) -> TableModel:
     wanted = source.columns(names)
     if len(wanted) != 1:
         raise BenchError(f"The styles layout shows one metric; name one of {', '.join(wanted)} with --metrics.")
-    by, found = ROW[1:], numbers(source.done, source.images, wanted[0])
-    kinds = sorted(found.frame.dataset.unique())
-    grids = {kind: cells(_part(found, found.frame.dataset == kind), by, ["backbone"]) for kind in kinds}
+    by, found = POOLED, numbers(source.done, source.images, wanted[0])
+    blocks = ["backbone", "form", "evaluation"]
+    kinds = sorted(found.frame.base.unique())
+    grids = {kind: cells(_part(found, found.frame.base == kind), by, blocks) for kind in kinds}
     ranked = grids.copy()
     if len(kinds) > 1:
-        everywhere = found.frame.groupby(by, dropna=False).dataset.transform("nunique") == len(kinds)
-        grids[f"all {len(kinds)}"] = cells(_part(found, everywhere), by, ["backbone"])
+        everywhere = found.frame.groupby(by, dropna=False).base.transform("nunique") == len(kinds)
+        grids[f"all {len(kinds)}"] = cells(_part(found, everywhere), by, blocks)
     model = _rows(source, by)
     marks = tuple(mark for note in source.notes(wanted)[wanted[0]] for mark in model.mark(note))
     model.shared = ", ".join(filter(None, [f"{wanted[0]}{ARROWS[found.up]}", model.shared]))
@@ -206,7 +208,7 @@ def _rank(model: TableModel, grids: Mapping[str, Mapping[Any, Value]], up: bool 
 
 def _model(source: Source, names: Sequence[str] | None, by: list[str], bold: bool = True) -> TableModel:
     """A row for each of `by`, a column for each metric."""
-    blocks = [key for key in ("dataset", "backbone") if key in by]
+    blocks = [key for key in ("dataset", "backbone", "form", "evaluation") if key in by]
     model, grids, columns = _rows(source, by), {}, source.columns(names)
     notes = source.notes(columns)
     for name in columns:
@@ -244,13 +246,13 @@ def _lines(source: Source, by: list[str]) -> pd.DataFrame:
 
     groups = source.done.drop_duplicates(["run_id", "strength"]).groupby(by, dropna=False)
     done = pd.concat([groups.size().rename("n"), groups.deviations.agg(frames.all_of)], axis=1)
-    kinds, most = groups.dataset.nunique(), source.done.dataset.nunique()
+    kinds, most = groups.base.nunique(), source.done.base.nunique()
     if "dataset" not in by:
         done["fewer"] = [FEWER.format(k=k, most=most) if k < most else "" for k in kinds]
     other = source.scores[source.scores.status != "done"].groupby([*by, "status", "reason"], dropna=False)
     parts = [done.reset_index().assign(status="done"), other.size().rename("n").reset_index()]
     lines = pd.concat([part for part in parts if len(part)])
-    order = [key for key in ("dataset", "method", "settings", "strength", "seed") if key in by]
+    order = [key for key in ("dataset", "form", "evaluation", "method", "settings", "strength", "seed") if key in by]
     return lines.reindex(columns=[*by, "n", "deviations", "fewer", "status", "reason"]).sort_values(order)
 
 

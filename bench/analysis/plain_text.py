@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.analysis.frames import CELL
 from bench.analysis.shown_columns import choose
+from bench.analysis.variants import DEFAULT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,8 @@ def _dicts(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def shown_keys(rows: pd.DataFrame) -> tuple[str, list[str]]:
     """A line of what is the same everywhere, and the columns that tell the lines apart."""
-    keys = [key for key in ("method", "dataset", "backbone", "strength", "seed", "n") if key in rows]
+    order = ("method", "dataset", "form", "evaluation", "backbone", "strength", "seed", "n")
+    keys = [key for key in order if key in rows and not (rows[key] == DEFAULT).all()]
     same = [key for key in keys if key not in CELL[:2] and rows[key].nunique(dropna=False) == 1]
     shared = ", ".join(f"{key} {_text(rows[key].iloc[0])}" for key in same)
     if (rows.groupby(["method", "backbone"], dropna=False).settings.nunique() > 1).any():

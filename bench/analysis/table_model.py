@@ -7,12 +7,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import frames, statistics
+from bench.analysis import frames, statistics, variants
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ROW = ["dataset", "method", "backbone", "settings", "strength"]  # what a row is, besides the seeds it averages over
+POOLED = ["form", "evaluation", *ROW[1:]]  # what a row is that pools datasets
+ABOUT_RUN = [*ROW, *variants.COLUMNS, "seed", "run_id"]
 RUN_LEVELS = ("dataset", "seed")
 ABOUT = ("_se", "_null")  # endings of numbers about another number: nobody wins in them
 
@@ -91,10 +93,10 @@ def numbers(scores: pd.DataFrame, images: pd.DataFrame, column: str) -> Numbers:
     name, _, network = column.partition(" [")
     if name in frames.COST:
         rows = scores.drop_duplicates(keys)
-        return Numbers(rows.assign(value=rows[name])[[*ROW, "seed", "run_id", "value"]], RUN_LEVELS, None, costs=True)
+        return Numbers(rows.assign(value=rows[name])[[*ABOUT_RUN, "value"]], RUN_LEVELS, None, costs=True)
     of_net = scores[scores.network.fillna("") == network.removesuffix("]")]
     lines = of_net[of_net.metric == name].drop_duplicates(keys, keep="last")
-    rows = lines[[*ROW, "seed", "run_id", "value"]]
+    rows = lines[[*ABOUT_RUN, "value"]]
     up = lines.higher_is_better.dropna().astype(bool)
     each = _per_image(rows, images, name)
     direction = bool(up.iloc[0]) if len(up) and not name.endswith(ABOUT) else None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import frames, shown_columns
+from bench.analysis import frames, shown_columns, variants
 from bench.analysis.table_model import ROW, Column, Row, TableModel
 from bench.report.command import command
 from bench.store.record import Record, Store
@@ -32,11 +32,17 @@ def chosen(
     return [record for record in records if record.run_id in wanted], lines
 
 
-def cells(records: Sequence[Record], root: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """One dictionary per record; provenances are shared, so each stands once and cells hold its place."""
+def cells(
+    records: Sequence[Record], root: Path, datasets: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """One dictionary per record; provenances are shared, so each stands once and cells hold its place.
+
+    `datasets` are the datasets' labels by run id.
+    """
     places: dict[str, int] = {}
     shared: list[dict[str, Any]] = []
-    return [_cell(record, root, places, shared) for record in records], shared
+    made = [_cell(record, root, places, shared) for record in records]
+    return [cell | {"dataset": datasets[cell["id"]]} for cell in made], shared
 
 
 def _cell(record: Record, root: Path, places: dict[str, int], shared: list[dict[str, Any]]) -> dict[str, Any]:
@@ -47,7 +53,7 @@ def _cell(record: Record, root: Path, places: dict[str, int], shared: list[dict[
         shared.append(common)
     return {
         "id": record.run_id,
-        **{key: frames.name_of(record.config.get(key)) for key in ("method", "dataset", "backbone", "seed")},
+        **{key: variants.name_of(record.config.get(key)) for key in ("method", "backbone", "seed")},
         "settings": frames.settings_hash(record.config),
         "status": record.status,
         "reason": record.reason,

@@ -87,6 +87,11 @@ class Gathered:
         return layouts.Source(self.lines, images[images.run_id.isin(self.lines.run_id)], self.wishes.mix)
 
     @cached_property
+    def datasets(self) -> dict[str, str]:
+        """Run id -> the label of its dataset."""
+        return dict(zip(self.lines.run_id, self.lines.dataset, strict=True))
+
+    @cached_property
     def configs(self) -> layouts.Configs:
         return {record.run_id: record.config for record in self.records}
 
@@ -129,7 +134,8 @@ def gathered(wishes: Wishes) -> Gathered:
         raise BenchError(
             f"No record below {wishes.root} meets --where {' '.join(wishes.conditions)}; see python -m bench.table."
         )
-    shown = galleries(records, wishes.root, [wishes.metric] if wishes.metric else settings()["gallery"])
+    names = dict(zip(lines.run_id, lines.dataset, strict=True))
+    shown = galleries(records, wishes.root, [wishes.metric] if wishes.metric else settings()["gallery"], names)
     _check_metric(shown, wishes.metric)
     return Gathered(wishes, records, lines, shown)
 
@@ -156,7 +162,7 @@ def _check_metric(shown: Sequence[Gallery], metric: str | None) -> None:
 
 def _content(found: Gathered) -> dict[str, Any]:
     records, wishes, shown = found.records, found.wishes, found.galleries
-    cells, provenances = gather.cells(records, wishes.root)
+    cells, provenances = gather.cells(records, wishes.root, found.datasets)
     return {
         **found.drawn,
         "comparisons": [(title, _markup(formats.html_table(model))) for title, _, model in found.comparisons],
