@@ -92,8 +92,8 @@ def sections(options: argparse.Namespace, table: pd.DataFrame) -> list[tuple[pd.
             errors.append((words, error))
     if not made:
         raise errors[0][1]
-    for words, error in errors:
-        made[-1][1].reasons.append(f"Records of another evaluation ({words}) are not shown: {error}")
+    for words, reason in errors:
+        made[-1][1].reasons.append(f"Records of another evaluation ({words}) are not shown: {reason}")
     return made
 
 

@@ -209,7 +209,8 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
         column = today(name.removesuffix("!"))
         if not equals or column not in table:
             raise BenchError(
-                f"--where takes column=value[,value] or column!=value with a column of {', '.join(table)}; got {condition!r}."
+                "--where takes column=value[,value] or column!=value with a column of "
+                f"{', '.join(table)}; got {condition!r}."
             )
         texts = table[column].map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
         met = {text for text in texts.unique() if _meets(text, wanted, column)}

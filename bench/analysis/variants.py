@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"  # as the dataset.yaml says
 COLUMNS = ["content", "base", "form", "evaluation"]  # base: the name, with the place of the user's own files
-KEPT = ["content", "place", "form", "evaluation", "evaluation_hash"]  # of a record
+KEPT = ["content", "place", "form", "described", "evaluation", "evaluation_hash"]  # of a record
 PLACES = ("root", "pair", "references", "person", "background", "auxiliary", "reference_set")
 DRAWN = {"reference_set": "reference set of {}", "reference_seed": "reference set of seed {}"}
 LEARNED = {"pairs": "pair", "references": "reference", "auxiliary": "auxiliary image"}
-WORDS = {"style_words": "style words '{}'", "noun": "noun {}", "oracle": "style function {}", "caption": "captions '{}'"}
+WORDS = {
+    "style_words": "style words '{}'",
+    "noun": "noun {}",
+    "oracle": "style function {}",
+    "caption": "captions '{}'",
+}
 
 
 def of_config(config: Mapping[str, Any]) -> dict[str, str]:
@@ -37,10 +42,12 @@ def of_config(config: Mapping[str, Any]) -> dict[str, str]:
     spec = (config.get("requested") or {}).get("dataset") or {}
     known = _described(str(spec.get("name"))) if spec else {}
     changed = {key: value for key, value in spec.items() if key in known and not _same(value, known[key])}
-    about = {"content": content or "", "place": "\n".join(_paths(changed))}
-    about |= {"form": ", ".join(_form(changed, known)), "evaluation": ", ".join(_evaluation(changed, known))}
-    drawn = {key: (spec.get("rendered") or {}).get(key) for key in DRAWN}
-    drawn |= {key: spec.get(key) for key in ("prompts", "seeds", "controls")}
+    place, described = "\n".join(_paths(changed)), list(_described_as(changed))
+    form = [*_form(changed, known), *([] if place else described)]  # the user's own files are always described anew
+    about = {"content": str(content or ""), "place": place, "form": ", ".join(form)}
+    about |= {"described": ", ".join(described), "evaluation": ", ".join(_evaluation(changed, known))}
+    drawn = {key: _mapping(spec.get("rendered")).get(key) for key in DRAWN}
+    drawn |= {key: spec.get(key) for key in ("prompts", "seeds")}
     return about | {"evaluation_hash": digest(drawn, 6)}
 
 
@@ -69,11 +76,17 @@ def _form(changed: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]
     for key, value in _rendered(changed, known).items():
         if key not in DRAWN:
             yield _counted(value, LEARNED[key]) if key in LEARNED else f"drawn with {key} {value}"
+
+
+def _described_as(changed: Mapping[str, Any]) -> Iterator[str]:
+    """How the images are described, and what they are compared with as unrelated ones."""
     for key, words in WORDS.items():
         if key in changed:
             yield words.format(changed[key]) if changed[key] is not None else f"no {words.partition(' {')[0]}"
     if "person_nouns" in changed:
         yield "other person nouns"
+    if "controls" in changed:
+        yield "other controls"
 
 
 def _evaluation(changed: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
@@ -81,8 +94,6 @@ def _evaluation(changed: Mapping[str, Any], known: Mapping[str, Any]) -> Iterato
     for key in ("prompts", "seeds"):
         if key in changed:
             yield _list(changed[key], known[key], key.removesuffix("s"))
-    if "controls" in changed:
-        yield "other controls"
     for key, value in _rendered(changed, known).items():
         if key in DRAWN:
             yield DRAWN[key].format(value)
@@ -92,6 +103,8 @@ def _list(value: Any, known: Any, noun: str) -> str:
     """ "1 prompt"; "12 other prompts" where their number does not tell; "prompts of list.csv" for a file."""
     if isinstance(value, Mapping):
         return f"{noun}s of {Path(str(value.get('file'))).name}"
+    if not isinstance(value, (list, tuple)):
+        return f"other {noun}s"
     same = isinstance(known, (list, tuple)) and len(known) == len(value)
     return _counted(len(value), f"other {noun}" if same else noun)
 
@@ -101,11 +114,12 @@ def _counted(number: Any, noun: str) -> str:
 
 
 def _rendered(changed: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    made, usual = changed.get("rendered"), known.get("rendered")
-    if not isinstance(made, Mapping):
-        return {}
-    usual = usual if isinstance(usual, Mapping) else {}
+    made, usual = (_mapping(spec.get("rendered")) for spec in (changed, known))
     return {key: value for key, value in made.items() if not _same(value, usual.get(key))}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _paths(changed: Mapping[str, Any]) -> list[str]:
@@ -151,7 +165,9 @@ def _labels(lines: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, str], dict[st
     made = [{**line, "base": base} for line, base in zip(lines, _bases(lines), strict=True)]
     otherwise = [line for line in made if line["evaluation"]]
     _tell_apart(otherwise, ("dataset", "evaluation"), "evaluation_hash", "evaluation", "set {}")
-    _tell_apart(made, ("base", "form", "evaluation"), "content", "form", "content {}")
+    same = ("base", "form", "evaluation")
+    _tell_apart(made, same, "described", "form", "{}")
+    _tell_apart(made, same, "content", "form", "content {}")
     return {(line["dataset"], line["content"]): _named(line) for line in made}
 
 
@@ -166,14 +182,15 @@ def _bracketed(base: Any, words: str) -> str:
 
 
 def _tell_apart(lines: Iterable[dict[str, Any]], same: Sequence[str], by: str, at: str, word: str) -> None:
-    """Lines that are the same in words but not in `by` get the first letters of it; the words may be empty."""
+    """Lines that are the same in words but not in `by` get it, too; of a hash the first letters."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for line in lines:
         groups.setdefault(tuple(line[key] for key in same), []).append(line)
     for group in groups.values():
         if len({line[by] for line in group}) > 1:
             for line in group:
-                line[at] = ", ".join(filter(None, (line[at], word.format(line[by][:6] or "unknown"))))
+                more = line[by] if by == "described" else line[by][:6] or "unknown"
+                line[at] = ", ".join(filter(None, (line[at], more and word.format(more))))
 
 
 def _bases(lines: Sequence[Mapping[str, Any]]) -> list[Any]:
