@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LABELS = (
     "name",
+    "title",
     "version",
     "strength_sweep",
     "curve",
