@@ -80,10 +80,10 @@ def _alike(cells: Mapping[str, Work]) -> None:
 
 def _label(lines: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -> Any:
     """What names a row: method and strength, and what tells its settings and its training seed from those of others."""
-    from bench.analysis import layouts
+    from bench.analysis import settings_in_words
 
     rows = set(zip(lines.method, lines.settings, strict=True))
-    names = layouts.labels(rows, layouts.by_settings(configs))
+    names = settings_in_words.labels(rows, settings_in_words.by_settings(configs))
     several = lines.seed.nunique() > 1
     return lambda row: (
         f"{names[row.method, row.settings]} {row.strength:g}" + (f" seed {row.seed:g}" if several else "")

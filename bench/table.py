@@ -130,7 +130,8 @@ def _source(options: argparse.Namespace, table: pd.DataFrame) -> Source:
     from bench.analysis import layouts
 
     per_image = images(options.results)
-    return layouts.Source(table, per_image[per_image.run_id.isin(table.run_id)], options.mix)
+    chosen = per_image[per_image.run_id.isin(table.run_id)]
+    return layouts.Source(table, chosen, options.mix, lambda: configs(options.results, table))
 
 
 def compared(options: argparse.Namespace, table: pd.DataFrame) -> Requested:

@@ -45,6 +45,7 @@ class Cmmd(Metric):
             "Jayasumana et al. 2024",
             "1000 x MMD^2",
             "0",
+            heading="CMMD, biased",
         ),
         "cmmd_u": Quantity(
             "CLIP maximum mean discrepancy, unbiased",
@@ -53,6 +54,7 @@ class Cmmd(Metric):
             "Jayasumana et al. 2024, unbiased form",
             "1000 x MMD^2",
             "0",
+            heading="CMMD",
         ),
         "cmmd_u_se": Quantity(
             "Standard error of cmmd_u",
@@ -61,6 +63,7 @@ class Cmmd(Metric):
             "jackknife of U-statistics",
             "1000 x MMD^2",
             "an error bar, not a score",
+            heading="CMMD error",
         ),
     }
 

@@ -32,6 +32,7 @@ class Diversity(Metric):
             "0 and above",
             "Zhang et al. 2018 for d",
             "LPIPS",
+            heading="LPIPS diversity",
         ),
         "lpips_diversity_rel": Quantity(
             "LPIPS diversity relative to the backbone",
@@ -40,6 +41,7 @@ class Diversity(Metric):
             "this project",
             "ratio",
             "1: as varied as the backbone",
+            heading="Relative diversity",
         ),
     }
 

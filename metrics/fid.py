@@ -83,7 +83,7 @@ def frechet_null(reference: np.ndarray, n: int) -> tuple[float, int]:
     return float(np.mean(values)), size
 
 
-def frechet_quantities(id: str, name: str, source: str) -> dict[str, Quantity]:
+def frechet_quantities(id: str, name: str, source: str, heading: str) -> dict[str, Quantity]:
     """The distance and its null as docs/metrics.md describes them."""
     unit, formula = "squared feature distance", "norm(mu - mu_r)^2 + tr(C + C_r - 2 (C C_r)^(1/2))"
     again, reading = (
@@ -91,8 +91,12 @@ def frechet_quantities(id: str, name: str, source: str) -> dict[str, Quantity]:
         f"what a perfect {id} has at this N",
     )
     return {
-        id: Quantity(name, formula, "0 and above; biased upwards at small N", source, unit, f"the value of {id}_null"),
-        f"{id}_null": Quantity(f"Null of {id}", again, "0 and above", "this project", unit, f"no score: {reading}"),
+        id: Quantity(
+            name, formula, "0 and above; biased upwards at small N", source, unit, f"the value of {id}_null", heading
+        ),
+        f"{id}_null": Quantity(
+            f"Null of {id}", again, "0 and above", "this project", unit, f"no score: {reading}", f"{heading}, null"
+        ),
     }
 
 
@@ -129,5 +133,5 @@ class Fid(Frechet):
     label = "fid"
     higher_is_better: ClassVar = {"fid": False, "fid_null": False}
     quantities: ClassVar = frechet_quantities(
-        "fid", "Frechet inception distance", "Heusel et al. 2017; resizing of Parmar et al. 2022"
+        "fid", "Frechet inception distance", "Heusel et al. 2017; resizing of Parmar et al. 2022", "FID"
     )

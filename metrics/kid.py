@@ -69,6 +69,7 @@ class Kid(Metric):
             "Binkowski et al. 2018",
             "1000 x MMD^2",
             "0",
+            heading="KID",
         ),
         "kid_se": Quantity(
             "Standard error of kid",
@@ -77,6 +78,7 @@ class Kid(Metric):
             "Binkowski et al. 2018 for kid; jackknife of U-statistics",
             "1000 x MMD^2",
             "an error bar, not a score",
+            heading="KID error",
         ),
     }
 

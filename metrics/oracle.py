@@ -43,10 +43,22 @@ def truth_quantities(kind: str, distance: str, unit: str) -> dict[str, Quantity]
     share = "no bounds; 0 is the backbone, 1 is the ground truth, negative is farther away than the backbone"
     return {
         f"oracle_{kind}": Quantity(
-            f"Distance to the ground-truth style, {distance}", "mean D(y, S(y0))", "0 and above", source, unit, "0"
+            f"Distance to the ground-truth style, {distance}",
+            "mean D(y, S(y0))",
+            "0 and above",
+            source,
+            unit,
+            "0",
+            f"Truth distance, {distance}",
         ),
         f"gap_closed_{kind}": Quantity(
-            f"Gap closed, {distance}", "1 - mean D(y, S(y0)) / mean D(y0, S(y0))", share, source, "fraction", "1"
+            f"Gap closed, {distance}",
+            "1 - mean D(y, S(y0)) / mean D(y0, S(y0))",
+            share,
+            source,
+            "fraction",
+            "1",
+            f"Gap closed, {distance}",
         ),
     }
 

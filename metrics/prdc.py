@@ -60,6 +60,7 @@ class Prdc(Metric):
             "0 to 1",
             "Kynkaanniemi et al. 2019",
             "share",
+            heading="Precision",
         ),
         "recall": Quantity(
             "Recall",
@@ -67,15 +68,22 @@ class Prdc(Metric):
             "0 to 1",
             "Kynkaanniemi et al. 2019",
             "share",
+            heading="Recall",
         ),
         "density": Quantity(
             "Density",
             "mean over y of the number of fifth-neighbour balls of r around it, / 5",
             "0 and above; about 1 for equal sets",
             "Naeem et al. 2020",
+            heading="Density",
         ),
         "coverage": Quantity(
-            "Coverage", "share of fifth-neighbour balls of r that hold some y", "0 to 1", "Naeem et al. 2020", "share"
+            "Coverage",
+            "share of fifth-neighbour balls of r that hold some y",
+            "0 to 1",
+            "Naeem et al. 2020",
+            "share",
+            heading="Coverage",
         ),
     }
 

@@ -74,6 +74,7 @@ class StyleGram(StyleMetric):
             "no bounds; negative is closer",
             "Gatys et al. 2016",
             "Gram distance",
+            heading="Gram distance gain",
         ),
         "style_gram_gap": Quantity(
             "Discrimination gap of style_gram",
@@ -82,6 +83,7 @@ class StyleGram(StyleMetric):
             "this project",
             "Gram distance",
             CHECK,
+            heading="Gram check",
         ),
     }
 
@@ -105,8 +107,11 @@ def style_quantities(id: str, network: str, source: str) -> dict[str, Quantity]:
             f"{source}; as a difference: this project",
             unit,
             truth,
+            f"{network} style gain",
         ),
-        f"{id}_gap": Quantity(f"Discrimination gap of {id}", gap, bounds, "this project", unit, CHECK),
+        f"{id}_gap": Quantity(
+            f"Discrimination gap of {id}", gap, bounds, "this project", unit, CHECK, f"{network} style check"
+        ),
     }
 
 

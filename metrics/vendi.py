@@ -35,6 +35,7 @@ class Vendi(Metric):
             "1 to N",
             "Friedman and Dieng 2023",
             "effective number of images",
+            heading="Vendi",
         ),
         "vendi_rel": Quantity(
             "Vendi score relative to the backbone",
@@ -43,6 +44,7 @@ class Vendi(Metric):
             "this project",
             "ratio",
             "1: as varied as the backbone",
+            heading="Relative Vendi",
         ),
     }
 

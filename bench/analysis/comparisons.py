@@ -18,8 +18,9 @@ import numpy as np
 
 from bench.analysis import resampling, statistics
 from bench.analysis.closeness import NOTHING, Side, closeness, pair_of, prompts_of
-from bench.analysis.layouts import ARROWS, ONE, Configs, Source, by_settings, labels
+from bench.analysis.layouts import ARROWS, ONE, Source
 from bench.analysis.matched import Matched, of_datasets, of_pair
+from bench.analysis.settings_in_words import Configs, by_settings, labels
 from bench.analysis.table_model import Column, Numbers, Row, TableModel, Value, numbers
 from bench.cell import default_strength_of
 from bench.contracts import BenchError, Impossible

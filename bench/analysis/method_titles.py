@@ -30,7 +30,7 @@ def _settings(name: str) -> Mapping[str, Any]:
 
 
 def title(name: str) -> str:
-    """"Pair Customization" for pair, as its yaml says; else the name itself."""
+    """ "Pair Customization" for pair, as its yaml says; else the name itself."""
     return str(_settings(str(name)).get("title") or name)
 
 
@@ -49,4 +49,4 @@ def _settings_with_base(name: str) -> Mapping[str, Any]:
     merged: dict[str, Any] = {}
     for base in bases:
         merged |= _settings_with_base(base)
-    return merged | own
+    return {**merged, **own}

@@ -40,6 +40,11 @@ def per_image() -> dict[str, str]:
     return _settings_of_tables()["per_image"]
 
 
+def groups() -> dict[str, list[str]]:
+    """Title of a group of columns -> patterns of their ids, from conf/table.yaml."""
+    return _settings_of_tables()["groups"]
+
+
 def choose(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[str]:
     """Columns to show: the headline, those named (without or with their network), or ["all"] that hold a number."""
     have = [column for column in metric_columns(rows) if rows[column].notna().any()]

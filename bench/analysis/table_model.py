@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import frames, statistics, variants
+from bench.analysis import frames, method_titles, statistics, variants
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,10 +38,17 @@ class Column:
     network: str | None = None
     up: bool | None = None  # whether higher is better
     marks: tuple[int, ...] = ()
+    heading: str = ""  # what is shown for the name, with scale and unit
+    ideal: float | None = None  # the best value, where neither higher nor lower is best
+    group: str = ""  # where a wide table is split
 
     @property
     def full(self) -> str:
         return f"{self.name} [{self.network}]" if self.network else self.name
+
+    @property
+    def title(self) -> str:
+        return self.heading or self.name
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Row:
     marks: tuple[int, ...] = ()
     runs: int = 1
     reason: str = ""  # why it has no numbers
+    bound: str = ""  # "floor" or "ceiling": it stands below a rule and does not compete
 
 
 @dataclass
@@ -127,7 +135,9 @@ def cells(found: Numbers, by: Sequence[str], blocks: Sequence[str], bold: bool =
     parts = statistics.split(found.frame, by)
     values = {key: _value(part, found) for key, part in parts.items()}
     if bold and found.up is not None:
-        for rows in _blocks(parts, [list(by).index(name) for name in blocks]):
+        place = list(by).index("method")
+        competing = {key: part for key, part in parts.items() if not method_titles.bound(key[place])}  # type: ignore[index]
+        for rows in _blocks(competing, [list(by).index(name) for name in blocks]):
             for key in statistics.leaders(rows, "value", found.levels, found.up):
                 values[key] = replace(values[key], bold=True)
     return values

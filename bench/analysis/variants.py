@@ -187,8 +187,10 @@ def _tell_apart(lines: Iterable[dict[str, Any]], same: Sequence[str], by: str, a
     for line in lines:
         groups.setdefault(tuple(line[key] for key in same), []).append(line)
     for group in groups.values():
-        if len({line[by] for line in group}) > 1:
-            for line in group:
+        known = {line[by] for line in group}
+        if len(known) > 1:
+            alone = len(known - {""}) == 1 and by == "content"  # the one that is known needs no word
+            for line in (line for line in group if not (alone and line[by])):
                 more = line[by] if by == "described" else line[by][:6] or "unknown"
                 line[at] = ", ".join(filter(None, (line[at], more and word.format(more))))
 

@@ -53,6 +53,7 @@ class Quantity:
     source: str  # paper or program that defines it
     unit: str = "none"  # with its scale
     ideal: str = ""  # the best value, or what the number is for when it is not a score
+    heading: str = ""  # of its column in a table, without unit and network; the id where there is none
 
 
 class Metric(ABC):

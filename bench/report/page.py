@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import comparisons, formats, frames, layouts, shown_columns
+from bench.analysis import comparisons, formats, frames, layouts, settings_in_words, shown_columns
 from bench.analysis.table_model import TableModel
 from bench.contracts import BenchError
 from bench.report import gather
@@ -84,7 +84,8 @@ class Gathered:
     @cached_property
     def source(self) -> layouts.Source:
         images = frames.images(self.wishes.root)
-        return layouts.Source(self.lines, images[images.run_id.isin(self.lines.run_id)], self.wishes.mix)
+        chosen = images[images.run_id.isin(self.lines.run_id)]
+        return layouts.Source(self.lines, chosen, self.wishes.mix, lambda: self.configs)
 
     @cached_property
     def datasets(self) -> dict[str, str]:
@@ -92,7 +93,7 @@ class Gathered:
         return dict(zip(self.lines.run_id, self.lines.dataset, strict=True))
 
     @cached_property
-    def configs(self) -> layouts.Configs:
+    def configs(self) -> settings_in_words.Configs:
         return {record.run_id: record.config for record in self.records}
 
     @cached_property
@@ -118,7 +119,7 @@ class Gathered:
     def worded(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows with words in place of the hash of their settings, where words tell those of a method apart."""
         keys = set(zip(self.lines.method, self.lines.settings, strict=True))
-        words = layouts.distinctions(keys, layouts.by_settings(self.configs))
+        words = settings_in_words.distinctions(keys, settings_in_words.by_settings(self.configs))
         return [row | {"settings": words.get((row["method"], row["settings"]), row["settings"])} for row in rows]
 
     @cached_property

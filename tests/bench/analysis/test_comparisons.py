@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bench import table
-from bench.analysis import comparisons, formats, frames, layouts, matched, resampling, shown_columns, statistics
+from bench.analysis import comparisons, formats, frames, layouts, matched, resampling, settings_in_words, shown_columns, statistics
 from bench.analysis.matched import Pair, StrengthSweep
 from bench.contracts import BenchError, Impossible
 from bench.store.record import Record, Store
@@ -104,10 +104,10 @@ def test_what_is_inconclusive_says_how_many_more_and_one_training_says_nothing()
 def test_settings_tell_apart_methods_of_one_name_and_several_networks_are_asked_about():
     keys = [("pair", "aa"), ("pair", "bb"), ("lora", "cc")]
     told = {"aa": {"method": {"name": "pair", "rank": 4}}, "bb": {"method": {"name": "pair", "rank": 8}}, "cc": {}}
-    assert layouts.labels(keys, told) == dict(zip(keys, ["pair rank=4", "pair rank=8", "lora"], strict=True))
-    long = {name: {"method": {"recipe": name * 50}} for name in ("aa", "bb")}
+    assert settings_in_words.labels(keys, told) == dict(zip(keys, ["pair rank=4", "pair rank=8", "lora"], strict=True))
+    long = {name: {"method": {"recipe": name * 80}} for name in ("aa", "bb")}
     for unclear in ({}, long):
-        assert list(layouts.labels(keys, unclear).values()) == ["lora", "pair aa", "pair bb"]
+        assert list(settings_in_words.labels(keys, unclear).values()) == ["lora", "pair aa", "pair bb"]
     records, images = world(seeds=1)
     records[0].scores.append(records[0].scores[1] | {"network": "other"})
     with pytest.raises(BenchError, match=r"several networks; name one of leak \[net\], leak \[other\]"):

@@ -140,9 +140,9 @@ def test_an_ablation_shows_what_differs_in_the_settings():
     records = [cell("one", "dots", s, [score("up_a", steps + s)], steps) for s in range(2) for steps in (5, 50)]
     configs = {record.run_id: record.config for record in records}
     model = layouts.ablation(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a"], configs)
-    place = model.keys.index("recipe.steps")
+    place = model.keys.index("steps")
     assert {row.labels[place]: row.values[0].mean for row in model.rows} == {"5": 5.5, "50": 50.5}
-    assert "settings" not in model.keys and "recipe.lr" not in model.keys
+    assert "settings" not in model.keys and "lr" not in model.keys
     same = layouts.Source(frames.frame(records[::2]), pd.DataFrame())
     with pytest.raises(BenchError, match="same settings"):
         layouts.ablation(same, ["up_a"], configs)

@@ -176,7 +176,7 @@ def test_command_writes_files_that_read_back(records, tmp_path, capsys):
     csv, parquet = pd.read_csv(files["csv"]), pd.read_parquet(files["parquet"])
     assert len(csv) == len(parquet) == 28
     assert csv["up_a [net-a]"].dropna().tolist() == parquet["up_a [net-a]"].dropna().tolist()
-    assert files["markdown"].read_text().startswith("backbone tiny\n\n| method")
+    assert files["markdown"].read_text().startswith("backbone tiny\n\n| Dataset | Method |")
     assert "it needs pairs" in shown and max(map(len, shown.splitlines())) <= 120
 
 
