@@ -116,6 +116,12 @@ def _table(path: Path, lines: Any, words: Any) -> Any:
         return None
 
 
+def trained(table: pd.DataFrame) -> pd.Series:
+    """Whether each line's cell trained anything; where a record does not say, it did."""
+    said = table.score_s.notna() & table.train_s.isna()
+    return ~(said & (table.trainable_parameters.fillna(0) == 0))
+
+
 def long(records: Iterable[Record]) -> pd.DataFrame:
     """Only the numbers: strength, metric, network, value, higher_is_better."""
     table = frame(records)

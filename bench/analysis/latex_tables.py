@@ -101,7 +101,7 @@ def _tex_head(column: Column) -> str:
 
 def _tex_value(value: Value, places: int | None) -> str:
     number, limits = (_tex(part).replace("-", "$-$") for part in figures(value, places))
-    number = rf"\textbf{{{number}}}" if value.bold else number
+    number = rf"\textbf{{{number}}}" if value.bold else rf"\textit{{{number}}}" if value.with_best else number
     return rf"\shortstack[r]{{{number}\\{{\tiny {limits}}}}}" if limits else number
 
 

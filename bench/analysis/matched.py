@@ -9,7 +9,7 @@ y_A linear between neighbouring strengths; where the sweep passes x_B more than 
 strength. Beyond the ends of the sweep there is no answer: nothing is extrapolated.
 
 theta is no mean, so each resample of prompts and training seeds works out both sweeps and the interpolation anew
-(`resampling`); one in which B leaves the sweep counts as beyond both ends of the interval. Effect size, the part
+(`resampling`); one in which B leaves the sweep counts as beyond both ends of the interval. p, effect size, the part
 of the trainings' variance that prompts have counted and "how many more seeds" come from the delta method: near the
 answer theta moves as the mean of (y_A - y_B) - slope (x_A - x_B).
 Shapes: G training seeds, n prompts, S strengths, D resamples.
@@ -114,8 +114,12 @@ def of_datasets(pairs: Sequence[Pair]) -> Matched:
 def _matched(theta: Theta, linear: np.ndarray, level: float) -> Matched:
     rows, columns = (codes.ravel() for codes in np.indices(linear.shape))
     made = resampling.mean(linear.ravel(), rows, columns)
-    low, high = resampling.limits(made.value, errors(theta, made, made.outer_variance))
-    p = resampling.p_value(made.value, errors(theta, made, made.between))  # all of B, as in Mean.p_value
+    draws = errors(theta, made, made.outer_variance)
+    low, high = resampling.limits(made.value, draws)
+    lost = float(np.isnan(draws).mean()) if len(draws) else 0.0
+    p = float(
+        np.maximum(made.p_value(), min(1.0, 2 * lost))
+    )  # NaN stays; a draw without an answer counts on both sides
     spread = float(linear.std(ddof=1)) if linear.size > 1 else 0.0
     return Matched(level, made.value, low, high, p, made, made.value / spread if spread > 0 else math.nan)
 

@@ -54,6 +54,7 @@ class Quantity:
     unit: str = "none"  # with its scale
     ideal: str = ""  # the best value, or what the number is for when it is not a score
     heading: str = ""  # of its column in a table, without unit and network; the id where there is none
+    target: float | None = None  # the ideal where it is a value: then the number nearest to it is the best one
 
 
 class Metric(ABC):
