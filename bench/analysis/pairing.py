@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,11 @@ class Estimate:
     mean: Mean
     units: Mapping[str, int]
     covers: tuple[str, ...]
-    lines: Lines
+    values: np.ndarray = field(default_factory=lambda: np.empty(0))  # (N,) what the mean is of, where that is known
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
 
     @property
     def general(self) -> bool:
@@ -139,7 +143,7 @@ def estimate(lines: Lines, levels: Sequence[str]) -> Estimate:
     """The mean of lines with its own error, the units of each level, and the levels that the error covers."""
     units = {level: len(np.unique(lines.codes[LEVELS.index(level)])) for level in levels}
     if not len(lines.values):
-        return Estimate(Mean(math.nan, 0, 0.0, 0.0, np.empty(0)), units, (), lines)
+        return Estimate(Mean(math.nan, 0, 0.0, 0.0, np.empty(0)), units, ())
     outer = next((level for level in levels if level != "prompt" and units[level] > 1), None)
     above = [level for level in levels if level != "prompt"]
     covers = above[above.index(outer) :] if outer else [] if lines.trained else [UNTRAINED]
@@ -147,7 +151,7 @@ def estimate(lines: Lines, levels: Sequence[str]) -> Estimate:
     se = 0.0 if outer == "dataset" else _shared_error(lines)  # independent over styles, so in their spread
     prompt = "prompt" if "prompt" in levels else None
     made = resampling.mean(lines.values, _compact(lines, outer), _compact(lines, prompt), se)
-    return Estimate(made, units, tuple(covers), lines)
+    return Estimate(made, units, tuple(covers), lines.values)
 
 
 # --- how

@@ -103,7 +103,7 @@ def interval(frame: pd.DataFrame, value: str, levels: Sequence[str] = LEVELS) ->
 
 def interval_of(made: Estimate) -> Interval:
     """The interval of a row of a block."""
-    return Interval(made.mean.value, *made.mean.limits(), len(made.lines.values), made.units, made.covers)
+    return Interval(made.mean.value, *made.mean.limits(), made.n, made.units, made.covers)
 
 
 def compare(
@@ -226,7 +226,7 @@ def _select(frame: pd.DataFrame, row: str | Mapping[str, object]) -> pd.DataFram
 
 
 def _comparison(made: Estimate) -> Comparison:
-    mean, values = made.mean, made.lines.values
+    mean, values = made.mean, made.values
     spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
     effect = mean.value / spread if spread > 0 else math.nan
     p = mean.p_value()

@@ -201,7 +201,7 @@ def test_an_untrained_method_has_one_training_whatever_its_seeds():
         rows = Rows(statistics.split(part, ["method"]), "x")
         mean = rows.row(("bb",))
         assert mean.covers == ("untrained", "prompt") and mean.general and mean.mean.between == 0
-        assert len(mean.lines.values) == 24
+        assert mean.n == 24
         made = rows.pair(("a",), ("bb",))
         assert made.mean.between == pytest.approx(frame[frame.method == "a"].groupby("seed").x.mean().var() / 3)
         assert made.mean.value == pytest.approx(frame.groupby("method").x.mean().diff().iloc[-1] * -1)
