@@ -34,7 +34,6 @@ class Best:
     best: Hashable
     with_best: frozenset[Hashable]  # without the best itself
     separated: frozenset[Hashable]
-    p: dict[Hashable, float]  # of each row: that it is the best
 
     @property
     def bold(self) -> Hashable | None:
@@ -52,11 +51,10 @@ def best(rows: Rows, keys: Sequence[Hashable], up: bool, target: float | None = 
     tails = _tails(rows, names, up, target)  # (K, K): p that column is not better than row
     apart = [_side(known[key], up, target) for key in names]
     covariance = _covariance([known[key] for key in names], apart)
-    p = {key: _joint(tails[i], covariance, i) for i, key in enumerate(names)}
     values = [abs(known[k].mean.value - target) if target is not None else known[k].mean.value for k in names]
     first = names[int(np.argmax(values) if up and target is None else np.argmin(values))]
-    separated = frozenset(key for key in names if p[key] < ALPHA and key != first)
-    return Best(first, frozenset(names) - separated - {first}, separated, p)
+    behind = {key for i, key in enumerate(names) if _separated(tails[i], covariance, i)} - {first}
+    return Best(first, frozenset(names) - behind - {first}, frozenset(behind))
 
 
 def nearness(minus: Mean, plus: Mean, target: float) -> tuple[float, float]:
@@ -97,6 +95,14 @@ def _covariance(rows: Sequence[Estimate], signs: Sequence[float]) -> np.ndarray:
     made = (shared * np.array(signs)[:, None]) @ (shared * np.array(signs)[:, None]).T / max(n * (n - 1), 1)
     own = [row.mean.variance - (row.mean.prompt_variance if len(row.mean.prompts) == n else 0.0) for row in rows]
     return made + np.diag(np.maximum(own, 0.0))
+
+
+def _separated(tails: np.ndarray, covariance: np.ndarray, i: int) -> bool:
+    """Whether some other row is better beyond chance; the joint distribution is needed between Bonferroni's bounds."""
+    least = np.delete(tails, i).min()
+    if least >= ALPHA or least * (len(tails) - 1) < ALPHA:
+        return bool(least < ALPHA)
+    return _joint(tails, covariance, i) < ALPHA
 
 
 def _joint(tails: np.ndarray, covariance: np.ndarray, i: int) -> float:

@@ -68,7 +68,7 @@ class Source:
         scored = scored[scored.column.isin(columns)]
         mixed = fingerprints.check(scored, shown_columns.observed(), self.mix)
         said = [{name: f"unlike numbers share this column: {text}" for name, text in mixed.items()}]
-        said.append(fingerprints.publishable(scored))
+        said.append(fingerprints.publishable(scored, self.done))
         return {column: [notes[column] for notes in said if column in notes] for column in columns}
 
 
