@@ -67,7 +67,8 @@ class Estimate:
 class Rows:
     """The rows of one block, whose variances over trainings are moderated by each other (`analysis.moderation`).
 
-    Raises BenchError when a row has several values of the same units, or units of a level that is not among `levels`.
+    Raises BenchError when a row has several units of a level that is not among `levels`, and when one that is compared
+    has several values of the same units.
     """
 
     def __init__(self, rows: Mapping[Hashable, pd.DataFrame], value: str, levels: Sequence[str] = LEVELS):
@@ -191,11 +192,6 @@ def _row(part: pd.DataFrame, value: str, codes: np.ndarray, sizes: np.ndarray) -
     errors = part[f"{value}_se"].to_numpy(dtype=np.float64) if f"{value}_se" in part else np.full(len(part), np.nan)
     keys = np.ravel_multi_index(tuple(codes[[0, 2, 3, 1]]), tuple(sizes[[0, 2, 3, 1]])) if len(part) else codes[0]
     order = np.argsort(keys, kind="stable")
-    if (np.diff(keys[order]) == 0).any():
-        raise BenchError(
-            f"A row to compare has several values of {value!r} for the same style, training seed, prompt and "
-            "evaluation seed; tell its lines apart, for example with {'method': ..., 'strength': ...}."
-        )
     if not trained:
         keys, codes = keys // sizes[1], codes * np.array([[1], [0], [1], [1]])
     return Lines(values, codes, keys, errors, int(sizes[1]), trained).at(order)
@@ -213,6 +209,12 @@ def _met(a: Lines, b: Lines, sign: int) -> Lines:
     if not a.trained and b.trained:
         turned = _met(b, a, sign)
         return replace(turned, values=turned.values * sign)
+    for lines in (a, b):
+        if (np.diff(lines.keys) == 0).any():
+            raise BenchError(
+                "A row to compare has several values for the same style, training seed, prompt and evaluation seed; "
+                "tell its lines apart, for example with {'method': ..., 'strength': ...}."
+            )
     at, on = _places(a, b)
     a, b = a.at(at), b.at(on)
     return replace(a, values=a.values + sign * b.values, errors=np.hypot(a.errors, b.errors))
