@@ -153,6 +153,8 @@ def _model(source: Source, names: Sequence[str] | None, by: list[str], bold: boo
     """A row for each of `by`, a column for each metric."""
     blocks = [key for key in ("dataset", "backbone", "form", "evaluation") if key in by]
     model, grids, columns = _rows(source, by), {}, source.columns(names)
+    if names in (None, ["all"]):
+        columns = shown_columns.by_group(columns)
     notes = source.notes(columns)
     for name in columns:
         found = numbers(source.done, source.images, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,17 @@ def per_image() -> dict[str, str]:
 def groups() -> dict[str, list[str]]:
     """Title of a group of columns -> patterns of their ids, from conf/table.yaml."""
     return _settings_of_tables()["groups"]
+
+
+def group(name: str) -> str:
+    """The group of a column by its id; "" where it has none."""
+    return next((title for title, ids in groups().items() if any(fnmatch(name, one) for one in ids)), "")
+
+
+def by_group(columns: Sequence[str]) -> list[str]:
+    """Columns in their order, those of one group beside each other."""
+    order = list(dict.fromkeys(group(_bare(column)) for column in columns))
+    return sorted(columns, key=lambda column: order.index(group(_bare(column))))
 
 
 def choose(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[str]:

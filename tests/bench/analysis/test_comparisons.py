@@ -8,7 +8,17 @@ import pandas as pd
 import pytest
 
 from bench import table
-from bench.analysis import comparisons, formats, frames, layouts, matched, resampling, settings_in_words, shown_columns, statistics
+from bench.analysis import (
+    comparisons,
+    formats,
+    frames,
+    layouts,
+    matched,
+    resampling,
+    settings_in_words,
+    shown_columns,
+    statistics,
+)
 from bench.analysis.matched import Pair, StrengthSweep
 from bench.contracts import BenchError, Impossible
 from bench.store.record import Record, Store

@@ -79,7 +79,8 @@ def test_a_broken_or_older_index_is_made_again(tmp_path, damage, monkeypatch):
     frames.load(tmp_path)
     if damage is None:
         monkeypatch.setattr(frames, "VERSION", "2")
-        monkeypatch.setattr(frames, "_typed", lambda lines, *more: pd.DataFrame({"folder": ["cell"], "value": [9.0]}))
+        made = frames._typed
+        monkeypatch.setattr(frames, "_typed", lambda lines, *more: made(lines, *more).assign(value=9.0)[:1])
         assert frames.load(tmp_path).value.tolist() == [9.0]
     else:
         (tmp_path / ".index" / "scores.parquet").write_bytes(damage)
