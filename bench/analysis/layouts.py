@@ -58,7 +58,7 @@ class Source:
         return self.scores[self.scores.status == "done"]
 
     def columns(self, names: Sequence[str] | None) -> list[str]:
-        return shown_columns.choose(frames.wide(self.scores), names)
+        return shown_columns.among(frames.filled(self.scores), names)
 
     def notes(self, columns: Sequence[str]) -> dict[str, list[str]]:
         """Column -> what must be said of its numbers. Raises BenchError for unlike ones that nobody asked to mix."""

@@ -59,9 +59,13 @@ def by_group(columns: Sequence[str]) -> list[str]:
 
 def choose(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[str]:
     """Columns to show: the headline, those named (without or with their network), or ["all"] that hold a number."""
-    have = [column for column in metric_columns(rows) if rows[column].notna().any()]
+    return among([column for column in metric_columns(rows) if rows[column].notna().any()], metrics)
+
+
+def among(have: Sequence[str], metrics: Sequence[str] | None = None) -> list[str]:
+    """The same of columns that hold a number."""
     if metrics == ["all"]:
-        return have
+        return list(have)
     wanted = [today(name) for name in metrics or headline()]
     unknown = [
         name for name in (wanted if metrics else []) if name not in {_bare(column) for column in have} | set(have)
