@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import paths
 from bench.analysis import shown_columns
-from bench.analysis.frames import COST, configs, images, load, where, wide
+from bench.analysis.frames import configs, images, load, where, wide
 from bench.analysis.variants import DEFAULT
 from bench.contracts import BenchError
 from bench.environment import one_sentence
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = options.metrics.split(",") if options.metrics else None
     plain = not (names or options.where or options.compare or options.csv or options.parquet)
     first = shown_columns.headline() if plain else None  # the rest is not even read
-    table = where(load(options.results, COST if first is None else first), options.where)
+    table = where(load(options.results, first), options.where)
     if table.empty:
         print("No record.")
         return

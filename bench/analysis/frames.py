@@ -8,7 +8,7 @@ its network's name, so numbers of unlike networks never share one.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,17 +27,22 @@ __all__ = ["CELL", "COST", "SCORE", "SETTINGS", "STATE", "settings_hash"]  # and
 GROUP = ["method", "dataset", "backbone", "settings", "strength"]
 
 
-def load(root: Path | str, costs: Collection[str] = COST) -> pd.DataFrame:
-    """The long table of all records below a folder, through its index; of the costs only those named.
+def load(root: Path | str, only: Collection[str] | None = None) -> pd.DataFrame:
+    """The long table of all records below a folder, through its index. Texts are categories, in their order.
 
-    Texts are categories, in their order.
+    With `only` these metrics and costs are whole; of the others there is a line here and there, and no cost.
     """
     from bench.store import index
 
     def wanted(names: Sequence[str]) -> list[str]:
-        return [name for name in names if name != index.FOLDER and (name not in COST or name in costs)]
+        left_out = {index.FOLDER, stored_rows.FIRST, *([] if only is None else set(COST) - set(only))}
+        return [name for name in names if name not in left_out]
 
-    rows = index.load(root, "scores", "record.json", stored_rows.VERSION, stored_rows.scores, wanted)
+    def some(column: Callable[[str], pd.Series]) -> pd.Series:
+        return column("metric").isin(only) | column(stored_rows.FIRST)
+
+    keep = None if only is None else some
+    rows = index.load(root, "scores", "record.json", stored_rows.VERSION, stored_rows.scores, wanted, keep)
     return variants.labelled(rows)
 
 

@@ -34,8 +34,9 @@ COST = (
 ).split()
 OWN = ["seed", *COST]  # of a record, what is no text
 READ = [*CELL, *variants.KEPT, *SCORE, "default_strength", *STATE, *COST, "fingerprint"]
+FIRST = "first"  # of the index alone: the first line of a record and strength, which stands for its costs
 NO_TEXT = {*OWN, "strength", "value", "higher_is_better", "default_strength"}
-VERSION = f"6 {' '.join(READ)}"  # of the rows in the index; raise the number when they are read otherwise
+VERSION = f"7 {' '.join(READ)}"  # of the rows in the index; raise the number when they are read otherwise
 SETTINGS = ("method", "backbone", "trainer", "sampler")  # parts of a cell's config on which `settings` depends
 
 
@@ -51,8 +52,8 @@ def scores(folders: Sequence[Path]) -> pyarrow.Table:
     made = frame([record for _, record in kept], [name for name, _ in kept])
     texts = {column for column in made if column not in NO_TEXT}
     plain = pyarrow.Table.from_pandas(made[[column for column in made if column not in texts]], preserve_index=False)
-    columns = [_dictionary(made[column]) if column in texts else plain[column] for column in made]
-    return pyarrow.table(dict(zip(made, columns, strict=True)))
+    columns = {column: _dictionary(made[column]) if column in texts else plain[column] for column in made}
+    return pyarrow.table(columns | {FIRST: pyarrow.array(~made.duplicated(["run_id", "strength"]))})
 
 
 def _dictionary(texts: pd.Series) -> pyarrow.DictionaryArray:

@@ -16,6 +16,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,26 +36,38 @@ KEY = b"bench.store.index"
 
 Parse = Callable[[Sequence[Path]], "pyarrow.Table"]  # record folders -> their rows, with the column `folder`
 Read = Callable[[Any], "pyarrow.Table"]  # names of columns, None for all -> these columns
+Keep = Callable[[Callable[[str], "pd.Series"]], "pd.Series"]  # a reader of columns -> which rows are wanted
 Choose = Callable[[Sequence[str]], Sequence[str]]  # names of columns -> those that are wanted
 
 
 def load(
-    root: Path | str, name: str, file: str, version: str, parse: Parse, choose: Choose | None = None
+    root: Path | str,
+    name: str,
+    file: str,
+    version: str,
+    parse: Parse,
+    choose: Choose | None = None,
+    keep: Keep | None = None,
 ) -> pd.DataFrame:
     """The rows of all record folders below root, by folder. `version` is that of the parser: another one reads anew.
 
-    With `choose` only some of the columns are read, where nothing has changed. Texts are categories in their order.
+    `choose` and `keep` say which columns and rows are wanted. Texts are categories, in their order.
     """
+    import pyarrow
+
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the default one keeps what was freed: 40 MB more
     root = Path(root)
     path, found = root / ".index" / f"{name}.parquet", stamps(root, file)
     with _stored(path, version) as (kept, known):
-        rows = _frame(kept.schema_arrow.names, kept.read, choose) if kept is not None and known == found else None
+        rows = None
+        if kept is not None and known == found:
+            rows = _frame(kept.schema_arrow.names, partial(kept.read, use_threads=False), choose, keep)
         if rows is None:
             table = _renewed(root, found, kept, known, parse)
             whole = {folder: found[folder] for folder in table[FOLDER].unique().to_pylist()}  # a damaged one: each time
             if whole != known:
                 _write(path, table, whole, version)
-            rows = _frame(table.column_names, table.select, choose)
+            rows = _frame(table.column_names, table.select, choose, keep)
     assert rows is not None
     return rows
 
@@ -63,7 +76,7 @@ def _renewed(root: Path, found: dict[str, str], kept: Any, known: dict[str, str]
     """All rows, those of new and changed folders read now."""
     import pyarrow
 
-    rows = None if kept is None else _read(kept.read, None)
+    rows = None if kept is None else _read(kept)
     known = {} if rows is None else known
     fresh = [folder for folder, stamp in found.items() if known.get(folder) != stamp]
     parts = [] if rows is None else [_of(rows, known.keys() & found.keys() - set(fresh))]
@@ -89,20 +102,27 @@ def _sorted(rows: pyarrow.Table) -> pyarrow.Table:
     return rows.take(pyarrow.array(np.argsort(texts.astype(object), kind="stable"))) if rows.num_rows else rows
 
 
-def _frame(names: Sequence[str], read: Read, choose: Choose | None) -> pd.DataFrame | None:
-    """The chosen columns in pandas, one after the other, which takes little memory; None where one cannot be read.
+def _frame(names: Sequence[str], read: Read, choose: Choose | None, keep: Keep | None) -> pd.DataFrame | None:
+    """The chosen columns and rows in pandas; None where one cannot be read.
 
-    Categories are those that occur, sorted as texts are.
+    They are read one after the other, which takes little memory. Categories are those that occur, sorted as texts are.
     """
     import pandas as pd
+    import pyarrow
 
-    made: dict[str, pd.Series] = {}
-    for name in names if choose is None else [name for name in names if name in choose(names)]:
-        column = _read(read, [name])
-        if column is None:
-            return None
-        made[name] = _sorted_categories(column.to_pandas()[name])
-    return pd.DataFrame(made, copy=False)
+    def column(name: str) -> pd.Series:
+        return read([name]).to_pandas(use_threads=False)[name]
+
+    chosen = names if choose is None else [name for name in names if name in choose(names)]
+    try:
+        mask = None if keep is None else keep(column)
+        found = (
+            {name: column(name) for name in chosen} if mask is None else {name: column(name)[mask] for name in chosen}
+        )
+    except (OSError, ValueError, pyarrow.ArrowException):
+        return None
+    made = {name: _sorted_categories(values) for name, values in found.items()}
+    return pd.DataFrame(made, copy=False).reset_index(drop=True)
 
 
 def _sorted_categories(values: pd.Series) -> pd.Series:
@@ -156,12 +176,12 @@ def _stored(path: Path, version: str) -> Iterator[tuple[Any, dict[str, str]]]:
         yield made
 
 
-def _read(read: Read, names: list[str] | None) -> pyarrow.Table | None:
-    """Some columns, or all of them; nothing where the file cannot be read after all."""
+def _read(file: Any) -> pyarrow.Table | None:
+    """All rows; nothing where the file cannot be read after all."""
     import pyarrow
 
     try:
-        return read(names)
+        return file.read()
     except (OSError, ValueError, pyarrow.ArrowException):
         return None
 
