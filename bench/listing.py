@@ -171,6 +171,15 @@ def _strings(value: Any) -> Iterator[str]:
         yield from (text for item in value for text in _strings(item))
 
 
+def definitions() -> list[str]:
+    """A line for each column of the table: its id, heading, and what it is."""
+    from bench.analysis import quantities
+
+    found = [(name, quantities.heading(name).text, what) for name, what in quantities.definitions()]
+    widths = [max(len(line[i]) for line in found) for i in range(2)]
+    return [f"  {name:{widths[0]}}  {heading:{widths[1]}}  {what}" for name, heading, what in found]
+
+
 KINDS: dict[str, Callable[[], Iterator[Row]]] = {
     "methods": methods, "datasets": datasets, "metrics": metrics, "backbones": backbones, "experiments": experiments,
 }  # fmt: skip
@@ -193,6 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         width = max(len(row["name"]) for row in rows)
         print("\n".join(line(row, width) for row in rows))
+    if chosen.kind == "metrics" and not chosen.json:
+        print("\nColumns of the table:")
+        print("\n".join(definitions()))
 
 
 if __name__ == "__main__":

@@ -141,7 +141,10 @@ def _stack(value: Value, places: int | None) -> str:
 
 def _stacked(column: Column) -> list[str]:
     whole = re.sub(r" (?=↑|↓|→)|(?<= x) |(?<=→) ", NO_BREAK, column.title + goal(column) + raised(column.marks))
-    title = [line.replace(NO_BREAK, " ") for line in textwrap.wrap(whole, HEAD, break_on_hyphens=False)]
+    title = [
+        line.replace(NO_BREAK, " ")
+        for line in textwrap.wrap(whole, HEAD, break_on_hyphens=False, break_long_words=False)
+    ]
     network = [f"[{column.network}]"] if column.network else []
     return [line for part in (*title, *network) for line in short_lines(part, HEAD)]
 

@@ -64,7 +64,8 @@ def _html(line: str) -> str:
 
 def _html_head(column: Column) -> str:
     network = f"<small>{_html(f'[{column.network}]')}</small>" if column.network else ""
-    return f"<th>{_html(column.title + goal(column))}{_html_marks(column.marks)}{network}</th>"
+    title = _html(column.title + goal(column).replace(" ", "\u00a0"))  # an arrow stays on its line
+    return f"<th>{title}{_html_marks(column.marks)}{network}</th>"
 
 
 def _html_marks(marks: Sequence[int]) -> str:

@@ -95,14 +95,16 @@ def _tex_marks(marks: Sequence[int]) -> str:
 
 
 def _tex_head(column: Column) -> str:
-    first = _tex(column.title + goal(column)) + _tex_marks(column.marks)
+    first = _tex(column.title + goal(column)).replace(" x ", r" $\times$ ") + _tex_marks(column.marks)
     return rf"\shortstack[r]{{{first}\\{_tex(f'[{column.network}]')}}}" if column.network else first
 
 
 def _tex_value(value: Value, places: int | None) -> str:
     number, limits = (_tex(part).replace("-", "$-$") for part in figures(value, places))
     number = rf"\textbf{{{number}}}" if value.bold else rf"\textit{{{number}}}" if value.with_best else number
-    return rf"\shortstack[r]{{{number}\\{{\tiny {limits}}}}}" if limits else number
+    return (
+        rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{number}\\[-2pt]{{\tiny {limits}}}\end{{tabular}}" if limits else number
+    )
 
 
 def _tex_below(model: TableModel) -> list[str]:

@@ -59,7 +59,7 @@ class Source:
         return self.scores[self.scores.status == "done"]
 
     def columns(self, names: Sequence[str] | None) -> list[str]:
-        return shown_columns.choose(frames.wide(self.scores), names)
+        return shown_columns.among(frames.filled(self.scores), names)
 
     def notes(self, columns: Sequence[str]) -> dict[str, list[str]]:
         """Column -> what must be said of its numbers. Raises BenchError for unlike ones that nobody asked to mix."""
@@ -154,6 +154,8 @@ def _model(source: Source, names: Sequence[str] | None, by: list[str], bold: boo
     """A row for each of `by`, a column for each metric."""
     blocks = [key for key in ("dataset", "backbone", "form", "evaluation") if key in by]
     model, grids, columns = _rows(source, by), {}, source.columns(names)
+    if names in (None, ["all"]):
+        columns = shown_columns.by_group(columns)
     notes = source.notes(columns)
     for name in columns:
         found = numbers(source.done, source.images, name)

@@ -9,7 +9,6 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 from bench import paths
@@ -60,7 +59,7 @@ def _files() -> list[Any]:
 @functools.cache
 def heading(name: str) -> Heading:
     """Of a metric or a cost by its id; a name that is neither is its own heading."""
-    group = next((title for title, ids in shown_columns.groups().items() if any(fnmatch(name, i) for i in ids)), "")
+    group = shown_columns.group(name)
     if name in COSTS:
         text, unit, _ = COSTS[name]
         return Heading(f"{text} ({unit})" if unit else text, None, group)

@@ -112,7 +112,8 @@ def numbers(scores: pd.DataFrame, images: pd.DataFrame, column: str) -> Numbers:
     if name in frames.COST:
         rows = scores.drop_duplicates(keys)
         return Numbers(rows.assign(value=rows[name])[[*ABOUT_RUN, "value"]], RUN_LEVELS, None, costs=True)
-    of_net = scores[scores.network.fillna("") == network.removesuffix("]")]
+    net = network.removesuffix("]")
+    of_net = scores[scores.network == net if net else scores.network.isna()]
     lines = of_net[of_net.metric == name].drop_duplicates(keys, keep="last")
     rows = lines[[*ABOUT_RUN, "value"]]
     up = lines.higher_is_better.dropna().astype(bool)

@@ -152,12 +152,28 @@ def name_of(value: Any) -> Any:
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
     """A table with KEPT gets COLUMNS; `dataset` becomes a label, one for each content of a name."""
+    import numpy as np
+    import pandas as pd
+
     keys = ["dataset", "content"]
-    first = table[["dataset", *KEPT]].drop_duplicates(keys)
-    made = _labels(first.to_dict("records"))
-    places = list(zip(table.dataset, table.content, strict=True))
-    found = {column: [made[place][column] for place in places] for column in ("dataset", "base", "form", "evaluation")}
-    return table.drop(columns=["place", "evaluation_hash"]).assign(**found)
+    groups = table.groupby(keys, dropna=False, sort=False, observed=True)
+    places = groups.ngroup().to_numpy()
+    first = table.iloc[np.unique(places, return_index=True)[1]]
+    lines = [
+        {key: _known(value) for key, value in line.items()} for line in first[["dataset", *KEPT]].to_dict("records")
+    ]
+    made = _labels(lines)
+    kinds = [made[line["dataset"], line["content"]] for line in lines]
+    found = {
+        column: pd.Categorical([kind[column] for kind in kinds]).take(places)
+        for column in ("dataset", "base", "form", "evaluation")
+    }
+    return table.drop(columns=[key for key in KEPT if key not in COLUMNS]).assign(**found)
+
+
+def _known(value: Any) -> Any:
+    """None for what is missing."""
+    return None if value != value else value
 
 
 def _labels(lines: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, str], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -150,10 +151,11 @@ def test_contents_that_no_word_tells_apart_get_their_hash():
     assert found.evaluation.nunique() == 2 and all(re.fullmatch(r"1 prompt, set \w{6}", x) for x in found.evaluation)
 
 
-def test_old_records_without_today_s_keys_have_a_row():
-    found = frames.load(OLD)
+def test_old_records_without_today_s_keys_have_a_row(tmp_path):
+    root = Path(shutil.copytree(OLD, tmp_path / "old"))
+    found = frames.load(root)
     assert set(found.base) == {"halftone"} and set(found.evaluation) == {"1 prompt, 1 seed"}
-    made = layouts.metrics(layouts.Source(found, frames.images(OLD)), ["clip_t"])
+    made = layouts.metrics(layouts.Source(found, frames.images(root)), ["clip_t"])
     assert len(made.rows) == 2
     bare = Record("bare", "done", None, {"method": {"name": "one"}, "dataset": "dots", "seed": 0})
     assert frames.frame([bare])[["dataset", "form", "evaluation"]].iloc[0].tolist() == ["dots", "default", "default"]
