@@ -55,7 +55,7 @@ def images(root: Path | str, metrics: Collection[str] | None = None) -> pd.DataF
 
     def wanted(names: Sequence[str]) -> list[str]:
         about = {index.FOLDER, *reading.INDEX}
-        return [name for name in names if metrics is None or name in about or name in metrics]
+        return [name for name in names if metrics is None or name in about or name.partition(" [")[0] in metrics]
 
     rows = index.load(root, "images", "per_image.csv", "2", stored_rows.per_image, wanted)
     return rows.rename(columns={"seed": "image_seed", index.FOLDER: "run_id"})
@@ -64,12 +64,6 @@ def images(root: Path | str, metrics: Collection[str] | None = None) -> pd.DataF
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One line per record, strength and metric; a record without scores has one line."""
     return variants.labelled(stored_rows.frame(list(records)))
-
-
-def trained(table: pd.DataFrame) -> pd.Series:
-    """Whether each line's cell trained anything; where a record does not say, it did."""
-    said = table.score_s.notna() & table.train_s.isna()
-    return ~(said & (table.trainable_parameters.fillna(0) == 0))
 
 
 def long(records: Iterable[Record]) -> pd.DataFrame:
