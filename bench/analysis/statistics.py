@@ -25,10 +25,11 @@ Holm's correction works in large families. Which rows may be the best is one que
 (`analysis.best`); how small a gap a design can show is answered by `analysis.power`.
 
 A number of a whole set of images (a distance of distributions) has no per-image values. Its record keeps what each
-prompt adds to it, from the set without that prompt (`analysis.replicates`): then all of the above holds for it too.
-Without these, its interval is Student's t over trainings. Where the frame carries the standard error of each value (a
+prompt adds to it, from the set without that prompt (metrics/jackknife.py): then all of the above holds for it too.
+Without that, its interval is Student's t over trainings. Where the frame carries the standard error of each value (a
 column "<name>_se"), that is added and not divided by the number of trainings, as all of them draw the same prompts.
 
+Shares of events, values that are 0 or 1, have intervals of their own (`analysis.proportions`).
 docs/statistics.md reports error rates, power and coverage in simulations with known truth.
 """
 
@@ -42,7 +43,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.analysis import best, power, resampling
+from bench.analysis import best, power, proportions, resampling
 from bench.analysis.pairing import LEVELS, Estimate, Rows
 from bench.analysis.power import More
 from bench.analysis.resampling import ALPHA
@@ -102,8 +103,10 @@ def interval(frame: pd.DataFrame, value: str, levels: Sequence[str] = LEVELS) ->
 
 
 def interval_of(made: Estimate) -> Interval:
-    """The interval of a row of a block."""
-    return Interval(made.mean.value, *made.mean.limits(), made.n, made.units, made.covers)
+    """The interval of a row of a block; of events, 0 or 1, that of `analysis.proportions`."""
+    events = proportions.are_events(made.values)
+    limits = proportions.limits(made.mean, made.n) if events else made.mean.limits()
+    return Interval(made.mean.value, *limits, made.n, made.units, made.covers)
 
 
 def compare(
