@@ -46,7 +46,7 @@ import numpy as np
 from bench.analysis import best, power, proportions, resampling
 from bench.analysis.pairing import LEVELS, Estimate, Rows
 from bench.analysis.power import More
-from bench.analysis.resampling import ALPHA
+from bench.analysis.resampling import ALPHA, Mean
 from bench.contracts import BenchError
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def compare_rows(rows: Rows, target: float | None = None) -> pd.DataFrame:
     pairs = list(combinations(rows.lines, 2))
     made = [rows.pair(a, b) for a, b in pairs]
     found = [_comparison(one) for one in made]
-    said = [_direction(one, rows, pair, target) for one, pair in zip(made, pairs, strict=True)]
+    sums = [None if target is None else rows.pair(a, b, sign=1).mean for a, b in pairs]
+    said = [direction(one.mean, plus, target or 0.0) for one, plus in zip(made, sums, strict=True)]
     adjusted = holm([p if one.general else math.nan for one, (_, p) in zip(made, said, strict=True)])
     lines = [
         {"a": a, "b": b, "difference": c.difference, "low": c.low, "high": c.high, "p": p, "p_holm": corrected}
@@ -237,11 +238,14 @@ def _comparison(made: Estimate) -> Comparison:
     return Comparison(mean.value, *mean.limits(), p, effect, said, len(values), made.units, made.covers)
 
 
-def _direction(made: Estimate, rows: Rows, pair: tuple[Hashable, Hashable], target: float | None) -> tuple[str, float]:
-    """What a is, higher or lower, nearer or farther, if it is significant; and its two-sided p."""
-    if target is None:
-        return ("higher" if made.mean.value > 0 else "lower"), made.mean.p_value()
-    near, far = best.nearness(made.mean, rows.pair(*pair, sign=1).mean, target)
+def direction(minus: Mean, plus: Mean | None = None, target: float = math.nan) -> tuple[str, float]:
+    """What a is if it is significant, higher or lower, and its two-sided p, from a - b.
+
+    With a + b as well, nearer to the target or farther from it.
+    """
+    if plus is None:
+        return ("higher" if minus.value > 0 else "lower"), minus.p_value()
+    near, far = best.nearness(minus, plus, target)
     return ("nearer" if near < far else "farther"), min(1.0, 2 * min(near, far))
 
 
