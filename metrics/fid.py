@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.contracts import Evaluation, Metric, Quantity, Score
 from metrics.fingerprint import fingerprint
+from metrics.jackknife import per_prompt
 from metrics.networks import ImageNetwork
 from metrics.sets import points, reference_images
 
@@ -107,7 +108,7 @@ class Frechet(Metric):
     """
 
     label: ClassVar[str]
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __init__(self, network: ImageNetwork):
         self.network = network
@@ -121,8 +122,15 @@ class Frechet(Metric):
         x, y = points(evaluation, reference, self.network)
         null, null_n = frechet_null(y, len(x))
         more = {"points": self.network.points, "null_n": null_n, "publishable": min(len(x), len(y)) >= PUBLISHABLE}
+        value = frechet_distance(x, y)
         return Score(
-            {self.label: frechet_distance(x, y), f"{self.label}_null": null},
+            {self.label: value, f"{self.label}_null": null},
+            per_prompt=per_prompt(
+                {self.label: value},
+                evaluation.prompts,
+                lambda keep: {self.label: frechet_distance(x[keep], y)} if keep.sum() > 1 else {self.label: np.nan},
+                len(y),
+            ),
             fingerprint=fingerprint(f"{self.label} {self.version}", len(x), self.network, reference, **more),
         )
 

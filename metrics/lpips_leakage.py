@@ -108,6 +108,7 @@ class LpipsLeakage(Metric):
             "this project; distance of Zhang et al. 2018",
             "LPIPS",
             "0",
+            target=0.0,
             heading="LPIPS leak",
         ),
         "lpips_leak_frac": Quantity(
@@ -117,6 +118,7 @@ class LpipsLeakage(Metric):
             "this project",
             "%",
             "0",
+            target=0.0,
             heading="Leaked share",
         ),
         "lpips_leak_rate": Quantity(
@@ -126,6 +128,7 @@ class LpipsLeakage(Metric):
             "this project",
             "share",
             "0.05: the rate without leakage",
+            target=0.05,
             heading="Leak rate",
         ),
         "lpips_leak_max": Quantity(
@@ -144,6 +147,7 @@ class LpipsLeakage(Metric):
             "this project",
             "LPIPS",
             "0",
+            target=0.0,
             heading="LPIPS leak, own class",
         ),
         "lpips_leak_styled": Quantity(
@@ -153,6 +157,7 @@ class LpipsLeakage(Metric):
             "this project",
             "LPIPS",
             "0",
+            target=0.0,
             heading="LPIPS leak in style",
         ),
         "lpips_leak_styled_frac": Quantity(
@@ -162,6 +167,7 @@ class LpipsLeakage(Metric):
             "this project",
             "%",
             "0",
+            target=0.0,
             heading="Leaked share in style",
         ),
         "lpips_leak_styled_rate": Quantity(
@@ -171,6 +177,7 @@ class LpipsLeakage(Metric):
             "this project",
             "share",
             "0.05: the rate without leakage",
+            target=0.05,
             heading="Leak rate in style",
         ),
     }

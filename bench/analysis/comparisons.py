@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.analysis import resampling, statistics
+from bench.analysis import power, resampling, statistics
 from bench.analysis.closeness import NOTHING, Side, closeness, pair_of, prompts_of
 from bench.analysis.layouts import ARROWS, ONE, Source
 from bench.analysis.matched import Matched, of_datasets, of_pair
+from bench.analysis.pairing import Rows
+from bench.analysis.power import More
 from bench.analysis.settings_in_words import Configs, by_settings, labels
 from bench.analysis.table_model import Column, Numbers, Row, TableModel, Value, numbers
 from bench.cell import default_strength_of
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
 
 
 KEY = ["method", "settings"]
-FRAME = "dataset backbone a b at difference low high effect p p_holm verdict more n reason".split()
+FRAME = "dataset backbone a b at difference low high effect p p_holm verdict more more_low more_high n reason".split()
 UNITS = {True: "styles", False: "training seeds"}
 MISSING = "absent"
+UNKNOWN = More(None, None, None)
+NO_ERROR = "its error over prompts is not known, so nothing is decided; score the cells again"
 P = (
     "p: Holm over the pairs of the dataset, from a test that is stricter than the interval where trainings are few; *: "
     "significant at 5 %."
@@ -48,7 +52,8 @@ HOW_MATCHED = (
 )
 MORE = (
     "More: further training seeds (over all styles: styles) that would show a gap of this size after Holm's correction "
-    "with a power of 80 %, a rough answer; none: no number would, prompts are too few."
+    "with a power of 80 %, and the range that the uncertain variance over trainings leaves; none: no number would, "
+    "prompts are too few."
 )
 
 
@@ -107,18 +112,17 @@ class Requested:
             yield {**head, **line, "a": names[line["a"]], "b": names[line["b"]], "verdict": verdict}
 
     def _plain(self, block: Block) -> Iterator[dict[str, Any]]:
-        import pandas as pd
-
-        whole = pd.concat([lines[lines.strength == self._default(key, lines)] for key, lines in block.rows.items()])
-        pairs = statistics.compare_all(whole, "value", KEY, self.numbers.levels).to_dict("records")
+        parts = {key: lines[lines.strength == self._default(key, lines)] for key, lines in block.rows.items()}
+        rows = Rows(parts, "value", self.numbers.levels)
+        pairs = statistics.compare_rows(rows, self.numbers.target).to_dict("records")
         for pair in pairs:
-            try:
-                a, b = (dict(zip(KEY, pair[side], strict=True)) for side in "ab")
-                more = statistics.more_seeds(whole, "value", a, b, abs(pair["difference"]), len(pairs))
-                reason = ""
-            except BenchError:
-                more, reason = None, ONE if pair["n"] else NOTHING
-            yield {**pair, "reason": reason, "more": _more(more, pair["verdict"])}
+            made = rows.pair(pair["a"], pair["b"])
+            reason = NO_ERROR if not self.numbers.judged else "" if made.general else ONE if pair["n"] else NOTHING
+            if not self.numbers.judged:
+                pair |= {"p": math.nan, "p_holm": math.nan, "verdict": statistics.INCONCLUSIVE}
+            open_ = pair["verdict"] == statistics.INCONCLUSIVE and not reason
+            more = power.more_units(made.mean, abs(pair["difference"]), len(pairs)) if open_ else UNKNOWN
+            yield {**pair, "reason": reason, **_more(more, pair["verdict"])}
 
     def _default(self, key: Any, lines: pd.DataFrame) -> float:
         """The strength at which a method is compared."""
@@ -132,10 +136,10 @@ class Requested:
         adjusted = resampling.holm(np.array([line["p"] for line in lines], dtype=np.float64), max(1, len(keys)))
         for line, p in zip(lines, adjusted, strict=True):
             verdict = statistics.verdict(line["difference"], float(p)) if line["verdict"] != MISSING else MISSING
-            yield {**line, "p_holm": float(p), "verdict": verdict, "more": _more(line["more"], verdict)}
+            yield {**line, "p_holm": float(p), "verdict": verdict, **_more(line["more"], verdict)}
 
     def _answer(self, block: Block, a: Any, b: Any, family: int) -> dict[str, Any]:
-        line: dict[str, Any] = {"a": a, "b": b, "verdict": "", "reason": "", "more": None}
+        line: dict[str, Any] = {"a": a, "b": b, "verdict": "", "reason": "", "more": UNKNOWN}
         try:
             made = self._compared(block, a, b)
         except Impossible as reason:
@@ -147,7 +151,7 @@ class Requested:
         line |= {"effect": made.effect, "p": math.nan if single else made.p, "n": len(made.linear.prompts)}
         if single:
             return line | {"reason": ONE}
-        return line | {"more": made.linear.more_units(abs(made.difference), 0.8, family)}
+        return line | {"more": power.more_units(made.linear, abs(made.difference), family)}
 
     def _compared(self, block: Block, a: Any, b: Any) -> Matched:
         (of_a, _), (of_b, default) = (
@@ -225,14 +229,19 @@ def _blocks(frame: pd.DataFrame) -> Iterator[Block]:
 
 
 def _worded(verdict: str, up: bool | None) -> str:
+    if verdict in ("nearer", "farther"):
+        return "better" if verdict == "nearer" else "worse"
     if up is None or verdict not in ("higher", "lower"):
         return verdict
     return "better" if (verdict == "higher") == up else "worse"
 
 
-def _more(more: int | None, verdict: str) -> float:
-    """A formula that calls for none where the draws leave it undecided is answered by one."""
-    return 0.0 if verdict in ("higher", "lower") else math.nan if more is None else float(max(1, more))
+def _more(more: More, verdict: str) -> dict[str, float]:
+    """Further units as numbers: NaN where no number helps, 0 where none is needed, else one at least."""
+    found = {"more": more.advised, "more_low": more.low, "more_high": more.high}
+    if verdict in ("higher", "lower", "nearer", "farther"):
+        return dict.fromkeys(found, 0.0)
+    return {name: math.nan if count is None else float(max(1, count)) for name, count in found.items()}
 
 
 def table_model(made: pd.DataFrame, column: str, up: bool | None, by: str | None = None) -> TableModel:
@@ -263,7 +272,9 @@ def _needed(line: Mapping[str, Any]) -> Value:
         return Value()
     if math.isnan(line["more"]):
         return Value(text="none")
-    return Value(text=f"{line['more']:.0f} {UNITS[_pooled(line)]}".removesuffix("s" if line["more"] == 1 else ""))
+    low, high = (f"{x:.0f}" if x == x else "more" for x in (line["more_low"], line["more_high"]))
+    count = f"{line['more']:.0f}" + (f" ({low} to {high})" if low != high else "")
+    return Value(text=f"{count} {UNITS[_pooled(line)]}".removesuffix("s" if line["more"] == 1 else ""))
 
 
 def _pooled(line: Mapping[str, Any]) -> bool:

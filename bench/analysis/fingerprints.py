@@ -17,6 +17,7 @@ from bench.contracts import BenchError
 if TYPE_CHECKING:
     import pandas as pd
 
+SMALL = 0.1  # of a number: a null below this share is no reason not to publish it
 MOST_RUNS = 12  # that a hint lists
 RECIPE = ("metric", "network", "weights", "preprocessing", "versions")
 
@@ -69,14 +70,27 @@ class Split:
         return [run for runs in self.runs.values() if runs is not most for run in runs]
 
 
-def publishable(scored: pd.DataFrame) -> dict[str, str]:
-    """Column -> why its numbers are not fit to publish, where their fingerprints say that they are not."""
+def publishable(scored: pd.DataFrame, nulls: pd.DataFrame | None = None) -> dict[str, str]:
+    """Column -> why its numbers are not fit to publish, where their fingerprints say that they are not.
+
+    `nulls` are lines of the same records: "<metric>_null" is what a perfect set scores at this size, so where it is a
+    small part of every number of a column, the bias does not matter.
+    """
     found: dict[str, str] = {}
-    for (name, text), _ in scored.groupby(["column", "fingerprint"], sort=False):
+    for (name, text), part in scored.groupby(["column", "fingerprint"], sort=False):
         about = json.loads(text)
-        if about.get("publishable") is False:
-            found[str(name)] = f"at n = {about.get('n')} its bias is larger than what it measures; do not publish it"
+        if about.get("publishable") is False and not (part.value > _bias(part, nulls) / SMALL).all():
+            found[str(name)] = f"at n = {about.get('n')} its bias is large against what it measures; do not publish it"
     return found
+
+
+def _bias(part: pd.DataFrame, nulls: pd.DataFrame | None) -> float:
+    """The largest null of some lines; infinite where it is not known."""
+    if nulls is None:
+        return float("inf")
+    same = nulls[nulls.run_id.isin(part.run_id) & nulls.metric.isin(part.metric + "_null")]
+    same = same[same.network.fillna("") == part.network.fillna("").iloc[0]]
+    return float(same.value.max()) if same.value.notna().any() else float("inf")
 
 
 def _splits(part: pd.DataFrame, observed: frozenset[str]) -> Iterator[Split]:

@@ -36,12 +36,19 @@ def long(model: TableModel) -> pd.DataFrame:
 
     lines = [
         {**row.key, "metric": column.name, "network": column.network, "higher_is_better": column.up}
-        | {"mean": value.mean, "low": value.low, "high": value.high, "n": value.n, "bold": value.bold}
+        | {
+            "mean": value.mean,
+            "low": value.low,
+            "high": value.high,
+            "n": value.n,
+            "bold": value.bold,
+            "with_best": value.with_best,
+        }
         for row in model.rows
         for column, value in zip(model.columns, row.values, strict=True)
         if not math.isnan(value.mean)
     ]
-    rest = ["metric", "network", "higher_is_better", "mean", "low", "high", "n", "bold"]
+    rest = ["metric", "network", "higher_is_better", "mean", "low", "high", "n", "bold", "with_best"]
     return pd.DataFrame(lines, columns=[*(model.rows[0].key if model.rows else ()), *rest])
 
 
@@ -74,7 +81,7 @@ def text(model: TableModel, width: int | None = None) -> str:
     keys = sum(2 + max(map(_width, column)) for column in zip(*_labels(body), strict=True))
     parts = [_text(part, heads) for part in shown_cells.split(body, _widths(body), width - keys + 2)]
     notes = [f"{raised([i])} {note}" for i, note in enumerate(model.notes, 1)]
-    legend = [line.replace("Bold:", "*:") for line in model.legend]
+    legend = [line.replace("Bold:", "*:").replace("Italic:", "+:") for line in model.legend]
     below = [_filled(lines, width) for lines in (notes, legend, model.reasons) if lines]
     return "\n\n".join(part for part in ("\n".join(_wrap(model.shared, width)), *parts, *below) if part)
 
@@ -129,7 +136,7 @@ def _wrap(line: str, width: int) -> list[str]:
 
 def _stack(value: Value, places: int | None) -> str:
     number, limits = figures(value, places)
-    return f"{number}{'*' if value.bold else ''}\n{limits}".strip()
+    return f"{number}{'*' if value.bold else '+' if value.with_best else ''}\n{limits}".strip()
 
 
 def _stacked(column: Column) -> list[str]:
@@ -186,4 +193,5 @@ def _md_head(column: Column) -> str:
 
 def _md_value(value: Value, places: int | None) -> str:
     number, limits = figures(value, places)
-    return " ".join(filter(None, [f"**{number}**" if value.bold else _md(number), _md(limits)]))
+    number = f"**{number}**" if value.bold else f"*{number}*" if value.with_best else _md(number)
+    return " ".join(filter(None, [number, _md(limits)]))

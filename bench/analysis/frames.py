@@ -66,6 +66,12 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     return variants.labelled(stored_rows.frame(list(records)))
 
 
+def trained(table: pd.DataFrame) -> pd.Series:
+    """Whether each line's cell trained anything; where a record does not say, it did."""
+    said = table.score_s.notna() & table.train_s.isna()
+    return ~(said & (table.trainable_parameters.fillna(0) == 0))
+
+
 def long(records: Iterable[Record]) -> pd.DataFrame:
     """Only the numbers: strength, metric, network, value, higher_is_better."""
     table = frame(records)

@@ -79,4 +79,5 @@ def _html_row(model: TableModel, row: Row, places: Sequence[int | None]) -> list
 
 def _html_value(value: Value, places: int | None) -> str:
     number, limits = map(_html, figures(value, places))
-    return (f"<b>{number}</b>" if value.bold else number) + (f"<small>{limits}</small>" if limits else "")
+    number = f"<b>{number}</b>" if value.bold else f"<i>{number}</i>" if value.with_best else number
+    return number + (f"<small>{limits}</small>" if limits else "")

@@ -101,7 +101,7 @@ def _tex_head(column: Column) -> str:
 
 def _tex_value(value: Value, places: int | None) -> str:
     number, limits = (_tex(part).replace("-", "$-$") for part in figures(value, places))
-    number = rf"\textbf{{{number}}}" if value.bold else number
+    number = rf"\textbf{{{number}}}" if value.bold else rf"\textit{{{number}}}" if value.with_best else number
     return (
         rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{number}\\[-2pt]{{\tiny {limits}}}\end{{tabular}}" if limits else number
     )

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BOLD = (
-    "Bold: the best, and what does not differ from it, where they leave another row of the same column{block} "
-    "significantly behind (paired by prompt and seed, 5 %, Holm over all pairs)."
+    "Bold: the best of the same column{block}. Italic: cannot be separated from the best. All others are behind it "
+    "(Hsu's comparison with the best, 95 %). Bounds do not compete."
 )
-SETS = "a number of the whole set of images: its interval is over trainings, with its own error where the record has it"
+SETS = "a number of the whole set of images without its error over prompts: nothing is decided; score the cells again"
+SETS_SE = "a number of the whole set of images: its interval is over trainings, with the error that the record has"
 COSTS = "a cost: the median over runs"
 FEWER = "a mean over {k} of {most} datasets, unlike the other rows"
 ONE = "one training: the intervals are over prompts alone, and it is compared with nothing"
@@ -67,7 +68,7 @@ class Source:
         scored = scored[scored.column.isin(columns)]
         mixed = fingerprints.check(scored, shown_columns.observed(), self.mix)
         said = [{name: f"unlike numbers share this column: {text}" for name, text in mixed.items()}]
-        said.append(fingerprints.publishable(scored))
+        said.append(fingerprints.publishable(scored, self.done))
         return {column: [notes[column] for notes in said if column in notes] for column in columns}
 
 
@@ -158,7 +159,7 @@ def _model(source: Source, names: Sequence[str] | None, by: list[str], bold: boo
     notes = source.notes(columns)
     for name in columns:
         found = numbers(source.done, source.images, name)
-        said = [*notes[name], *([COSTS] if found.costs else [SETS] if found.of_sets and found.up is not None else [])]
+        said = [*notes[name], *_about_errors(found)]
         bare, _, network = name.partition(" [")
         marks = tuple(mark for note in said for mark in model.mark(note))
         about = quantities.heading(bare)
@@ -169,6 +170,15 @@ def _model(source: Source, names: Sequence[str] | None, by: list[str], bold: boo
     if any(column.heading != column.name for column in grids):
         model.legend.append(IDS.format(names=", ".join(dict.fromkeys(column.name for column in grids))))
     return model
+
+
+def _about_errors(found: Numbers) -> list[str]:
+    """What must be said of a column's intervals."""
+    if found.costs:
+        return [COSTS]
+    if found.up is None or not found.of_sets:
+        return []
+    return [SETS_SE if found.judged else SETS]
 
 
 def _rows(source: Source, by: list[str]) -> TableModel:
@@ -278,7 +288,7 @@ def _explain(model: TableModel, block: str, contest: bool = True) -> TableModel:
     places = [i for i, column in enumerate(model.columns) if not decided[i] and _judged(column) and _leads(model, i)]
     if contest and places:
         names = ", ".join(_name(model.columns[i]) for i in places)
-        model.legend.append(f"Inconclusive, no row significantly behind the best: {names}.")
+        model.legend.append(f"Inconclusive, most rows cannot be separated from the best: {names}.")
     return model
 
 

@@ -101,12 +101,22 @@ def test_what_is_inconclusive_says_how_many_more_and_one_training_says_nothing()
     images = made[1].assign(method=made[1].run_id.str.split("-").str[0], seed=made[1].run_id.str[-1].astype(int))
     own = images[images.strength == images.method.map(OWN)]
     more = statistics.more_seeds(own, "leak", "lora", "pair", abs(line["difference"]))
-    assert line["verdict"] == "inconclusive" and (line["more"] == more or (math.isnan(line["more"]) and more is None))
+    assert line["verdict"] == "inconclusive" and (
+        line["more"] == more.advised or (math.isnan(line["more"]) and more.advised is None)
+    )
     shown = formats.text(requested(made).table_model())
-    assert ("none" if more is None else f"{more} training seeds") in shown
-    undecided = {"verdict": "inconclusive", "difference": 0.1, "reason": "", "more": 1.0}
+    assert ("none" if more.advised is None else f"{more.advised} (") in shown
+    undecided = {
+        "verdict": "inconclusive",
+        "difference": 0.1,
+        "reason": "",
+        "more": 1.0,
+        "more_low": 1.0,
+        "more_high": 1.0,
+    }
     assert comparisons._needed({**undecided, "dataset": "all 4"}).text == "1 style"
-    assert comparisons._more(0, "inconclusive") == 1 and comparisons._more(0, "higher") == 0
+    none = comparisons.More(0, 0, 0)
+    assert comparisons._more(none, "inconclusive")["more"] == 1 and comparisons._more(none, "higher")["more"] == 0
     (single,) = requested(world(seeds=1)).frame().to_dict("records")
     assert single["verdict"] == "inconclusive" and single["reason"] == layouts.ONE and math.isnan(single["more"])
 
@@ -198,7 +208,7 @@ def test_on_parallel_lines_the_interval_is_that_of_the_mean_gap(seeds, prompts):
     assert found.difference == pytest.approx(apart.mean())
     assert (found.low, found.high) == pytest.approx(expected.limits(), abs=0.05 * width)
     assert found.p == pytest.approx(expected.p_value(), abs=0.03)
-    assert found.linear.more_units(0.3, 0.8) == expected.more_units(0.3, 0.8)
+    assert found.linear.variance == pytest.approx(expected.variance) and found.linear.free == expected.free
     assert found.effect == pytest.approx(apart.mean() / apart.std(ddof=1))
 
 

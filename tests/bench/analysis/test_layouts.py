@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.analysis import fingerprints, frames, layouts, statistics
+from bench.analysis import fingerprints, frames, layouts, pairing, statistics
 from bench.contracts import BenchError
 from bench.store.record import Record
 
@@ -53,12 +53,16 @@ def test_every_value_is_the_interval_of_its_own_images(source):
     model = layouts.metrics(source, ["up_a", "low_set"])
     rows = by_key(model, "method", "dataset")
     assert len(rows) == 6 and [column.full for column in model.columns] == ["up_a [net-a]", "low_set [net-a]"]
+    head = source.scores.drop_duplicates("run_id").set_index("run_id")[["method", "dataset", "seed"]]
+    images = source.images.join(head, on="run_id")
+    sets = source.scores[source.scores.metric == "low_set"]
     for (method, dataset), row in rows.items():
-        mine = source.images[source.images.run_id.str.startswith(f"{method}-{dataset}-")]
-        expected = statistics.interval(mine.assign(seed=mine.run_id.str[-1]), "up_a", ("seed", "prompt"))
-        runs = source.scores[(source.scores.method == method) & (source.scores.dataset == dataset)]
-        sets = statistics.interval(runs[runs.metric == "low_set"], "value", ("seed",))
-        for value, interval in zip(row.values, (expected, sets), strict=True):
+        of_images, of_sets = (
+            pairing.Rows(dict(iter(part[part.dataset == dataset].groupby("method"))), name, levels).row(method)
+            for part, name, levels in ((images, "up_a", ("seed", "prompt")), (sets, "value", ("seed",)))
+        )
+        for value, found in zip(row.values, (of_images, of_sets), strict=True):
+            interval = statistics.interval_of(found)
             assert (value.mean, value.low, value.high) == pytest.approx((interval.mean, interval.low, interval.high))
         assert row.values[0].covers == ("dataset", "seed", "prompt")[1:] and row.values[1].covers == ("seed",)
 
