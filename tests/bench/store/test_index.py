@@ -154,12 +154,14 @@ def test_some_columns_and_metrics_are_those_of_the_whole(tmp_path):
         made.scores += [dict(made.scores[0], metric=name, value=i + 0.5) for name in ("up_b", "up_c")]
         made.cost = {"train_s": 2.0 * i, "peak_gb": 1.0}
         (tmp_path / f"cell-{i}" / "record.json").write_text(dumps(made))
+        lines = pd.DataFrame({"strength": [1.0], "prompt": "a", "seed": 0, "up_b [net]": 0.5, "up_c": 0.5})
+        lines.to_csv(tmp_path / f"cell-{i}" / "per_image.csv", index=False)
     for known in (False, True):  # read now, and from the index
         some, whole = frames.load(tmp_path, ["up_b", "train_s"]), frames.load(tmp_path)
         assert some[some.metric == "up_b"].value.tolist() == whole[whole.metric == "up_b"].value.tolist()
         assert "peak_gb" not in some and some.drop_duplicates("run_id").train_s.tolist() == [0.0, 2.0, 4.0, 6.0], known
         assert set(some.run_id) == set(whole.run_id) and "up_c" not in set(some.metric)
-        assert set(frames.images(tmp_path, ["none"])) == {"strength", "prompt", "image_seed", "run_id"}
+        assert set(frames.images(tmp_path, ["up_b"])) == {"strength", "prompt", "image_seed", "run_id", "up_b [net]"}
 
 
 @pytest.mark.parametrize(
