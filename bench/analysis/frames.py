@@ -32,7 +32,8 @@ GROUP = ["method", "dataset", "backbone", "settings", "strength"]
 def load(root: Path | str, only: Collection[str] | None = None) -> pd.DataFrame:
     """The long table of all records below a folder, through its index. Texts are categories, in their order.
 
-    With `only` these metrics, with their errors and nulls, and these costs are whole; of the others there is a line here and there, and hardly a cost.
+    With `only` these metrics, with their errors and nulls, and these costs are whole; of the others there is a line
+    here and there, and hardly a cost.
     """
     from bench.store import index
 
