@@ -88,9 +88,8 @@ def _bias(part: pd.DataFrame, nulls: pd.DataFrame | None) -> float:
     """The largest null of some lines; infinite where it is not known."""
     if nulls is None:
         return float("inf")
-    same = nulls[nulls.run_id.isin(part.run_id) & nulls.metric.isin([f"{name}_null" for name in part.metric.unique()])]
-    network = part.network.iloc[0]
-    same = same[same.network == network if isinstance(network, str) else same.network.isna()]
+    names, networks = {f"{name}_null" for name in part.metric.unique()}, list(part.network.unique())
+    same = nulls[nulls.run_id.isin(part.run_id) & nulls.metric.isin(names) & nulls.network.isin(networks)]
     return float(same.value.max()) if same.value.notna().any() else float("inf")
 
 

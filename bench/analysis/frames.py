@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["CELL", "COST", "SCORE", "SETTINGS", "STATE", "settings_hash"]  # and what is defined below
-TRAINING = ("score_s", "train_s", "trainable_parameters")  # costs that say whether a cell trained anything
 ABOUT = ("_se", "_null")  # endings of numbers about another number: nobody wins in them
 GROUP = ["method", "dataset", "backbone", "settings", "strength"]
 
@@ -33,12 +32,12 @@ def load(root: Path | str, only: Collection[str] | None = None) -> pd.DataFrame:
     """The long table of all records below a folder, through its index. Texts are categories, in their order.
 
     With `only` these metrics, with their errors and nulls, and these costs are whole; of the others there is a line
-    here and there, and hardly a cost.
+    here and there, and no cost.
     """
     from bench.store import index
 
     def wanted(names: Sequence[str]) -> list[str]:
-        costs = [] if only is None else set(COST) - {*only, *TRAINING}
+        costs = [] if only is None else set(COST) - set(only)
         left_out = {index.FOLDER, stored_rows.FIRST, *costs}
         return [name for name in names if name not in left_out]
 
@@ -70,12 +69,6 @@ def images(root: Path | str, metrics: Collection[str] | None = None) -> pd.DataF
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One line per record, strength and metric; a record without scores has one line."""
     return variants.labelled(stored_rows.frame(list(records)))
-
-
-def trained(table: pd.DataFrame) -> pd.Series:
-    """Whether each line's cell trained anything; where a record does not say, it did."""
-    said = table.score_s.notna() & table.train_s.isna()
-    return ~(said & (table.trainable_parameters.fillna(0) == 0))
 
 
 def long(records: Iterable[Record]) -> pd.DataFrame:

@@ -32,8 +32,9 @@ COST = (
     "load_s baseline_s prior_s train_s sample_s score_s images_per_s steps_per_s peak_gb adapter_bytes "
     "trainable_parameters"
 ).split()
-OWN = ["seed", *COST]  # of a record, what is no text
-READ = [*CELL, *variants.KEPT, *SCORE, "default_strength", *STATE, *COST, "fingerprint"]
+TRAINED = "trained"  # whether the cell trained anything
+OWN = ["seed", TRAINED, *COST]  # of a record, what is no text
+READ = [*CELL, *variants.KEPT, *SCORE, "default_strength", *STATE, TRAINED, *COST, "fingerprint"]
 FIRST = "first"  # of the index alone: the first line of a record and strength, which stands for its costs
 NO_TEXT = {*OWN, "strength", "value", "higher_is_better", "default_strength"}
 VERSION = f"7 {' '.join(READ)}"  # of the rows in the index; raise the number when they are read otherwise
@@ -118,7 +119,13 @@ def _head(record: Record) -> dict[str, Any]:
     cell |= variants.of_config(record.config)
     head = {**cell, "settings": settings_hash(record.config), "status": record.status, "reason": record.reason}
     head |= {"deviations": "; ".join(_deviations(record)), "run_id": record.run_id}
-    return head | {key: record.cost.get(key) for key in COST}
+    return head | {TRAINED: _trained(record)} | {key: record.cost.get(key) for key in COST}
+
+
+def _trained(record: Record) -> bool:
+    """Where a record does not say, it did."""
+    cost = record.cost
+    return not ("score_s" in cost and "train_s" not in cost and not cost.get("trainable_parameters"))
 
 
 def _deviations(record: Record) -> list[str]:

@@ -107,7 +107,6 @@ def numbers(scores: pd.DataFrame, images: pd.DataFrame, column: str) -> Numbers:
     """Per-image values where their mean is the recorded number of every run, else the recorded numbers."""
     keys = ["run_id", "strength"]
     name, _, network = column.partition(" [")
-    scores = scores.assign(trained=frames.trained(scores))
     if name in frames.COST:
         rows = scores.drop_duplicates(keys)
         return Numbers(rows.assign(value=rows[name])[[*ABOUT_RUN, "value"]], RUN_LEVELS, None, costs=True)

@@ -232,3 +232,11 @@ def test_numbers_that_are_not_fit_to_publish_say_so():
     model = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a", "low_b"])
     said = [[model.notes[i - 1] for i in column.marks] for column in model.columns]
     assert "do not publish" in said[0][0] and said[1] == [layouts.SETS]
+
+
+@pytest.mark.parametrize("value, said", [(30.0, False), (5.0, True)])
+def test_a_bias_that_is_small_against_the_number_is_no_reason(value, said):
+    """The null is what a perfect set scores at this size: 1 of 30 is little, 1 of 5 is not."""
+    records = [cell("one", "dots", 0, [score("up_a", value, publishable=False), score("up_a_null", 1.0)])]
+    model = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a"])
+    assert any("do not publish" in note for note in model.notes) == said
