@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,3 +166,20 @@ def fingerprints(records: Sequence[Record]) -> list[tuple[str, str]]:
         text = json.dumps(score.get("fingerprint") or {}, sort_keys=True, default=str)
         found[score.get("group") or score.get("metric"), text] = None
     return [(str(name), text[1:-1].replace('"', "")) for name, text in sorted(found, key=str)]
+
+
+def package_differences(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Our metric, its network, the package that computed it too, values compared, and the largest difference.
+
+    A fingerprint says which package (`engine`) computed a value, and of which metric of ours (`same_as`).
+    """
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for record in records:
+        ours = {(s["strength"], s["metric"], s.get("network")): s["value"] for s in record.scores if "strength" in s}
+        for score in record.scores:
+            about = score.get("fingerprint") or {}
+            same = about["same_as"].get(score["metric"]) if isinstance(about.get("same_as"), dict) else None
+            value = ours.get((score.get("strength"), same, score.get("network")))
+            if value is not None and math.isfinite(gap := abs(score["value"] - value)):
+                found.setdefault((str(same), str(score.get("network")), str(about.get("engine"))), []).append(gap)
+    return [(*key, str(len(gaps)), f"{max(gaps):.2g}") for key, gaps in sorted(found.items())]

@@ -174,6 +174,7 @@ def _content(found: Gathered) -> dict[str, Any]:
         "legend": found.model.legend,
         "failures": gather.failures(records, wishes.root, not wishes.conditions),
         "fingerprints": gather.fingerprints(records),
+        "packages": gather.package_differences(records),
         "images": sum(len(row.files) for gallery in shown for row in gallery.rows),
         "rule": RULE.format(metric=_metric_words(shown)),
     }
@@ -278,7 +279,10 @@ def _render(content: dict[str, Any], chunks: Sequence[dict[str, str]], left_out:
         reading=READING,
         counts=_counts(content),
         about=_about(wishes),
-        **{key: content[key] for key in ("legend", "footnotes", "comparisons", "failures", "fingerprints", "rule")},
+        **{
+            key: content[key]
+            for key in ("legend", "footnotes", "comparisons", "failures", "fingerprints", "packages", "rule")
+        },
     )
 
 

@@ -230,7 +230,7 @@ def configured(name):
         return OmegaConf.to_container(hydra.compose(overrides=[f"+metrics={name}"]).metrics)
 
 
-@pytest.mark.parametrize("name", ["mini", "sd", "sd_legacy", "sd15", "sdxl", "sd_style"])
+@pytest.mark.parametrize("name", ["mini", "sd", "sd_legacy", "sd15", "sdxl", "sd_style", "libraries", "libraries_mini"])
 def test_configured_metrics_are_built_without_weights_and_say_what_they_lack(name):
     metrics = build(configured(name))
     everywhere = {"clip_score", "lpips_leakage", "clip_text_leak", "clip_i", "div", "oracle"}
@@ -243,7 +243,7 @@ def test_configured_metrics_are_built_without_weights_and_say_what_they_lack(nam
         assert all(isinstance(direction, bool) for direction in metric.higher_is_better.values())
 
 
-@pytest.mark.parametrize("name", ["mini", "sd_style"])
+@pytest.mark.parametrize("name", ["mini", "sd_style", "libraries", "libraries_mini"])
 def test_no_two_metrics_of_a_config_give_the_same_id(name):
     ids = [key for metric in build(configured(name)).values() for key in metric.higher_is_better]
     assert len(ids) == len(set(ids))
