@@ -12,7 +12,7 @@ from bench.environment import using
 from bench.errors import BenchError
 
 
-def atomic_write(path: Path | str, data: bytes) -> None:
+def atomic_write(path: Path | str, data: bytes | memoryview) -> None:
     """Write a file wholly or not at all: temporary file beside it, fsync, rename."""
     path = Path(path)
     with using(path.parent, len(data)):
@@ -35,7 +35,7 @@ def check_place(option: str, path: Path | None) -> None:
         raise BenchError(f"{option} {path} was requested, which {why}; give a file in a folder that exists.")
 
 
-def write_through(file: Any, data: bytes) -> None:
+def write_through(file: Any, data: bytes | memoryview) -> None:
     file.write(data)
     file.flush()
     os.fsync(file.fileno())

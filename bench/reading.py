@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from bench.errors import BenchError
 if TYPE_CHECKING:
     import pandas as pd
 
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # in the text of JSON
 INDEX = ["strength", "prompt", "seed"]  # of the lines of per_image.csv
 
 
@@ -48,7 +50,8 @@ def parsed(words: str) -> dict[str, Any]:
     """A JSON mapping. Raises Damaged."""
     try:
         found = json.loads(words)
-        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair cannot be shown anywhere
+        if SURROGATE.search(words):
+            json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair cannot be shown anywhere
     except (ValueError, RecursionError) as error:
         raise Damaged(f"it is not whole JSON ({str(error)[:200]})") from error
     if not isinstance(found, dict):

@@ -34,7 +34,7 @@ def run(cell: Cell, stop: Callable[[], bool] = lambda: False) -> Record:
     """
     record = identify(cell)
     if record is None:
-        record = next(run_together([begin(cell)], stop=stop), None)
+        record = next(iter(run_together([begin(cell)], stop=stop)), None)
     if record is None:
         raise Stopped
     return record

@@ -100,10 +100,9 @@ def construct(kind: Any, values: Mapping[str, Any], at: str) -> Any:
 def _parameters(kind: Any) -> dict[str, inspect.Parameter]:
     """What a class or a function takes; a class that hands keywords on to its base takes those of the base, too."""
     known = dict(inspect.signature(kind).parameters)
-    for base in kind.__mro__[1:] if isinstance(kind, type) else ():
+    for base in kind.__mro__[1:-1] if isinstance(kind, type) else ():
         more = [name for name, one in known.items() if one.kind is one.VAR_KEYWORD]
-        if not more or base is object:
-            break
-        del known[more[0]]
-        known = {**inspect.signature(base).parameters, **known}
+        if more and "__init__" in vars(base):
+            del known[more[0]]
+            known = {**inspect.signature(base).parameters, **known}
     return known

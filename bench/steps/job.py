@@ -29,7 +29,8 @@ def log_step(work: Work, step: Step) -> None:
     work.error = step.error
     if step.error is None and not work.is_lost():
         work.training_log.write(step)
-        work.tracker.log(step.k, {"loss": step.losses[-1], "lr": step.lr})
+        parts = {f"loss/{i}": loss for i, loss in enumerate(step.losses, start=1)} if len(step.losses) > 1 else {}
+        work.tracker.log(step.k, {"loss": sum(step.losses), "lr": step.lr, **parts})
         work.spend("steps", 1)
 
 

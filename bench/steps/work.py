@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LABELS = (
     "name",
+    "title",
     "version",
     "strength_sweep",
     "curve",
@@ -159,7 +160,10 @@ class Work:
     def tracker(self) -> Tracker:
         tracker = build({"folder": str(self.cell.results), **self.cell.tracker}, "tracker")
         tags = (self.cell.method["name"], self.cell.dataset["name"], self.cell.backbone["name"])
-        tracker.start(self.cell.run_id, self.cell.identity, self.cell.group or "", tags)
+        again = (
+            {"resume": run} if self.record is not None and (run := self.record.provenance.get("tracker_run")) else {}
+        )
+        tracker.start(self.cell.run_id, self.cell.identity, self.cell.group or "", tags, **again)
         return tracker
 
     @cached_property

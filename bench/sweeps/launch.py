@@ -131,7 +131,7 @@ def _summarise(sweep: Sweep, cell: Cell) -> None:
             from bench.report.publish import of_sweep
 
             runs = [entry.run_id for entry in sweep.entries]
-            of_sweep(sweep.folder.name, sweep.results, runs, tracker, cell.group or "")
+            of_sweep(sweep.folder.name, sweep.results, runs, tracker, cell.group or sweep.folder.name)
     except Exception as error:
         print(f"The tracker got no summary ({type(error).__name__}: {' '.join(str(error).split())}).")
 

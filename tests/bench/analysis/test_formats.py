@@ -8,7 +8,7 @@ import subprocess
 import pandas as pd
 import pytest
 
-from bench.analysis import formats
+from bench.analysis import formats, latex_tables
 from bench.analysis.table_model import Column, Row, TableModel, Value
 
 HOSTILE = [
@@ -100,10 +100,10 @@ def test_frames_hold_every_number():
 
 
 def test_latex_leaves_no_sign_that_it_would_read():
-    body = formats._tex("".join(HOSTILE)).replace(r"\textbackslash{}", "")
+    body = latex_tables._tex("".join(HOSTILE)).replace(r"\textbackslash{}", "")
     for sign in "&%$#_{}":
         assert body.count(sign) == body.count("\\" + sign) + body.count(sign + "}") * (sign in "{}") or sign in "{}"
-    assert formats._tex("中☃é") == r"\texttt{U+4E2D}\texttt{U+2603}é" and "\n" not in body
+    assert latex_tables._tex("中☃é") == r"\texttt{U+4E2D}\texttt{U+2603}é" and "\n" not in body
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex on this machine")
