@@ -11,7 +11,7 @@ from typing import Any
 from bench.environment import using
 
 
-def atomic_write(path: Path | str, data: bytes) -> None:
+def atomic_write(path: Path | str, data: bytes | memoryview) -> None:
     """Write a file wholly or not at all: temporary file beside it, fsync, rename."""
     path = Path(path)
     with using(path.parent, len(data)):
@@ -27,7 +27,7 @@ def atomic_write(path: Path | str, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def write_through(file: Any, data: bytes) -> None:
+def write_through(file: Any, data: bytes | memoryview) -> None:
     file.write(data)
     file.flush()
     os.fsync(file.fileno())

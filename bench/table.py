@@ -60,15 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.matched and not options.compare:
         raise BenchError("--matched METRIC says where methods are compared; say in what with --compare METRIC.")
     names = options.metrics.split(",") if options.metrics else None
-    plain = not (names or options.where or options.compare or options.csv or options.parquet)
-    first = shown_columns.headline() if plain else None  # the rest is not even read
-    table = where(load(options.results, first), options.where)
+    every = options.compare or options.csv or options.parquet or names == ["all"]
+    shown = None if every else [today(name.partition(" [")[0]) for name in names or shown_columns.headline()]
+    table = where(load(options.results, None if names or options.where else shown), options.where)
     if table.empty:
         print("No record.")
         return
     from bench.analysis import formats
 
-    parts = sections(options, Shown(options.results, table, images(options.results, first), options.mix), names)
+    parts = sections(options, Shown(options.results, table, images(options.results, shown), options.mix), names)
     models = [model for _, model in parts]
     print("\n\n".join(map(formats.text, models)))
     for kind, make in (("markdown", formats.markdown), ("latex", formats.latex), ("html", formats.html)):

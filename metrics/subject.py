@@ -23,7 +23,13 @@ def similarity_quantities(id: str, network: str, source: str, heading: str) -> d
     about = ("mean cos(f(y), f(s))", "-1 to 1", source, "cosine")
     return {
         id: Quantity(f"Similarity to the subject, {network}", *about, heading=heading),
-        f"style_{id}": Quantity(f"Similarity to the style images, {network}", *about, heading=f"{heading} to style"),
+        f"style_{id}": Quantity(
+            f"Similarity to the style images, {network}",
+            *about[:2],
+            f"protocol of {source}, with style images for the subject's",
+            "cosine",
+            heading=f"{heading} to style",
+        ),
     }
 
 

@@ -24,22 +24,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["CELL", "COST", "SCORE", "SETTINGS", "STATE", "settings_hash"]  # and what is defined below
+ABOUT = ("_se", "_null")  # endings of numbers about another number: nobody wins in them
 GROUP = ["method", "dataset", "backbone", "settings", "strength"]
 
 
 def load(root: Path | str, only: Collection[str] | None = None) -> pd.DataFrame:
     """The long table of all records below a folder, through its index. Texts are categories, in their order.
 
-    With `only` these metrics and costs are whole; of the others there is a line here and there, and no cost.
+    With `only` these metrics, with their errors and nulls, and these costs are whole; of the others there is a line
+    here and there, and no cost.
     """
     from bench.store import index
 
     def wanted(names: Sequence[str]) -> list[str]:
-        left_out = {index.FOLDER, stored_rows.FIRST, *([] if only is None else set(COST) - set(only))}
+        costs = [] if only is None else set(COST) - set(only)
+        left_out = {index.FOLDER, stored_rows.FIRST, *costs}
         return [name for name in names if name not in left_out]
 
+    whole = {f"{name}{ending}" for name in only or () for ending in ("", *ABOUT)}
+
     def some(column: Callable[[str], pd.Series]) -> pd.Series:
-        return column("metric").isin(only) | column(stored_rows.FIRST)
+        return column("metric").isin(whole) | column(stored_rows.FIRST)
 
     keep = None if only is None else some
     rows = index.load(root, "scores", "record.json", stored_rows.VERSION, stored_rows.scores, wanted, keep)
@@ -49,7 +54,7 @@ def load(root: Path | str, only: Collection[str] | None = None) -> pd.DataFrame:
 def images(root: Path | str, metrics: Collection[str] | None = None) -> pd.DataFrame:
     """Per-image values of all records: run_id, strength, prompt, image_seed (evaluation) and a column per metric.
 
-    With `metrics` only those of these names.
+    With `metrics` only those of these names, on every network.
     """
     from bench.store import index
 

@@ -18,7 +18,6 @@ ROW = ["dataset", "method", "backbone", "settings", "strength"]  # what a row is
 POOLED = ["form", "evaluation", *ROW[1:]]  # what a row is that pools datasets
 ABOUT_RUN = [*ROW, *variants.COLUMNS, "seed", "run_id", "trained"]
 RUN_LEVELS = ("dataset", "seed")
-ABOUT = ("_se", "_null")  # endings of numbers about another number: nobody wins in them
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def numbers(scores: pd.DataFrame, images: pd.DataFrame, column: str) -> Numbers:
     up = lines.higher_is_better.dropna().astype(bool)
     each = _per_image(rows, images, name, column)
     target = quantities.heading(name).ideal
-    direction = bool(up.iloc[0]) if len(up) and not name.endswith(ABOUT) else None
+    direction = bool(up.iloc[0]) if len(up) and not name.endswith(frames.ABOUT) else None
     if each is not None:
         return Numbers(each, statistics.LEVELS, direction, target=target)
     errors = of_net[of_net.metric == f"{name}_se"].drop_duplicates(keys, keep="last")[[*keys, "value"]]

@@ -58,31 +58,46 @@ def load(
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the default one keeps what was freed: 40 MB more
     root = Path(root)
     path, found = root / ".index" / f"{name}.parquet", stamps(root, file)
-    with _stored(path, version) as (kept, known):
-        rows = None
-        if kept is not None and known == found:
-            rows = _frame(kept.schema_arrow.names, partial(kept.read, use_threads=False), choose, keep)
-        if rows is None:
-            table = _renewed(root, found, kept, known, parse)
-            whole = {folder: found[folder] for folder in table[FOLDER].unique().to_pylist()}  # a damaged one: each time
-            if whole != known:
-                _write(path, table, whole, version)
-            rows = _frame(table.column_names, table.select, choose, keep)
+    table, rows = None, _kept(path, version, found, choose, keep)
+    if rows is None:
+        table = _renewed(root, path, version, found, parse)
+        whole = table.num_rows > 0 and len(table[FOLDER].unique()) == len(found)
+        if whole and path.is_file():
+            table = None  # to read back what is wanted takes less memory than to choose it
+            rows = _kept(path, version, found, choose, keep)
+    if rows is None:
+        table = _renewed(root, path, version, found, parse) if table is None else table
+        rows = _frame(table.column_names, table.select, choose, keep)
     assert rows is not None
     return rows
 
 
-def _renewed(root: Path, found: dict[str, str], kept: Any, known: dict[str, str], parse: Parse) -> pyarrow.Table:
-    """All rows, those of new and changed folders read now."""
+def _kept(
+    path: Path, version: str, found: dict[str, str], choose: Choose | None, keep: Keep | None
+) -> pd.DataFrame | None:
+    """What is wanted from the file, where it is of these folders as they are now."""
+    with _stored(path, version) as (kept, known):
+        if kept is None or known != found:
+            return None
+        return _frame(kept.schema_arrow.names, partial(kept.read, use_threads=False), choose, keep)
+
+
+def _renewed(root: Path, path: Path, version: str, found: dict[str, str], parse: Parse) -> pyarrow.Table:
+    """All rows, those of new and changed folders read now, and the file written again where they changed."""
     import pyarrow
 
-    rows = None if kept is None else _read(kept)
+    with _stored(path, version) as (kept, known):
+        rows = None if kept is None else _read(kept)
     known = {} if rows is None else known
     fresh = [folder for folder, stamp in found.items() if known.get(folder) != stamp]
     parts = [] if rows is None else [_of(rows, known.keys() & found.keys() - set(fresh))]
     parts += [parse([root / folder for folder in fresh[i : i + BATCH]]) for i in range(0, len(fresh), BATCH)]
     parts = [part for part in parts if part.num_rows] or parts[:1] or [parse([])]
-    return _sorted(pyarrow.concat_tables(parts, promote_options="permissive").unify_dictionaries())
+    table = _sorted(pyarrow.concat_tables(parts, promote_options="permissive").unify_dictionaries())
+    whole = {folder: found[folder] for folder in table[FOLDER].unique().to_pylist()}  # a damaged one is tried each time
+    if whole != known:
+        _write(path, table, whole, version)
+    return table
 
 
 def _of(rows: pyarrow.Table, folders: set[str]) -> pyarrow.Table:
@@ -98,8 +113,10 @@ def _sorted(rows: pyarrow.Table) -> pyarrow.Table:
     import numpy as np
     import pyarrow
 
-    texts = rows[FOLDER].cast(pyarrow.string()).to_numpy()
-    return rows.take(pyarrow.array(np.argsort(texts.astype(object), kind="stable"))) if rows.num_rows else rows
+    texts = rows[FOLDER].combine_chunks().dictionary.to_numpy(zero_copy_only=False) if rows.num_rows else []
+    ranks = np.argsort(np.argsort(np.array(texts, dtype=object)))
+    order = ranks[rows[FOLDER].combine_chunks().indices.to_numpy()] if rows.num_rows else ranks
+    return rows if (order[1:] >= order[:-1]).all() else rows.take(pyarrow.array(np.argsort(order, kind="stable")))
 
 
 def _frame(names: Sequence[str], read: Read, choose: Choose | None, keep: Keep | None) -> pd.DataFrame | None:
@@ -210,6 +227,7 @@ def _write(path: Path, table: pyarrow.Table, found: dict[str, str], version: str
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: about})
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
+    buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
     with contextlib.suppress(OSError, BenchError):
         path.parent.mkdir(exist_ok=True)
-        atomic_write(path, buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())
+        atomic_write(path, buffer.getbuffer())

@@ -205,6 +205,23 @@ def test_command_writes_every_layout_and_format(records, tmp_path, capsys):
         command("--layout", "ablation")
 
 
+def test_what_is_not_read_changes_nothing_that_is_shown(records, tmp_path, capsys):
+    """The table at first reads only what it shows; with --metrics and --where all is read."""
+    names = ["clip_t", "kid", "kid_se", "fid", "fid_null", "cmmd_u", "up_other"]
+    store = Store(tmp_path / "results")
+    for k, record in enumerate(records[1]):
+        record.scores += [
+            score(g, name, k + g + i) for i, name in enumerate(names) for g in (0.5, 1.0) if record.scores
+        ]
+        store.publish(record)
+    first = shown_columns.headline()
+    both = []
+    for options in ((), ("--metrics", ",".join(name for name in first if name in (*names, "train_s")))):
+        table.main(["--results", str(store.root), *options])
+        both.append(capsys.readouterr().out)
+    assert both[0] == both[1] and "KID x 1000" in both[0] and "up_other" not in both[0]
+
+
 @pytest.mark.slow
 def test_a_thousand_records_take_less_than_two_seconds(tmp_path):
     store = Store(tmp_path)
