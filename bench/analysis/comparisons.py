@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.analysis import power, resampling, statistics
+from bench.analysis import power, quantities, resampling, statistics
 from bench.analysis.closeness import NOTHING, Side, closeness, pair_of, prompts_of
 from bench.analysis.layouts import ARROWS, ONE, Source
 from bench.analysis.matched import Matched, of_datasets, of_pair
@@ -50,6 +50,7 @@ HOW_MATCHED = (
     "intervals, not corrected, from resamples that draw both sweeps anew. Effect: as of paired differences, to first "
     "order. " + P
 )
+NEARER = "The ideal is {ideal:g}: p and verdict compare the distances to it, and the nearer one is better."
 MORE = (
     "More: further training seeds (over all styles: styles) that would show a gap of this size after Holm's correction "
     "with a power of 80 %, and the range that the uncertain variance over trainings leaves; none: no number would, "
@@ -135,7 +136,8 @@ class Requested:
         lines = [self._answer(block, a, b, len(keys)) for a, b in keys]
         adjusted = resampling.holm(np.array([line["p"] for line in lines], dtype=np.float64), max(1, len(keys)))
         for line, p in zip(lines, adjusted, strict=True):
-            verdict = statistics.verdict(line["difference"], float(p)) if line["verdict"] != MISSING else MISSING
+            word = line.pop("word", MISSING)
+            verdict = word if p < statistics.ALPHA or word == MISSING else statistics.INCONCLUSIVE
             yield {**line, "p_holm": float(p), "verdict": verdict, **_more(line["more"], verdict)}
 
     def _answer(self, block: Block, a: Any, b: Any, family: int) -> dict[str, Any]:
@@ -148,7 +150,10 @@ class Requested:
             )
         single = made.linear.outer < 2
         line |= {"at": made.level, "difference": made.difference, "low": made.low, "high": made.high}
-        line |= {"effect": made.effect, "p": math.nan if single else made.p, "n": len(made.linear.prompts)}
+        target = self.numbers.target
+        word, p = statistics.direction(made.linear, *(() if target is None else (made.plus, target)))
+        p = math.nan if single else max(p, made.p) if target is None else p
+        line |= {"effect": made.effect, "p": p, "word": word, "n": len(made.linear.prompts)}
         if single:
             return line | {"reason": ONE}
         return line | {"more": power.more_units(made.linear, abs(made.difference), family)}
@@ -251,7 +256,12 @@ def table_model(made: pd.DataFrame, column: str, up: bool | None, by: str | None
     heads = [Column("difference"), Column("effect"), Column("p"), Column("verdict"), Column("more")]
     found = TableModel([*keys[:-2], "A", "B"], [*([Column("at")] if by else []), *heads])
     found.shared = f"{column}{ARROWS[up]}" + (f" at matched {by}" if by else "")
-    found.legend = [HOW_MATCHED if by else HOW, *([MORE] if (made.verdict == "inconclusive").any() else [])]
+    ideal = quantities.heading(column.partition(" [")[0]).ideal
+    found.legend = [
+        HOW_MATCHED if by else HOW,
+        *([NEARER.format(ideal=ideal)] if ideal is not None else []),
+        *([MORE] if (made.verdict == "inconclusive").any() else []),
+    ]
     for line in made.to_dict("records"):
         marks = found.mark(line["reason"])
         values = [*([Value(line["at"])] if by else []), *_values(line)]

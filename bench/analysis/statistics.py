@@ -25,10 +25,11 @@ Holm's correction works in large families. Which rows may be the best is one que
 (`analysis.best`); how small a gap a design can show is answered by `analysis.power`.
 
 A number of a whole set of images (a distance of distributions) has no per-image values. Its record keeps what each
-prompt adds to it, from the set without that prompt (`analysis.replicates`): then all of the above holds for it too.
-Without these, its interval is Student's t over trainings. Where the frame carries the standard error of each value (a
+prompt adds to it, from the set without that prompt (metrics/jackknife.py): then all of the above holds for it too.
+Without that, its interval is Student's t over trainings. Where the frame carries the standard error of each value (a
 column "<name>_se"), that is added and not divided by the number of trainings, as all of them draw the same prompts.
 
+Shares of events, values that are 0 or 1, have intervals of their own (`analysis.proportions`).
 docs/statistics.md reports error rates, power and coverage in simulations with known truth.
 """
 
@@ -42,10 +43,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.analysis import best, power, resampling
+from bench.analysis import best, power, proportions, resampling
 from bench.analysis.pairing import LEVELS, Estimate, Rows
 from bench.analysis.power import More
-from bench.analysis.resampling import ALPHA
+from bench.analysis.resampling import ALPHA, Mean
 from bench.contracts import BenchError
 
 if TYPE_CHECKING:
@@ -102,8 +103,10 @@ def interval(frame: pd.DataFrame, value: str, levels: Sequence[str] = LEVELS) ->
 
 
 def interval_of(made: Estimate) -> Interval:
-    """The interval of a row of a block."""
-    return Interval(made.mean.value, *made.mean.limits(), made.n, made.units, made.covers)
+    """The interval of a row of a block; of events, 0 or 1, that of `analysis.proportions`."""
+    events = proportions.are_events(made.values)
+    limits = proportions.limits(made.mean, made.n) if events else made.mean.limits()
+    return Interval(made.mean.value, *limits, made.n, made.units, made.covers)
 
 
 def compare(
@@ -140,7 +143,8 @@ def compare_rows(rows: Rows, target: float | None = None) -> pd.DataFrame:
     pairs = list(combinations(rows.lines, 2))
     made = [rows.pair(a, b) for a, b in pairs]
     found = [_comparison(one) for one in made]
-    said = [_direction(one, rows, pair, target) for one, pair in zip(made, pairs, strict=True)]
+    sums = [None if target is None else rows.pair(a, b, sign=1).mean for a, b in pairs]
+    said = [direction(one.mean, plus, target or 0.0) for one, plus in zip(made, sums, strict=True)]
     adjusted = holm([p if one.general else math.nan for one, (_, p) in zip(made, said, strict=True)])
     lines = [
         {"a": a, "b": b, "difference": c.difference, "low": c.low, "high": c.high, "p": p, "p_holm": corrected}
@@ -234,11 +238,14 @@ def _comparison(made: Estimate) -> Comparison:
     return Comparison(mean.value, *mean.limits(), p, effect, said, len(values), made.units, made.covers)
 
 
-def _direction(made: Estimate, rows: Rows, pair: tuple[Hashable, Hashable], target: float | None) -> tuple[str, float]:
-    """What a is, higher or lower, nearer or farther, if it is significant; and its two-sided p."""
-    if target is None:
-        return ("higher" if made.mean.value > 0 else "lower"), made.mean.p_value()
-    near, far = best.nearness(made.mean, rows.pair(*pair, sign=1).mean, target)
+def direction(minus: Mean, plus: Mean | None = None, target: float = math.nan) -> tuple[str, float]:
+    """What a is if it is significant, higher or lower, and its two-sided p, from a - b.
+
+    With a + b as well, nearer to the target or farther from it.
+    """
+    if plus is None:
+        return ("higher" if minus.value > 0 else "lower"), minus.p_value()
+    near, far = best.nearness(minus, plus, target)
     return ("nearer" if near < far else "farther"), min(1.0, 2 * min(near, far))
 
 

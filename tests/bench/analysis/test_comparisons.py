@@ -303,3 +303,25 @@ def test_the_command_prints_and_writes_comparisons(tmp_path, capsys):
     assert "verdict" in capsys.readouterr().out
     with pytest.raises(BenchError, match="--compare METRIC"):
         table.main([*command[:2], "--matched", "closed"])
+
+
+def test_where_the_ideal_is_a_value_the_nearer_one_is_better(monkeypatch):
+    """A leak of -1 is worse than one of 0.1, though it is lower; matched or not."""
+    from bench.analysis import table_model
+    from bench.analysis.quantities import Heading
+
+    made = world(seeds=3)
+    by = {False: requested(made), True: requested(made, by="closed")}
+    plain = {key: one.frame().set_index(["a", "b"]) for key, one in by.items()}
+    monkeypatch.setattr(table_model.quantities, "heading", lambda name: Heading(name, ideal=IDEAL))
+    for key, frame in plain.items():
+        one = requested(made, by="closed") if key else requested(made)
+        found = one.frame().set_index(["a", "b"])
+        for pair, line in frame.iterrows():
+            turned = {"better": "worse", "worse": "better"}
+            expected = turned.get(line.verdict, line.verdict)
+            assert found.verdict[pair] == expected and found.difference[pair] == line.difference
+        assert "The ideal is 50" in formats.text(one.table_model())
+
+
+IDEAL = 50.0  # far above all leaks: then the higher one is nearer

@@ -91,7 +91,7 @@ def test_few_prompts_get_students_interval():
 
 
 def test_one_value_among_equal_ones_gives_students_interval():
-    frame = images(seeds=1, prompts=24, shots=1, draw=lambda m, d, s, p, e: float(p == 0))
+    frame = images(seeds=1, prompts=24, shots=1, draw=lambda m, d, s, p, e: 2.0 * (p == 0))
     assert_students(statistics.interval(frame, "x"), frame.x)
 
 
