@@ -132,8 +132,9 @@ class Rows:
     @cached_property
     def _styles(self) -> tuple[dict[Hashable, float], Prior]:
         """The variance over styles of each row that has them all, without their main effect, and its prior."""
-        means = {key: _by_dataset(lines) for key, lines in self.lines.items()}
-        whole = {key: found for key, found in means.items() if len(found) == max(map(len, means.values()))}
+        kinds = {key: tuple(np.unique(lines.codes[0])) for key, lines in self.lines.items()}
+        most = max(kinds.values(), key=len)
+        whole = {key: _by_dataset(lines) for key, lines in self.lines.items() if kinds[key] == most}
         spread = moderation.centred(np.array(list(whole.values()))).var(axis=1, ddof=1)
         k, free = len(whole), len(next(iter(whole.values()))) - 1
         prior = moderation.fit(spread, [free * (k - 1) / k] * k)

@@ -115,3 +115,14 @@ def test_latex_compiles(tmp_path):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert result.returncode == 0, result.stdout[-2000:]
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF") and "Overfull" not in result.stdout
+
+
+def test_what_cannot_be_separated_from_the_best_is_italic():
+    values = [Value(2.0, bold=True), Value(1.9, with_best=True), Value(0.5)]
+    rows = [Row({"method": str(i)}, (str(i),), (value,)) for i, value in enumerate(values)]
+    model = TableModel(["method"], [Column("up")], rows, legend=["Bold: the best. Italic: near it."])
+    assert all(part in formats.markdown(model) for part in ("**2.00**", "*1.90*", "0.50"))
+    assert all(part in formats.latex(model) for part in (r"\textbf{2.00}", r"\textit{1.90}"))
+    assert all(part in formats.html(model) for part in ("<b>2.00</b>", "<i>1.90</i>"))
+    shown = formats.text(model)
+    assert "2.00*" in shown and "1.90+" in shown and "*: the best. +: near it." in shown

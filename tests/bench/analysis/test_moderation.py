@@ -74,3 +74,17 @@ def test_what_all_methods_find_hard_in_a_style_is_no_part_of_a_difference():
     two = Rows(statistics.split(wide, ["method"]), "x").pair(("m0",), ("m1",)).mean
     gaps = wide.pivot(index="dataset", columns="method", values="x")
     assert two.variance == pytest.approx((gaps.m0 - gaps.m1).var() / 4) and two.free == 3
+
+
+def test_rows_of_other_styles_have_no_part_in_it():
+    draw = np.random.default_rng(3)
+    kinds = {"m0": "abc", "m1": "abc", "m2": "abc", "m3": "abd"}
+    frame = pd.DataFrame(
+        [(m, d, 9.0 * "abcd".index(d) + draw.normal()) for m, own in kinds.items() for d in own],
+        columns=["method", "dataset", "x"],
+    )
+    made, alone = (
+        Rows(statistics.split(part, ["method"]), "x").pair(("m0",), ("m1",)).mean
+        for part in (frame, frame[frame.method != "m3"])
+    )
+    assert made.variance == alone.variance and made.free == alone.free
