@@ -57,7 +57,8 @@ def by_content(images: Images) -> list[int]:
 
 def second(ours: str, package: str, about: str) -> Quantity:
     """The entry of a column that a package computes where we have a column of our own."""
-    return Quantity(f"{ours} by {package}", about, f"as {ours}", package, f"as {ours}", f"the value of {ours}")
+    name = f"{ours} by {package}"
+    return Quantity(name, about, f"as {ours}", package, f"as {ours}", f"the value of {ours}", heading=name)
 
 
 class Library(Metric):
