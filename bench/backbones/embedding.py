@@ -14,7 +14,10 @@ _read: WeakKeyDictionary[Backbone, dict[str | None, Text]] = WeakKeyDictionary()
 
 
 def embedded(backbone: Backbone, prompts: Sequence[str | None]) -> Text:
-    """One row per prompt, None for no negative prompt. Each is read alone, so its bits do not depend on what is read with it."""
+    """One row per prompt, None for no negative prompt.
+
+    Each is read alone, so its bits do not depend on what is read with it.
+    """
     known = _read.setdefault(backbone, {})
     new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     if len(known) + len(new) > KEPT:
@@ -24,6 +27,6 @@ def embedded(backbone: Backbone, prompts: Sequence[str | None]) -> Text:
 
 
 def read(backbone: Backbone, prompts: Sequence[str | None]) -> Text:
-    """The same in one pass of the text encoders, and not kept."""
+    """The same, read together and not kept."""
     text, absent = backbone.embed([prompt or "" for prompt in prompts]), [prompt is None for prompt in prompts]
     return replace(backbone.absent(text, absent), prompts=tuple(prompts)) if any(absent) else text

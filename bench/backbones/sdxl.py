@@ -24,6 +24,10 @@ class StableDiffusionXL(LatentDiffusion):
 
     pipeline_class = "StableDiffusionXLPipeline"
     conditioning = "text_time"
+    training_notes = (
+        "training conditions SDXL on images of the training size without crop; the reference scripts give the original "
+        "size and the crop of each image",
+    )
 
     def embed(self, prompts: Sequence[str]) -> Text:
         import torch

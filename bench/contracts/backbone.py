@@ -78,6 +78,7 @@ class Backbone(ABC):
     network: nn.Module  # where adapters attach
     device: torch.device
     dtype: torch.dtype
+    training_notes: Sequence[str] = ()  # how training on it departs from the reference scripts
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Text:

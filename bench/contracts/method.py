@@ -36,7 +36,8 @@ class Recipe:
     schedule: LearningRate = "constant"
     warmup_steps: int = 0
     clip_norm: float | None = None
-    flip: bool = False  # mirror each drawn example with probability 1/2, pairs together
+    flip: bool = False  # mirror each drawn example with `flip_probability`, pairs together
+    flip_probability: float = 0.5
     crop: float = 1.0  # smallest side of a random square crop as a fraction of the image, pairs together
 
     def __post_init__(self) -> None:
