@@ -1,7 +1,7 @@
 """The published updates on tiny Stable Diffusion and SDXL, replayed in plain torch with diffusers' own pipeline.
 
-The pipeline reads the prompts, its UNet predicts with merged weights, its scheduler's alphas make the noise, and AdamW of
-torch steps. Ours are bank, trainer and method on the same folder. Both in float64.
+The pipeline reads the prompts, its UNet predicts with merged weights, its scheduler has the alphas, and torch's AdamW
+steps. Ours are bank, trainer and method on the same folder. Both in float64.
 """
 
 import functools
