@@ -69,6 +69,7 @@ class VisualSlider(Method):
     positive: str = ""  # prompt of the high side
     neutral: str = ""  # prompt of the low side
     stride: int = 1  # noise levels are multiples of it
+    levels: tuple[int, int] | None = None  # the first and the last multiple that is drawn; None: all timesteps alike
     t_shift: int = 0  # the network is told this much more noise than there is
     rank: int = 4
     alpha: float = 1.0
@@ -85,12 +86,13 @@ class VisualSlider(Method):
         at_least_one(stride=self.stride)
 
     def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
-        return slider_adapters(AdapterSpec(self.rank, self.where, self.alpha, init="kaiming"), self.compose)
+        """`down` begins as in the code of visual sliders, kaiming a = sqrt(5); the code of textual ones has a = 1."""
+        return slider_adapters(AdapterSpec(self.rank, self.where, self.alpha, init="kaiming_sqrt5"), self.compose)
 
     def step(self, data, k, rng):
         (low, high), _ = data.draw(("content", "style"), rng)
         eps, t = data.noise(low, rng)  # shared by both sides
-        t = t - t % self.stride if self.stride > 1 else t
+        t = self._levels(t, rng)
         n, side = len(low), torch.full((len(low),), self.scale)
         out = yield Ask(
             torch.cat([data.noisy(high, eps, t), data.noisy(low, eps, t)]),
@@ -100,6 +102,13 @@ class VisualSlider(Method):
         )
         above, below = out.chunk(2)
         yield Loss(mse_loss(above, data.target(high, eps, t)) + mse_loss(below, data.target(low, eps, t)))
+
+    def _levels(self, t: Tensor, rng: torch.Generator) -> Tensor:
+        """Timesteps (B,) from `levels` in the place of t (B,), or the multiples of the stride below t."""
+        if self.levels is None:
+            return t - t % self.stride if self.stride > 1 else t
+        first, last = self.levels
+        return self.stride * torch.randint(first, last + 1, t.shape, generator=rng).to(t)
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
         return {"content": prompt, "negative": ""}
@@ -140,7 +149,9 @@ class TextualSlider(Method):
     preserve: Literal["sum", "random"] = "sum"
     rollout_steps: int = 50
     rollout_cfg: float = 3.0
-    t_shift: int = 0  # in the loss the network is told this much more noise than there is
+    # in the loss the network is told this much more noise than there is; None: one less than the rollout's stride, as
+    # in the code, which goes over from the rollout's schedule to one of all timesteps
+    t_shift: int | None = 0
     rank: int = 4
     alpha: float = 1.0
     where: str = "noxattn"
@@ -149,6 +160,7 @@ class TextualSlider(Method):
     compose: Sequence[Mapping[str, Any]] = ()  # finished sliders, on while sampling: {file, scale}
 
     strength_knob = "slider value"
+    notes = ("rollouts follow the backbone's DDIM schedule; the code's has no timestep offset and set_alpha_to_one",)
 
     def __post_init__(self) -> None:
         check_entries("compose", self.compose, COMPOSED)
@@ -174,7 +186,7 @@ class TextualSlider(Method):
     def step(self, data, k, rng):
         way = self.direction(data.dataset, rng)
         z, t = yield from self._rollout(data, way, rng)
-        n, t = len(z), t + self.t_shift
+        n, t = len(z), t + self._shift(data.backbone.train_timesteps)
         prompts = list(dict.fromkeys((way.neutral, *way.plus, *way.minus)))  # equal ones once
         text = data.text([prompt for prompt in prompts for _ in range(n)])
         out = yield Ask(torch.cat([z] * len(prompts)), t.repeat(len(prompts)), text)  # the slider is off
@@ -219,6 +231,9 @@ class TextualSlider(Method):
             away, towards = out[:n], out[-n:]
             z = scheduler.step(away + self.rollout_cfg * (towards - away), t, z).prev_sample
         return z, timesteps[last].repeat(n)
+
+    def _shift(self, train_timesteps: int) -> int:
+        return train_timesteps // self.rollout_steps - 1 if self.t_shift is None else self.t_shift
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
         return {"content": prompt, "negative": ""}

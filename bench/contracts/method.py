@@ -52,7 +52,8 @@ class Recipe:
     schedule: LearningRate = "constant"
     warmup_steps: int = 0
     clip_norm: float | None = None
-    flip: bool = False  # mirror each drawn example with probability 1/2, pairs together
+    flip: bool = False  # mirror each drawn example with `flip_probability`, pairs together
+    flip_probability: float = 0.5
     crop: float = 1.0  # smallest side of a random square crop as a fraction of the image, pairs together
 
     def __post_init__(self) -> None:
@@ -126,7 +127,10 @@ class Method(ABC):
 
     @abstractmethod
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
-        """The texts that `guide` uses for one evaluation prompt, by role; "content" and "negative" are always there."""
+        """The texts that `guide` uses for one evaluation prompt, by role; "content" and "negative" are always there.
+
+        An empty negative text means that there is none, which SDXL replaces by zeros.
+        """
 
     def shown(self, dataset: Dataset) -> Mapping[str, Mapping[str, Tensor]]:
         """What those texts show: role -> adapter -> image features (1, E) or (1, S, E)."""

@@ -181,9 +181,13 @@ def _decode(backbone, z: Tensor, batch: int = 16) -> Tensor:
 
 
 def _texts(backbone, request: Request, chosen: Sequence[Shot]) -> dict[str, Text]:
+    """Texts by role. An empty negative prompt is an absent one, as it is to diffusers; in other roles it is encoded."""
     roles = [request.method.prompts(shot.prompt, request.dataset) for shot in chosen]
     shown = request.method.shown(request.dataset)
-    texts = {role: embedded(backbone, [prompts[role] for prompts in roles]) for role in roles[0]}
+    texts = {
+        role: embedded(backbone, [prompts[role] or (None if role == "negative" else "") for prompts in roles])
+        for role in roles[0]
+    }
     return {role: backbone.drawing(text.showing(shown.get(role, {}))) for role, text in texts.items()}
 
 

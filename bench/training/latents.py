@@ -61,7 +61,7 @@ class Latents(TrainingData):
 
     def _view(self, rng: torch.Generator) -> tuple[bool, tuple[float, float, float] | None]:
         """Mirrored or not, and a crop (side, top, left) as fractions; drawn once for all roles of a draw."""
-        mirrored = bool(torch.rand((), generator=rng) < 0.5) if self.recipe.flip else False
+        mirrored = bool(torch.rand((), generator=rng) < self.recipe.flip_probability) if self.recipe.flip else False
         if self.recipe.crop >= 1:
             return mirrored, None
         side, top, left = torch.rand(3, generator=rng).tolist()

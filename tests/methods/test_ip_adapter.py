@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import random_pipelines
 import torch
 import yaml
 from narrow_networks import Shaped, sd, sdxl
@@ -18,6 +19,7 @@ from bench.adapters.bank import Bank
 from bench.adapters.cross_attention import CrossAttention
 from bench.adapters.image_adapter_files import read_image_adapter
 from bench.adapters.image_encoder import ImageEncoder
+from bench.backbones.sdxl import StableDiffusionXL
 from bench.contracts import Ask, BenchError, CrossAttentionSpec, Example, Impossible, Recipe, Text
 from bench.errors import Unavailable
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
@@ -311,9 +313,34 @@ def test_what_is_dropped_is_what_sampling_shows_for_nothing(clip, dropout, image
     assert ask.adapters == {"image": 1.0} and ask.trains == {"image"}
 
 
-def test_the_published_update_replayed_with_diffusers_modules(clip, tmp_path):
+def tiny_unet(folder):
+    """A backbone, and what its network reads for captions."""
+    backbone = TinyBackbone(torch.float64)
+    return backbone, lambda captions: (backbone.embed(captions).states, {})
+
+
+def tiny_sdxl(folder):
+    """The same of SDXL: states, pooled states and sizes, as diffusers' pipeline has them, also of an empty caption."""
+    pipeline = random_pipelines.sdxl()
+    pipeline.save_pretrained(folder)
+    for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
+        encoder.to(torch.float64)
+    backbone = StableDiffusionXL(str(folder), 64, dtype="float64", device="cpu")
+
+    @torch.no_grad()
+    def read(captions):
+        states, _, pooled, _ = pipeline.encode_prompt(captions, do_classifier_free_guidance=False, device="cpu")
+        sizes = torch.tensor([[64, 64, 0, 0, 64, 64]] * len(captions)).double()
+        return states, {"text_embeds": pooled, "time_ids": sizes}
+
+    return backbone, read
+
+
+@pytest.mark.parametrize("network", [tiny_unet, tiny_sdxl])
+def test_the_published_update_replayed_with_diffusers_modules(network, clip, tmp_path):
     """AdamW on projection, keys and values, MSE of eps, everything else frozen; no bank, no trainer, no method."""
-    backbone, data = TinyBackbone(torch.float64), tiny_dataset(references=tuple(
+    backbone, read = network(tmp_path / "folder")
+    data = tiny_dataset(references=tuple(
         Example(picture(seed), f"a photo of a dog {seed}", "dog") for seed in range(3)
     ))  # fmt: skip
     method = learner(clip, dropout=(0.3, 0.2, 0.2))
@@ -338,7 +365,7 @@ def test_the_published_update_replayed_with_diffusers_modules(clip, tmp_path):
         for kind in (("weight", "bias") if "proj." in ours or "norm" in ours else ("weight",))
     }
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-3, weight_decay=1e-2)
-    latents = Latents(data, backbone, RECIPE)
+    latents, dropped = Latents(data, backbone, RECIPE), 0
     for k in range(RECIPE.steps):
         rng = generator("train", 5, k)
         (z,), examples = latents.draw(("references",), rng)
@@ -346,14 +373,15 @@ def test_the_published_update_replayed_with_diffusers_modules(clip, tmp_path):
         u = torch.rand(3, generator=rng)
         captions = ["" if 0.3 <= x < 0.7 else e.caption for x, e in zip(u.tolist(), examples, strict=True)]
         shown = clip([e.image for e in examples]).double() * ((u >= 0.3) & ((u < 0.5) | (u >= 0.7)))[:, None]
-        conditions = {"image_embeds": [shown[:, None]]}
-        out = unet(latents.noisy(z, eps, t), t, backbone.embed(captions).states, added_cond_kwargs=conditions).sample
-        loss = mse_loss(out, eps)
+        dropped += captions.count("")
+        states, added = read(captions)
+        conditions = {"image_embeds": [shown[:, None]], **added}
+        loss = mse_loss(unet(latents.noisy(z, eps, t), t, states, added_cond_kwargs=conditions).sample, eps)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         assert steps[k].losses[0] == pytest.approx(loss.item(), abs=1e-6)
-    assert set(bank.crossed["image"].weights) == set(parameters)
+    assert dropped and set(bank.crossed["image"].weights) == set(parameters)
     for key, value in bank.crossed["image"].weights.items():
         moved = (value[0] - start.crossed["image"].weights[key][0]).abs().max()
         assert moved > 1e-4

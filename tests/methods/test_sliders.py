@@ -93,6 +93,14 @@ def test_noxattn_counted_by_hand():
     assert sum(name.endswith("conv_shortcut") for name in found) == 5
 
 
+@pytest.mark.parametrize(("method", "square"), [(visual(), 1), (textual(), 3)])
+def test_each_form_starts_as_its_own_official_file(method, square):
+    """imagesliders/lora.py draws within sqrt(1 / inputs) (a = sqrt(5)), textsliders/lora.py within sqrt(3 / inputs)."""
+    layers = bank_of(TinyBackbone(), method).layers["style"].values()
+    largest = [(layer.down.abs().max() * layer.module.weight[0].numel() ** 0.5).item() for layer in layers]
+    assert 0.95 * square**0.5 < max(largest) <= square**0.5
+
+
 # --- drawing with it -------------------------------------------------------------------------------------------------
 
 
@@ -303,6 +311,26 @@ def assert_same_after(method, loss_of):
         layer = bank.layers["style"][site]
         torch.testing.assert_close(layer.down[0].detach(), down.detach(), rtol=0, atol=1e-9)
         torch.testing.assert_close(layer.up[0].detach(), up.detach(), rtol=0, atol=1e-9)
+
+
+def test_levels_are_drawn_alike_and_only_from_the_range_that_is_given():
+    drawn = []
+    bank = bank_of(TinyBackbone(), visual())
+    for k in range(200):
+        (ask,) = walked(bank, visual(stride=20, t_shift=19, levels=(1, 48)), tiny_dataset(), k)[0]
+        drawn.append(int(ask.t[0]) - 19)
+    counts = [drawn.count(level) for level in range(20, 961, 20)]
+    assert sum(counts) == 200 and max(counts) < 20 and sum(map(bool, counts)) > 40
+
+
+@pytest.mark.parametrize("steps", [25, 50])
+def test_a_textual_slider_is_told_the_official_timestep(steps):
+    """After k rollout steps the code takes timesteps[1000 / steps * k] of a schedule of all timesteps, 999 first."""
+    method = textual(rollout_steps=steps, t_shift=None)
+    bank = bank_of(TinyBackbone(), method)
+    for k in range(3):
+        *rollout, _, last = walked(bank, method, tiny_dataset(), k)[0]
+        assert int(last.t[0]) == range(999, -1, -1)[1000 // steps * len(rollout)]
 
 
 @pytest.mark.parametrize("stride, t_shift, scale", [(1, 0, 1.0), (20, 19, 2.0)])
