@@ -37,7 +37,7 @@ def peft(state: Mapping[str, Tensor], folder: Path) -> str:
     config = LoraConfig(
         r=most, lora_alpha=most, target_modules=sorted(rank), rank_pattern=others, alpha_pattern=dict(others)
     )
-    config.save_pretrained(folder)
+    config.save_pretrained(str(folder))
     return _written(folder / PEFT_FILES[0], {PEFT_PREFIX + key.removeprefix("unet."): x for key, x in state.items()})
 
 
