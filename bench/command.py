@@ -2,7 +2,8 @@
 
 t2i-bench method=pair dataset=halftone seed=0        a run; with -m a sweep
 t2i-bench list methods                               what there is: methods, datasets, metrics, backbones, experiments
-t2i-bench table | report | grid | status | fetch | doctor | study | stylize | tokens | export | rm | merge    each has --help
+t2i-bench table | report | grid | status | fetch | doctor | study | stylize | tokens | export | rm | merge ...
+                                                     each has --help
 """
 
 from __future__ import annotations
