@@ -83,7 +83,8 @@ class VisualSlider(Method):
     strength_knob = "slider value"
 
     def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
-        return slider_adapters(AdapterSpec(self.rank, self.where, self.alpha, init="kaiming"), self.compose)
+        """The code's lora.py of visual sliders draws `down` with kaiming a = sqrt(5), that of textual ones with a = 1."""
+        return slider_adapters(AdapterSpec(self.rank, self.where, self.alpha, init="kaiming_sqrt5"), self.compose)
 
     def step(self, data, k, rng):
         (low, high), _ = data.draw(("content", "style"), rng)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.backbones.embedding import read
 from bench.contracts import Ask, Backbone, BenchError, FullSpec, Impossible, Text
 
 UNET = "unet"
@@ -45,7 +46,7 @@ class FullWeights:
         for key, grads in self._views(self.grad).items():
             self.leaves[key].grad = grads
         self._merged: dict[float, dict[str, nn.Parameter]] = {}
-        self._texts: dict[tuple[float, str], Text] = {}
+        self._texts: dict[tuple[float, str | None], Text] = {}
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         """The parts of a flat (1, n) tensor in the shapes of the weights, by key."""
@@ -85,13 +86,13 @@ class FullWeights:
         if len(text.prompts) != len(text):
             raise BenchError("A trained text encoder needs the prompts of every text; embed them with the backbone.")
         if trained:
-            return self.backbone.embed(text.prompts)
+            return read(self.backbone, text.prompts)
         if len(self._texts) > TEXTS_KEPT:
             self._texts = {}
-        new = sorted({prompt for prompt in text.prompts if (scale, prompt) not in self._texts})
+        new = sorted({prompt for prompt in text.prompts if (scale, prompt) not in self._texts}, key=_none_first)
         if new:
-            read = self.backbone.embed(new)
-            self._texts |= {(scale, prompt): read[i : i + 1] for i, prompt in enumerate(new)}
+            texts = read(self.backbone, new)
+            self._texts |= {(scale, prompt): texts[i : i + 1] for i, prompt in enumerate(new)}
         return Text.cat([self._texts[scale, prompt] for prompt in text.prompts])
 
     def _at(self, scale: float) -> dict[str, nn.Parameter]:
@@ -166,6 +167,10 @@ def _places(parts: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[Any, st
         for key, _ in network.named_parameters():
             owner, _, name = key.rpartition(".")
             yield f"{part}.{key}", (network.get_submodule(owner), name)
+
+
+def _none_first(prompt: str | None) -> tuple[bool, str]:
+    return prompt is not None, prompt or ""
 
 
 def _scales(name: str, ask: Ask) -> list[float]:

@@ -51,7 +51,11 @@ def _kaiming(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
     return nn.init.kaiming_uniform_(torch.empty(shape), a=1, generator=rng)
 
 
-INITS = {"gaussian": _gaussian, "kaiming": _kaiming}  # of the trained `down` (r, in, ...)
+def _kaiming_sqrt5(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    return nn.init.kaiming_uniform_(torch.empty(shape), a=5**0.5, generator=rng)
+
+
+INITS = {"gaussian": _gaussian, "kaiming": _kaiming, "kaiming_sqrt5": _kaiming_sqrt5}  # of the trained `down` (r, in, ...)
 
 
 @cache

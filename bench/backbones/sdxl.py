@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,19 +26,23 @@ class StableDiffusionXL(LatentDiffusion):
     conditioning = "text_time"
 
     def embed(self, prompts: Sequence[str]) -> Text:
-        """Where the model's index says so (as SDXL's does), the empty prompt is all zeros, as in diffusers."""
         import torch
 
         first, second = (encoder.outputs(prompts) for encoder in self.text_encoders)
         states = torch.cat([torch.cat([out.hidden_states[-2] for out in outs]) for outs in (first, second)], dim=-1)
         pooled = torch.cat([out.text_embeds for out in second])  # (B, D2)
-        keep = torch.tensor([not self._zeroed(prompt) for prompt in prompts], device=self.device)
-        states, pooled = states * keep[:, None, None], pooled * keep[:, None]
         extras = {"text_embeds": pooled, "time_ids": self._time_ids(len(prompts))}
         return Text(states, extras, prompts=tuple(prompts))
 
-    def _zeroed(self, prompt: str) -> bool:
-        return not prompt and self._index.get("force_zeros_for_empty_prompt", True)
+    def absent(self, text: Text, rows: Sequence[bool]) -> Text:
+        """Zeros where the model's index says so (as SDXL's does). diffusers encodes an empty prompt that is given."""
+        import torch
+
+        if not self._index.get("force_zeros_for_empty_prompt", True):
+            return text
+        keep = ~torch.tensor(rows, device=self.device)
+        pooled = text.extras["text_embeds"] * keep[:, None]
+        return replace(text, states=text.states * keep[:, None, None], extras={**text.extras, "text_embeds": pooled})
 
     def _time_ids(self, n: int) -> Tensor:
         """(n, 6): original height and width, crop top and left, target height and width; all in pixels."""

@@ -80,7 +80,12 @@ class Backbone(ABC):
     dtype: torch.dtype
 
     @abstractmethod
-    def embed(self, prompts: Sequence[str]) -> Text: ...
+    def embed(self, prompts: Sequence[str]) -> Text:
+        """One row per prompt, in every role the same; the empty prompt is read as any other."""
+
+    def absent(self, text: Text, rows: Sequence[bool]) -> Text:
+        """`text`, the chosen rows of which stand for no negative prompt; here that is the empty prompt, as embedded."""
+        return text
 
     @abstractmethod
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,7 +110,10 @@ class Method(ABC):
 
     @abstractmethod
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
-        """The texts that `guide` uses for one evaluation prompt, by role; "content" and "negative" are always there."""
+        """The texts that `guide` uses for one evaluation prompt, by role; "content" and "negative" are always there.
+
+        An empty negative text means that there is none, which SDXL replaces by zeros.
+        """
 
     def shown(self, dataset: Dataset) -> Mapping[str, Mapping[str, Tensor]]:
         """What those texts show: role -> adapter -> image features (1, E) or (1, S, E)."""

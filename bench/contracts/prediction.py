@@ -24,7 +24,7 @@ class Text:
     states: Tensor  # (B, L, D)
     extras: Mapping[str, Tensor] = field(default_factory=dict)  # each (B, ...), e.g. SDXL's pooled embedding
     images: Mapping[str, Tensor] = field(default_factory=dict)  # adapter -> features (B, E) or (B, S, E)
-    prompts: tuple[str, ...] = ()  # B, what was embedded; a trained text encoder reads them again
+    prompts: tuple[str | None, ...] = ()  # B, what was embedded (None: no negative prompt); trained encoders read it
 
     def __len__(self) -> int:
         return len(self.states)
@@ -43,7 +43,7 @@ class Text:
         """These prompts with image features, one row for each prompt or one for all."""
         return replace(self, images={name: f.expand(len(self), *f.shape[1:]) for name, f in images.items()})
 
-    def _each(self, change: Callable[[Tensor], Tensor], prompts: tuple[str, ...]) -> Text:
+    def _each(self, change: Callable[[Tensor], Tensor], prompts: tuple[str | None, ...]) -> Text:
         extras, images = ({name: change(value) for name, value in x.items()} for x in (self.extras, self.images))
         return Text(change(self.states), extras, images, prompts)
 

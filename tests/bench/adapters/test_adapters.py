@@ -122,14 +122,18 @@ def test_the_gradient_of_a_frozen_adapter_is_not_computed():
     assert bank.grad["content"].abs().max() == 0 and bank.grad["style"].abs().max() > 0
 
 
-def test_kaiming_halves_are_uniform_within_the_bound_of_their_inputs():
-    """Uniform in +-sqrt(6 / (1 + a^2) / inputs), a = 1: variance 1 / inputs, for convolutions kernel included."""
-    bank = Bank(TinyBackbone(), {"style": AdapterSpec(64, "noxattn", alpha=1, init="kaiming")}, [generator(0)])
+@pytest.mark.parametrize(("init", "square"), [("kaiming", 3), ("kaiming_sqrt5", 1)])
+def test_kaiming_halves_are_uniform_within_the_bound_of_their_inputs(init, square):
+    """Uniform in +-sqrt(6 / (1 + a^2) / inputs), a^2 = 1 or 5: for convolutions the inputs include the kernel."""
+    bank = Bank(TinyBackbone(), {"style": AdapterSpec(64, "noxattn", alpha=1, init=init)}, [generator(0)])
     for site in ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", "mid_block.resnets.0.conv1"):
         layer = bank.layers["style"][site]
         inputs = layer.module.weight[0].numel()
-        assert layer.down.abs().max() <= (3 / inputs) ** 0.5 and layer.scale == 1 / 64 and not layer.up.any()
-        assert layer.down.abs().max() > 0.99 * (3 / inputs) ** 0.5
-        assert layer.down.var().item() == pytest.approx(1 / inputs, rel=0.1)
+        assert layer.down.abs().max() <= (square / inputs) ** 0.5 and layer.scale == 1 / 64 and not layer.up.any()
+        assert layer.down.abs().max() > 0.99 * (square / inputs) ** 0.5
+        assert layer.down.var().item() == pytest.approx(square / 3 / inputs, rel=0.1)
+
+
+def test_an_unknown_start_is_refused_with_the_known_ones():
     with pytest.raises(BenchError, match="Adapters were to start 'ones'; known are gaussian, kaiming"):
         Bank(TinyBackbone(), {"style": AdapterSpec(2, init="ones")}, [generator(0)])

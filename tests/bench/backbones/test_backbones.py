@@ -11,6 +11,7 @@ import torch
 from random_pipelines import LENGTH, PIXELS, SD15_UNET, SDXL_UNET, autoencoder, sdxl, stable_diffusion
 
 from bench import backbones, paths
+from bench.backbones import embedding
 from bench.backbones.sdxl import StableDiffusionXL
 from bench.backbones.stable_diffusion import StableDiffusion
 from bench.contracts import BenchError
@@ -86,17 +87,47 @@ def pixels(seed, n=2):
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
 def test_embedded_prompts_are_the_pipelines(family, ours, references):
-    out = references[family].encode_prompt(
-        ["a red house", "b"], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True
-    )
-    backbone = ours(family)
-    prompted, empty = backbone.embed(["a red house", "b"]), backbone.embed(["", ""])
-    assert torch.equal(prompted.states, out[0])
-    assert torch.equal(empty.states, out[1])
+    backbone, prompts = ours(family), ["a red house", "", "b"]
+    assert_texts(backbone.embed(prompts), *encoded(references[family], prompts)[::2])
     if family == "sdxl":
-        assert torch.equal(prompted.extras["text_embeds"], out[2])
-        assert torch.equal(empty.extras["text_embeds"], out[3])
-        assert prompted.extras["time_ids"].tolist() == [[PIXELS, PIXELS, 0, 0, PIXELS, PIXELS]] * 2
+        assert backbone.embed(prompts).extras["time_ids"].tolist() == [[PIXELS, PIXELS, 0, 0, PIXELS, PIXELS]] * 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("read", [embedding.read, embedding.embedded])
+@pytest.mark.parametrize("given", [None, "", "blurry"])
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_negative_prompts_are_the_pipelines_absent_empty_or_said(family, given, read, ours, references):
+    """An absent one is zeros on SDXL; an empty one that is given is encoded, as every prompt of another role is."""
+    expected = encoded(references[family], ["a", "b"], given)[1::2]
+    assert (family == "sdxl" and given is None) == (not expected[0].any())
+    text = read(ours(family), [given, "x", given])
+    assert text.prompts == (given, "x", given)
+    assert_texts(text[[0, 2]], *expected)
+    assert_texts(text[[1]], *encoded(references[family], ["x"])[::2])
+
+
+@torch.no_grad()
+def test_without_zeros_in_the_index_an_absent_negative_prompt_is_the_empty_one(folders, references, tmp_path):
+    folder = copied(folders["sdxl"], tmp_path / "changed")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"force_zeros_for_empty_prompt": False}))
+    backbone = StableDiffusionXL(str(folder), PIXELS, device="cpu")
+    assert_texts(embedding.read(backbone, [None]), *encoded(references["sdxl"], ["a"], "")[1::2])
+
+
+def encoded(pipeline, prompts, negative=None):
+    """Prompt and negative states, of SDXL then the pooled states of both, as diffusers' pipeline reads them."""
+    negative = None if negative is None else [negative] * len(prompts)
+    return pipeline.encode_prompt(
+        prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True, negative_prompt=negative
+    )
+
+
+def assert_texts(text, states, pooled=None):
+    torch.testing.assert_close(text.states, states)
+    if pooled is not None:
+        torch.testing.assert_close(text.extras["text_embeds"], pooled)
 
 
 @torch.no_grad()
@@ -133,7 +164,7 @@ def guided_images(backbone, scheduler, steps, prompts, z, cfg):
     """Plain classifier-free guidance with our pieces."""
     scheduler = backbone.scheduler(scheduler, steps)
     assert scheduler.timesteps.device.type == "cpu"
-    text = type(backbone.embed([""])).cat([backbone.embed([""] * len(prompts)), backbone.embed(prompts)])
+    text = type(backbone.embed([""])).cat([embedding.read(backbone, [None] * len(prompts)), backbone.embed(prompts)])
     z = z * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         x = scheduler.scale_model_input(torch.cat([z, z]), t)
