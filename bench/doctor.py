@@ -21,6 +21,7 @@ from typing import Any
 from bench.contracts import BenchError
 from bench.data.files import human
 from bench.data.weights import weights, weights_state
+from bench.environment import failure, one_sentence
 from bench.paths import CONF, cache_folder, mirror_folder
 from bench.settings import build
 from bench.store.provenance import PACKAGES
@@ -125,20 +126,23 @@ def mirror() -> Finding:
 
 def weight(id: str) -> Finding:
     """One entry of the weights registry."""
-    state, about = weights_state(id)
+    try:
+        state, about = weights_state(id)
+    except OSError as error:
+        return Finding("weights", id, WRONG, str(failure(error) or error))
     if state == "absent":
         about = f"{weights()[id]['used_by']}; python -m bench.fetch weights {id}"
     return Finding("weights", id, STATES[state], about)
 
 
 def checked(check: Check) -> Finding:
-    lacking = check.missing()
-    if lacking:
-        return Finding("check", check.what, ABSENT, lacking.partition("; type")[0])  # a row above says what to type
     try:
+        lacking = check.missing()
+        if lacking:
+            return Finding("check", check.what, ABSENT, lacking.partition("; type")[0])  # a row above says what to type
         right, about = check.run()
-    except BenchError as error:
-        return Finding("check", check.what, WRONG, str(error))
+    except (BenchError, OSError) as error:
+        return Finding("check", check.what, WRONG, str(failure(error) or error))
     return Finding("check", check.what, OK if right else WRONG, about)
 
 
@@ -158,4 +162,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_sentence("bench.doctor"):
+        wrong = main()
+    sys.exit(wrong)

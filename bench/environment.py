@@ -23,8 +23,8 @@ NETWORK = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREF
 FILES = (errno.EMFILE, errno.ENFILE)
 ADVICE = {
     FULL: "free some space or choose another folder",
-    READ_ONLY: "choose a folder that can be written (results=<folder>)",
-    FORBIDDEN: "give this user the right to it, or choose another folder (results=<folder>)",
+    READ_ONLY: "choose a folder that can be written (results=<folder>, BENCH_CACHE for downloads)",
+    FORBIDDEN: "give this user the right to it, or choose another folder (results=<folder>, BENCH_CACHE for downloads)",
     LOST: "check that the file system is mounted and answers",
     NETWORK: "check the network",
     FILES: "raise the limit of open files (ulimit -n)",
@@ -93,6 +93,8 @@ def one_sentence(program: str) -> Iterator[None]:
 
 def _errno(error: BaseException) -> int | None:
     number = error.errno if isinstance(error, OSError) else None
+    if number in FORBIDDEN and getattr(error, "filename", None) is None:
+        return None  # no file was forbidden, but a system call of the cell's own code
     if number is None and not isinstance(error, BenchError) and (told := OS_ERROR.search(str(error))):
         number = int(told[1])
     return number if number in KNOWN else None

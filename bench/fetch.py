@@ -25,6 +25,7 @@ from bench.data.weights import (
     weights_place,
     weights_state,
 )
+from bench.environment import failure, one_sentence
 from bench.paths import configuration
 
 
@@ -105,11 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for task, name in _tasks(args.what):
         try:
             task(name, check if args.check else stage)
-        except BenchError as error:
+        except (BenchError, OSError) as error:
             failures += 1
-            print(f"bench.fetch: {name}: {error}", file=sys.stderr)
+            print(f"bench.fetch: {name}: {failure(error) or error}", file=sys.stderr)
     return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_sentence("bench.fetch"):
+        failed = main()
+    sys.exit(failed)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from bench.backbones.rare_tokens import LONGEST, NAMED, pieces, rare, tokenizer_of
 from bench.contracts import BenchError
+from bench.environment import one_sentence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,8 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    with one_sentence("bench.tokens"):
+        failed = main()
+    sys.exit(failed)

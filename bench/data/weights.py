@@ -13,6 +13,7 @@ from bench.data.files import File, checksums, human, sha256, verify, whole
 from bench.errors import Unavailable
 from bench.paths import CONF, located, mirror_folder, own, staged_folder
 
+UNITS = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(/(?P<inside>[\w./-]+))?")  # owner/name, or a place inside it
 
 
@@ -128,7 +129,16 @@ def hub_command(entry: Mapping[str, Any]) -> str:
 def weights_as_file(id: str) -> File:
     """A plain weights file of the registry as a file to stage."""
     entry = entry_of(id)
-    return File(f"weights/{entry['file']}", entry["url"], entry.get("sha256"), entry.get("size"), entry["licence"])
+    size = in_bytes(entry.get("size"))
+    return File(f"weights/{entry['file']}", entry["url"], entry.get("sha256"), size, entry["licence"])
+
+
+def in_bytes(size: int | str | None) -> int | None:
+    """Bytes of a size in the registry. A rounded one ("4.7 MB") may be in either kind of unit; the larger is taken."""
+    if not isinstance(size, str):
+        return size
+    amount, unit = size.split()
+    return int(float(amount) * UNITS[unit])
 
 
 def weights_state(id: str) -> tuple[str, str]:

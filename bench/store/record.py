@@ -8,6 +8,7 @@ called checkpoint*; it survives SIGKILL and becomes the finished folder by one r
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -63,20 +64,34 @@ def check_run_id(run_id: str) -> None:
 
 
 def dumps(record: Record) -> str:
-    """JSON of a record; numbers that are not finite become null."""
-    return json.dumps({"format": FORMAT} | _plain(asdict(record)), indent=1, allow_nan=False) + "\n"
+    """JSON of a record, with a checksum of its content; numbers that are not finite become null."""
+    content = {"format": FORMAT} | _plain(asdict(record))
+    return json.dumps(content | {"checksum": checksum(content)}, indent=1, allow_nan=False) + "\n"
 
 
 def loads(text: str) -> Record:
-    """A record from its JSON. Raises BenchError when it is cut short or was written in another format."""
+    """A record from its JSON. Raises BenchError when it is cut short, damaged, or was written in another format."""
     found = reading.parsed(text)
     names = {f.name for f in fields(Record)}
+    _check_sum(found)
     if found.pop("format", None) != FORMAT or set(found) != names:
         raise BenchError(f"not a record of format {FORMAT}")
     _check_shape(found)
     for score in found["scores"]:
         score["value"] = math.nan if score.get("value") is None else score["value"]
     return Record(**renewed(found))
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """sha256 of a record's content as JSON, whatever the order of its keys. It finds damage, not forgery."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_sum(found: dict[str, Any]) -> None:
+    """Take the checksum out of what was read and raise Damaged when it is another. Older records have none."""
+    expected = found.pop("checksum", None)
+    if expected is not None and expected != checksum(found):
+        raise reading.Damaged("it changed after it was written; its checksum is another (remove that line to read it)")
 
 
 UNITS = ("_s", "_gb", "_bytes", "_parameters")  # ends of the names of costs that are numbers

@@ -1,5 +1,6 @@
 """The doctor tells right from wrong and absent, ends with the right status, and invents nothing."""
 
+import errno
 import re
 
 import numpy as np
@@ -129,3 +130,26 @@ def test_the_identities_hold_on_the_networks_of_mini_and_fail_on_a_broken_one():
     assert not right and "published 300, within 1 (nobody)" in about
     assert golden(np.array([1.0, 2.0]), np.array([1.0, 2.1]), 0.11, "x")[0]
     assert not golden(np.array([1.0, 2.0]), np.array([1.0, 2.1]), 0.09, "x")[0]
+
+
+def test_a_file_that_cannot_be_read_is_one_wrong_row(monkeypatch):
+    """The other rows are there; the sentence names the file."""
+
+    class Unreadable(Check):
+        what = "a network"
+
+        def missing(self):
+            raise PermissionError(errno.EACCES, "Permission denied", "/weights/net.pth")
+
+        def run(self):
+            raise AssertionError
+
+    found = doctor.checked(Unreadable())
+    assert found.state == doctor.WRONG and "/weights/net.pth cannot be used (Permission denied)" in found.about
+
+    def stale(id):
+        raise OSError(errno.ESTALE, "Stale file handle", "/weights/other.pth")
+
+    monkeypatch.setattr(doctor, "weights_state", stale)
+    found = doctor.weight("lpips_alex_trunk")
+    assert found.state == doctor.WRONG and "/weights/other.pth cannot be used (Stale file handle)" in found.about

@@ -64,6 +64,14 @@ def test_a_network_that_does_not_answer_is_the_environment(error):
     assert isinstance(environment.failure(raised(BenchError("x"), error)), Unavailable)
 
 
+@pytest.mark.parametrize("number", environment.FORBIDDEN, ids=errno.errorcode.get)
+def test_a_forbidden_call_that_names_no_file_is_the_cells_own(number):
+    """Such as os.setpriority in a method; a file that may not be read is a matter of the machine."""
+    assert environment.failure(raised(RuntimeError("x"), OSError(number, os.strerror(number)))) is None
+    told = str(environment.failure(raised(RuntimeError("x"), OSError(number, os.strerror(number), "/a/file"))))
+    assert "/a/file cannot be used" in told
+
+
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 PLACES = [

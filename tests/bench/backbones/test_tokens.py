@@ -67,6 +67,7 @@ def test_a_cell_notes_the_tokens_of_its_method_that_fall_apart(tmp_path, monkeyp
     from tiny import TinyBackbone, tiny_dataset
 
     from bench.cell import Cell
+    from bench.data import schema
     from bench.sampling.sampler import Untouched
     from bench.steps.load import load
     from bench.steps.work import Work
@@ -74,7 +75,8 @@ def test_a_cell_notes_the_tokens_of_its_method_that_fall_apart(tmp_path, monkeyp
     class Binding(Untouched):
         rare_tokens = ("qz", "sks")
 
-    backbone, work = TinyBackbone(), Work(Cell({}, {}, {}, {}, {}, {}, {}, 0, ()), tmp_path)
+    cell = Cell({}, schema.describe("halftone"), {}, {}, {}, {}, {}, 0, ())
+    backbone, work = TinyBackbone(), Work(cell, tmp_path)
     backbone.tokenizers = lambda: [toy()]
     vars(work).update(metrics={}, method=Binding(), dataset=tiny_dataset(), backbone=backbone)
     monkeypatch.setattr("bench.steps.load.check_missing", lambda work: None)

@@ -272,7 +272,8 @@ def test_the_registry_is_complete_and_its_prefixes_match_the_file_names():
         if "file" in entry:
             assert entry["url"].startswith("https://"), id
             assert {"sha256", "size"} <= set(entry), f"{id}: what is not known is null, and said so"
-            assert re.fullmatch("[0-9a-f]{8,64}", entry["sha256"] or "0" * 8), id
+            assert re.fullmatch("[0-9a-f]{64}", entry["sha256"] or "0" * 64), id
+            assert (weights.in_bytes(entry["size"]) or 1) > 0, id
         stem, _, digits = Path(entry.get("file", "")).stem.rpartition("-")
         if len(digits) == 8 and stem:  # torch writes the first digits into the name
             assert entry["sha256"].startswith(digits), id
@@ -418,6 +419,28 @@ def test_weights_are_staged_checked_and_listed(registered, capsys):
     assert fetch.main(["weights", "net", "--check"]) == 0
 
 
+@pytest.mark.parametrize("size, fits", [("0.7 MB", True), (700_000, True), ("700 kB", True), ("0.5 MB", False)])
+def test_weights_whose_size_is_listed_are_fetched_and_larger_ones_refused(registered, monkeypatch, capsys, size, fits):
+    table = {id: {**entry, "size": size} for id, entry in weights.weights().items()}
+    for module in (weights, fetch):
+        monkeypatch.setattr(module, "weights", lambda: table)
+    assert fetch.main(["weights", "net"]) == (0 if fits else 1)
+    assert ("are expected; what came was thrown away" in capsys.readouterr().err) != fits
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ESTALE, errno.ENOTDIR])
+@pytest.mark.parametrize("call", ["mkdir", "replace", "fsync"])
+def test_what_the_file_system_does_to_a_download_is_one_sentence(registered, monkeypatch, capsys, number, call):
+    def fails(*arguments, **_):
+        raise OSError(number, os.strerror(number), *[str(one) for one in arguments[:1] if isinstance(one, (str, Path))])
+
+    monkeypatch.setattr(os, call, fails)
+    assert fetch.main(["weights", "net", "owned"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bench.fetch: ")]
+    assert [line.split(": ")[1] for line in lines] == ["net", "owned"]
+    assert all(os.strerror(number) in line or "no space left" in line for line in lines)
+
+
 def test_without_arguments_everything_is_listed(dataset, registered, capsys):
     assert fetch.main([]) == 0
     out = capsys.readouterr().out
@@ -432,7 +455,7 @@ def test_the_progress_of_a_download_is_shown(server, capsys):
 def test_errors_of_the_server_are_tried_again(monkeypatch, server):
     calls = []
 
-    def busy(url, part, label):
+    def busy(url, *_):
         calls.append(url)
         raise urllib.error.HTTPError(url, 503, "busy", {}, None)
 

@@ -11,7 +11,7 @@ import pytest
 
 from bench.analysis import frames, stored_rows
 from bench.store import index
-from bench.store.record import Record, Store, dumps
+from bench.store.record import Record, Store, dumps, loads
 
 
 def record(name, value, seed=0):
@@ -58,7 +58,9 @@ def test_a_file_of_the_same_size_and_time_but_written_anew_is_noticed(tmp_path):
     path = tmp_path / "cell" / "record.json"
     before = path.stat()
     assert frames.load(tmp_path).value.tolist() == [0.5]
-    (tmp_path / "cell" / "new").write_text(path.read_text().replace("0.5", "0.7"))
+    changed = loads(path.read_text())
+    changed.scores[0]["value"] = 0.7
+    (tmp_path / "cell" / "new").write_text(dumps(changed))
     os.replace(tmp_path / "cell" / "new", path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size and frames.load(tmp_path).value.tolist() == [0.7]
