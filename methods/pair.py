@@ -35,6 +35,7 @@ class PairCustomization(Method):
     blend: Sequence[Mapping[str, Any]] = ()  # further styles: {file, style_words, strength}
 
     needs = frozenset({"pairs"})
+    words = frozenset({"style_words"})
     strength_knob = "style guidance"
 
     @property
