@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from bench.backbones.rare_tokens import split_notes
 from bench.contracts import BenchError, Dataset, Impossible, Unbound
+from bench.data import schema
 from bench.errors import Unavailable
 from bench.fairness import contract
 from bench.steps.work import Work
 
-FOLDER, UNNAMED = "folder", "subject"  # the dataset of a user's own images, and the noun that stands for none
+FOLDER = "folder"  # the dataset of a user's own images, whose yaml has a placeholder for the noun
 
 
 def load(work: Work) -> None:
@@ -45,7 +46,7 @@ def words_needed(work: Work) -> None:
     dataset, method = work.dataset, work.method
     if method.recipe is None or dataset.name != FOLDER:
         return
-    lacking = ["dataset.noun=dog (what the images show)"] if dataset.noun == UNNAMED else []
+    lacking = ["dataset.noun=dog (what the images show)"] if dataset.noun == schema.describe(FOLDER)["noun"] else []
     if "style_words" in method.words and not dataset.style_words:
         lacking.append("'dataset.style_words=in ink style' (what the style is called)")
     if lacking:
