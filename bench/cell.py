@@ -15,7 +15,7 @@ from bench.settings import MOVED, build, check_finite, digest
 
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
 PARTS = ("method", "dataset", "backbone", "trainer", "sampler")  # of a cell's settings, those on which images depend
-SPEED = ("compile",)  # keys of a trainer's yaml on which images do not depend
+SPEED = ("compile", "preview_every")  # keys of a trainer's yaml on which images do not depend
 NOT_IDENTITY = (
     "title",
     "strength",

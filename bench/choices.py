@@ -81,7 +81,7 @@ def check_value(place: str, value: Any, annotation: str) -> None:
 def check_device(place: str, value: Any) -> None:
     """Raises BenchError for what is no device of ours."""
     if not isinstance(value, str) or not DEVICE.fullmatch(value):
-        raise BenchError(f"{place}={value} was requested; type {place}=auto, cpu or cuda (with a number: cuda:1).")
+        raise BenchError(f"{place}={value} was requested; type {place}=auto, cpu, mps or cuda (with a number: cuda:1).")
 
 
 @functools.cache

@@ -47,6 +47,7 @@ class PairCustomization(Method):
     blend: Sequence[Mapping[str, Any]] = ()  # further styles: {file, style_words, strength}
 
     needs = frozenset({"pairs"})
+    words = frozenset({"style_words"})
     strength_knob = "style guidance"
 
     def __post_init__(self) -> None:

@@ -54,6 +54,8 @@ class LatentDiffusion(Backbone):
 
         self.name, self.resolution = name, resolution
         self.dtype, self.device = _dtype(dtype), _device(device)
+        if self.device.type == "mps" and dtype == "float64":
+            raise BenchError("backbone.dtype=float64 was requested, which MPS lacks; type backbone.dtype=float32.")
         self.folder = resolve(path, variant, download_gb)
         vae_folder = resolve(vae) if vae else self.folder / "vae"
         self._check(read_config(self.folder, f"{self.part}/config.json"))
@@ -223,7 +225,7 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _device(name: str) -> torch.device:
-    """`auto` is the GPU when there is one."""
+    """`auto` is the GPU when there is one; Apple's MPS, which is untested, only on request."""
     import torch
 
     check_device("backbone.device", name)
@@ -232,7 +234,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise BenchError(f"The device {name!r} was requested; give backbone.device=auto, cpu or cuda.") from None
+        raise BenchError(f"The device {name!r} was requested; give backbone.device=auto, cpu, cuda or mps.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BenchError(f"The device {name!r} was requested, but torch finds no GPU; give backbone.device=cpu.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise BenchError(f"The device {name!r} was requested, but torch has no MPS here; give backbone.device=cpu.")
     return device

@@ -83,6 +83,7 @@ class Method(ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset()  # of "pairs", "references", "auxiliary", "class", "oracle"
     bound: ClassVar[str] = ""  # "floor" or "ceiling" of the scale: such a method does not compete with others
+    words: ClassVar[frozenset[str]] = frozenset()  # "style_words" when training writes them into captions
     strength_knob: ClassVar[str]  # what `strength` turns, in the paper's words
     strength: float = 1.0  # the value used when none is requested
     neutral_strength: ClassVar[float | None] = 0.0  # nothing that was learned shows; None: there is no such strength

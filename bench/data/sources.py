@@ -65,10 +65,12 @@ def missing(spec: Mapping[str, Any]) -> str | None:
     absent = [file for file in files(spec) if file.place() is None]
     if absent:
         first = absent[0]
+        only_controls = all(file.place() for file in own_files(spec).values())
+        more = " Or leave these controls out: type dataset.controls=[scenes]." if only_controls else ""
         return (
             f"dataset {spec['name']} needs {len(absent)} files that are not on this machine, first {first.path} "
             f"({human(first.size)}, from {first.url}; licence: {spec['licence']}); type python -m bench.fetch "
-            f"{spec['name']} where there is network, or set BENCH_MIRROR to a folder that holds {first.path}."
+            f"{spec['name']} where there is network, or set BENCH_MIRROR to a folder that holds {first.path}.{more}"
         )
     if not (prompt_table(spec) or any(spec[key] for key in ("rendered", "pair", "references", "person", "background"))):
         return (

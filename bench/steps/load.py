@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from bench.backbones.rare_tokens import split_notes
 from bench.contracts import BenchError, Dataset, Impossible, Unbound
+from bench.data import schema
 from bench.fairness import contract
 from bench.steps.missing import check_missing
 from bench.steps.work import Work
+
+FOLDER = "folder"  # the dataset of a user's own images, whose yaml has a placeholder for the noun
 
 
 def load(work: Work) -> None:
@@ -33,7 +36,23 @@ def possible(work: Work) -> None:
             f"Method {work.cell.method['name']} needs {lacks}; dataset {work.dataset.name} "
             f"provides {', '.join(sorted(work.dataset.provides)) or 'nothing'}."
         )
+    words_needed(work)
     work.specs()
+
+
+def words_needed(work: Work) -> None:
+    """Raises Impossible when a method would train on the placeholders of `dataset=folder` instead of words."""
+    dataset, method = work.dataset, work.method
+    if method.recipe is None or dataset.name != FOLDER:
+        return
+    lacking = ["dataset.noun=dog (what the images show)"] if dataset.noun == schema.describe(FOLDER)["noun"] else []
+    if "style_words" in method.words and not dataset.style_words:
+        lacking.append("'dataset.style_words=in ink style' (what the style is called)")
+    if lacking:
+        raise Impossible(
+            f"Method {work.cell.method['name']} trains with words for your own images, and dataset {dataset.name} has "
+            f"none; type {' and '.join(lacking)}."
+        )
 
 
 def token_notes(unbound: Unbound, dataset: Dataset) -> list[str]:

@@ -12,6 +12,7 @@ from bench.contracts import FullSpec
 from bench.progress import progress
 from bench.seeding import generator
 from bench.steps.job import log_step, save_adapters, training_job
+from bench.steps.previews import preview
 from bench.steps.work import Work
 from bench.training.compiling import Timing, backends_of, offered
 from bench.training.trainer import Training
@@ -147,9 +148,11 @@ class Slots:
         if not sharing:
             return
         timing, started = self._timing(len(sharing)), time.perf_counter()
+        steps = []
         with timing.running():
             for step in self.training.tick():
                 log_step(self.works[step.cell], step)
+                steps.append(step)
         seconds = time.perf_counter() - started
         spent = [("train_s", seconds / len(sharing)), ("ticks", 1), ("sharing", len(sharing))]
         for work in sharing:
@@ -158,6 +161,8 @@ class Slots:
             if timing.ran() != timing.on:
                 work.note(str(self.backends.failure))
         timing.passed(seconds, self._ticks_left())
+        for step in steps:
+            preview(self.works[step.cell], step)
 
     def _leave_lost(self) -> None:
         """Works that another process took over while this one was paused end here, without a trace."""

@@ -37,8 +37,11 @@ class TrainerSettings:
     resample: bool = True  # draw each latent from its posterior at every step; False: the mean
     compile: Compile = "auto"  # see `bench.training.compiling.offered`
     where: Mapping[str, str] = field(default_factory=dict)  # layers named by a method -> those that take their place
+    preview_every: int | None = None  # steps between two drawings for the eye (`bench.steps.previews`); None: none
 
     def __post_init__(self) -> None:
+        if self.preview_every is not None and self.preview_every < 1:
+            raise BenchError(f"trainer.preview_every={self.preview_every} was requested; type at least 1.")
         for named, place in self.where.items():
             check_where(named, "trainer.where")
             check_where(place, f"trainer.where.{named}")

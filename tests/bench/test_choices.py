@@ -55,7 +55,7 @@ WRONG = [
     ("wait=no_thanks", "wait=no_thanks was requested; it takes true or false."),
     ("mix_code=1", "mix_code=1 was requested; it takes true or false."),
     ("backbone.dtype=float", "backbone.dtype=float was requested; type float16, bfloat16, float32 or float64."),
-    ("backbone.device=gpu", "backbone.device=gpu was requested; type backbone.device=auto, cpu or cuda"),
+    ("backbone.device=gpu", "backbone.device=gpu was requested; type backbone.device=auto, cpu, mps or cuda"),
     ("backbone.device=meta", "backbone.device=meta was requested"),
     ("backbone.device=null", "backbone.device=None was requested"),
     ("sampler.scheduler=heun", "sampler.scheduler=heun was requested; type ddim, euler, dpm++ or pndm."),
