@@ -14,6 +14,8 @@ from bench.mini.recipe.world import ARTISTS, THINGS, World, sample_readers
 
 QUESTIONS = {"thing": "thing", "style": "artist", "background": "background"}  # label of the world -> question
 
+UNASKED = -100  # cross_entropy's ignore_index
+
 
 def classes() -> dict[str, list[str]]:
     """The answers: the things of the world, all artists, all backgrounds."""
@@ -22,9 +24,9 @@ def classes() -> dict[str, list[str]]:
 
 
 def targets(labels: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """Class indices (N,) by question; `thing` counts the world's things alone."""
-    names = classes()["thing"]
-    thing = torch.tensor([names.index(THINGS[k]) for k in labels["thing"].tolist()])
+    """Class indices (N,) by question; `thing` counts the world's things alone, all others are `UNASKED`."""
+    place = {name: k for k, name in enumerate(classes()["thing"])}
+    thing = torch.tensor([place.get(THINGS[k], UNASKED) for k in labels["thing"].tolist()])
     others = {QUESTIONS[k]: torch.from_numpy(labels[k].astype(np.int64)) for k in ("style", "background")}
     return {"thing": thing, **others}
 
