@@ -48,7 +48,8 @@ def truths(dataset: Dataset, baseline: Images, prompts: Sequence[str]) -> np.nda
     import numpy as np
 
     found = [dataset.ideal(image, prompt) for image, prompt in zip(baseline, prompts, strict=True)]
-    return None if not found or any(image is None for image in found) else np.stack(found)
+    known = [image for image in found if image is not None]
+    return np.stack(known) if known and len(known) == len(found) else None
 
 
 def with_pair(
