@@ -14,7 +14,7 @@ from bench import paths
 from bench.contracts import BenchError
 from bench.environment import one_sentence
 from bench.files import check_place
-from bench.sampling.grid import grid
+from bench.sampling.grid import grid, truths, with_pair
 from bench.store.record import Store
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ def collect(root: Path, conditions: Sequence[str], columns: int) -> tuple[list[t
 
     All images of a column have the same prompt and the same evaluation seed, the dataset's first.
     """
-    import numpy as np
-
     from bench.analysis import frames
     from bench.steps.baseline import baseline
     from bench.steps.reopen import reopen
@@ -57,9 +55,11 @@ def collect(root: Path, conditions: Sequence[str], columns: int) -> tuple[list[t
     rows = [("backbone", baseline(some)[first])]
     label = _label(lines, frames.configs(root, lines))
     rows += [(label(row), images(cells[row.run_id], row.strength)[first]) for row in lines.itertuples()]
-    if some.dataset.oracle is not None:
-        rows.append(("style itself", np.stack([some.dataset.oracle(image) for image in baseline(some)[first]])))
-    return rows, [some.shots[i].prompt for i in first]
+    prompts = [some.shots[i].prompt for i in first]
+    true = truths(some.dataset, baseline(some)[first], prompts)
+    if true is not None:
+        rows.append(("style itself", true))
+    return with_pair(rows, prompts, some.dataset)
 
 
 def _alike(cells: Mapping[str, Work]) -> None:

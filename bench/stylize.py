@@ -64,7 +64,7 @@ def stylised(work: Work, options: argparse.Namespace, prompt: str, strength: flo
     from bench.sampling.sampler import Request, Shot
 
     image = read(options.image, work.backbone.resolution)
-    made = work.method.from_baseline(image[None], work.dataset)
+    made = work.method.from_baseline(image[None], [""], work.dataset)
     if made is not None:
         return made[0]
     steps = options.steps or work.sampler.steps

@@ -22,7 +22,7 @@ class Copy(Method):
     def lacks(self, dataset: Dataset) -> str | None:
         return super().lacks(dataset) or (None if dataset.references or dataset.pairs else "references or pairs")
 
-    def from_baseline(self, baseline, dataset):
+    def from_baseline(self, baseline, prompts, dataset):
         shown = [pair.style.image for pair in dataset.pairs] or [example.image for example in dataset.references]
         return np.stack([shown[i % len(shown)] for i in range(len(baseline))])
 

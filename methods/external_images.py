@@ -57,7 +57,7 @@ class ExternalImages(Method):
         self._pictures(dataset)
         return super().lacks(dataset)
 
-    def from_baseline(self, baseline, dataset):
+    def from_baseline(self, baseline, prompts, dataset):
         return np.stack([read(picture, baseline.shape[-1]) for picture in self._pictures(dataset)])
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:

@@ -1,4 +1,8 @@
-"""The ceiling: the style itself, applied to the baseline's images: what a style's metrics are measured against."""
+"""The ceiling: the style itself, what a style's metrics are measured against.
+
+Where the dataset knows the true picture of a prompt, an artist's own drawing, that picture; else the style function of
+the dataset, applied to the baseline's image.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.contracts import Dataset, Method, plain_guidance
+from bench.contracts import BenchError, Dataset, Method, plain_guidance
 
 
 @dataclass
@@ -20,8 +24,14 @@ class Oracle(Method):
     bound = "ceiling"
     strength_knob = "none"
 
-    def from_baseline(self, baseline, dataset):
-        return np.stack([dataset.oracle(image) for image in baseline])
+    def from_baseline(self, baseline, prompts, dataset):
+        ideal = [dataset.ideal(image, prompt) for image, prompt in zip(baseline, prompts, strict=True)]
+        if any(image is None for image in ideal):
+            raise BenchError(
+                f"dataset {dataset.name} has no style function and knows no true picture of {prompts[0]!r}; "
+                "type one of its own prompts, or method=pair."
+            )
+        return np.stack(ideal)
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
         return {"content": prompt, "negative": "", "style": dataset.styled(prompt)}

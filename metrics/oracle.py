@@ -3,10 +3,15 @@
 With y a generated image, y0 the baseline's and S the style, distances are d(y, S(y0)), and the closed fraction is
 1 - E d(y, S(y0)) / E d(y0, S(y0)): 0 for the untouched backbone, 1 for the truth (Pair Customization measures the
 distance to the stylised ground truth of the same seed in the same way).
+
+Where a dataset knows the true picture of each prompt, an artist's own drawing, that drawing stands for S(y0), at
+the one of its places that is nearest to the image. In RGB it is compared only where the drawings are aligned.
+Shapes: N images, K places, P pixels per side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +22,9 @@ from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
 from metrics.jackknife import per_prompt
 from metrics.networks import ImageNetwork, PerceptualNetwork
-from metrics.perceptual import distances
+from metrics.perceptual import DistancesTo, distances
+
+NOT_ALIGNED = "the artist's drawings have other outlines, so oracle_rgb and gap_closed_rgb are left out"
 
 
 def truth(evaluation: Evaluation) -> np.ndarray:
@@ -31,6 +38,33 @@ def truth(evaluation: Evaluation) -> np.ndarray:
 def rms(a: Images, b: np.ndarray) -> np.ndarray:
     """Root mean square difference per image in units of 0..1, uint8 (N, 3, P, P) -> (N,)."""
     return np.sqrt(np.square((np.asarray(a, dtype=np.float64) - b) / 255).mean(axis=(1, 2, 3)))
+
+
+def drawings(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    """The true drawings of each prompt, uint8 (K, 3, P, P). Impossible where a prompt has none."""
+    known = evaluation.dataset.truth
+    found = {prompt: known(prompt) if known else None for prompt in dict.fromkeys(evaluation.prompts)}
+    shown = {prompt: true.images for prompt, true in found.items() if true is not None}
+    if len(shown) < len(found):
+        lacking = next(prompt for prompt in found if prompt not in shown)
+        raise Impossible(f"{evaluation.dataset.name} knows no true picture of the prompt {lacking!r}.")
+    return shown
+
+
+def nearest(
+    images: Images, prompts: Sequence[str], shown: Mapping[str, np.ndarray], distance: Callable[..., np.ndarray]
+) -> np.ndarray:
+    """Least of distance(images of a prompt (n, 3, P, P), its drawings (K, 3, P, P)) -> (n, K), for each image (N,)."""
+    found = np.empty(len(images))
+    for prompt, places in shown.items():
+        rows = [row for row, other in enumerate(prompts) if other == prompt]
+        found[rows] = distance(np.asarray(images[rows]), places).min(axis=1)
+    return found
+
+
+def rms_to_each(images: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """`rms` of every image (n, 3, P, P) to every place (K, 3, P, P), (n, K)."""
+    return np.stack([rms(images, place) for place in places], axis=1)
 
 
 def closed(distance: np.ndarray, start: np.ndarray) -> float:
@@ -85,7 +119,9 @@ class Oracle(Metric):
         return self.network.missing()
 
     def score(self, evaluation: Evaluation) -> Score:
-        """Impossible when the dataset has no oracle."""
+        """Impossible when the dataset has no oracle and knows no true pictures."""
+        if evaluation.dataset.truth is not None:
+            return self._to_drawings(evaluation)
         target, store = truth(evaluation), feature_store(evaluation.cache)
         y, y0 = evaluation.images, evaluation.baseline
         rgb = rms(y, target)
@@ -103,6 +139,27 @@ class Oracle(Metric):
             fingerprint(f"oracle {self.version}", len(y), self.network, target),
             per_prompt=per_prompt(shares, evaluation.prompts, number),
         )
+
+    def _to_drawings(self, evaluation: Evaluation) -> Score:
+        """The same to the true drawings; in RGB only where they are aligned."""
+        shown = drawings(evaluation)
+        store = feature_store(evaluation.cache)
+
+        def perceptual(images: np.ndarray, places: np.ndarray) -> np.ndarray:
+            return store.features(images, DistancesTo(self.network, "phi", places))
+
+        kinds = {"lpips": perceptual} | ({"rgb": rms_to_each} if evaluation.dataset.aligned else {})
+        values, per_image = {}, {}
+        for kind, distance in kinds.items():
+            far, start = (
+                nearest(x, evaluation.prompts, shown, distance) for x in (evaluation.images, evaluation.baseline)
+            )
+            values |= {f"oracle_{kind}": float(far.mean()), f"gap_closed_{kind}": closed(far, start)}
+            per_image[f"oracle_{kind}"] = far
+        notes = [] if evaluation.dataset.aligned else [NOT_ALIGNED]
+        compared = np.concatenate(list(shown.values()))
+        mark = fingerprint(f"oracle {self.version}", len(evaluation.images), self.network, compared)
+        return Score(values, per_image, mark, notes)
 
 
 class OracleClip(Metric):

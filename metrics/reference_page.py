@@ -52,7 +52,7 @@ Those marked *cost* are described at the end of this page.
 | `s` | a training image with the style, or a photograph of the subject |
 | `r` | an image of the dataset's reference set |
 | `u` | a control: an unrelated content image |
-| `S` | the style as a function (only datasets with `oracle`) |
+| `S` | the style: the function of a dataset with `oracle`, or the true drawing at its nearest place |
 | `f`, `T` | image and text features of the network that the column names |
 | `d` | LPIPS; `d_n` is LPIPS of images that are standardized to the same mean and contrast of luminance |
 

@@ -22,6 +22,7 @@ sampling training track cell fairness compose store analysis steps run report st
 RECIPE = (
     "bench.mini.recipe",
     "bench.mini.check",
+    "bench.mini.check_drawings",
 )  # they use the whole benchmark; the rest of mini only draws and loads
 LONGEST = 350  # lines of a file
 

@@ -47,6 +47,14 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """The true picture of a prompt in the style: an artist's own drawing, at every place where it may stand."""
+
+    images: np.ndarray  # uint8 (K, 3, P, P), the first at the centre
+    classes: Mapping[str, str]  # what the picture shows, by question: thing, artist, background
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A style or a subject: what to learn from, what to ask for, what to compare with."""
 
@@ -69,6 +77,8 @@ class Dataset:
     control_captions: tuple[str, ...] = ()  # one for each control, as an `Example` has it
     counts: Mapping[str, int] = field(default_factory=dict)  # images used, by role; roles without any are absent
     notes: tuple[str, ...] = ()  # what a reader of the record must know: files that were passed over, captions
+    truth: Callable[[str], Truth | None] | None = None  # of an evaluation prompt; None for a prompt without any
+    aligned: bool = False  # the true pictures have the outlines of the plain ones, pixel by pixel
 
     def seeds_of(self, index: int) -> tuple[int, ...]:
         """Evaluation seeds of the prompt at this place."""
@@ -78,8 +88,16 @@ class Dataset:
         """The prompt with the style words, "a photo of a dog in digital art style"; a subject's prompt is unchanged."""
         return f"{prompt} {self.style_words}" if self.style_words else prompt
 
+    def ideal(self, image: np.ndarray, prompt: str) -> np.ndarray | None:
+        """A picture in the style itself, uint8 (3, P, P): the true picture of the prompt at the centre where there is
+        one, else the style function of the baseline's image (3, P, P), else None."""
+        found = self.truth(prompt) if self.truth else None
+        if found is not None:
+            return found.images[0]
+        return self.oracle(image) if self.oracle else None
+
     @property
     def provides(self) -> frozenset[str]:
         have: dict[str, Any] = {"pairs": self.pairs, "references": self.references, "auxiliary": self.auxiliary}
-        have |= {"class": self.noun, "oracle": self.oracle}
+        have |= {"class": self.noun, "oracle": self.oracle or self.truth}
         return frozenset(name for name, value in have.items() if value)

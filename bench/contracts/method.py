@@ -122,8 +122,11 @@ class Method(ABC):
         raise NotImplementedError(f"{type(self).__name__} has a recipe but no step")
         yield
 
-    def from_baseline(self, baseline: Images, dataset: Dataset) -> np.ndarray | None:
-        """The images of a method that draws nothing, made from the baseline's, both uint8 (N, 3, P, P); else None."""
+    def from_baseline(self, baseline: Images, prompts: Sequence[str], dataset: Dataset) -> np.ndarray | None:
+        """The images of a method that draws nothing, made from the baseline's, both uint8 (N, 3, P, P); else None.
+
+        `prompts` are the N content prompts of the baseline's images.
+        """
         return None
 
     @abstractmethod

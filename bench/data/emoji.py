@@ -59,13 +59,13 @@ def picture(thing: str, artist: str, role: str) -> Any:
     return pictures.Picture((pictures.centred(thing),), artist, behind)
 
 
-def image(drawn: Any, resolution: int) -> np.ndarray:
-    """uint8 (3, P, P)."""
+def image(drawn: Any, resolution: int, packages: str | None = None) -> np.ndarray:
+    """uint8 (3, P, P); from the sheets or, with a folder of npm packages, from the artists' SVG files."""
     import numpy as np
 
     from bench.mini import pictures
 
-    return np.ascontiguousarray(pictures.render(drawn, resolution).transpose(2, 0, 1))
+    return np.ascontiguousarray(pictures.render(drawn, resolution, packages).transpose(2, 0, 1))
 
 
 def prompts(role: str = "evaluation") -> tuple[str, ...]:
@@ -87,16 +87,17 @@ def placements(thing: str) -> list[Any]:
     return found
 
 
-def truth(artist: str, k: int, resolution: int, role: str = "evaluation") -> np.ndarray:
-    """The artist's own drawing for prompt k at every placement, uint8 (27, 3, P, P)."""
+def truth(artist: str, k: int, resolution: int, role: str = "evaluation", packages: str | None = None) -> np.ndarray:
+    """The artist's own drawing for prompt k at every placement, uint8 (27, 3, P, P), the centred one first."""
     import numpy as np
 
     from bench.mini import pictures
 
     thing = getattr(split(), role)[k]
     behind = background(thing, role)
-    placed = (pictures.Picture((place,), artist, behind) for place in placements(thing))
-    return np.stack([image(drawn, resolution) for drawn in placed])
+    places = sorted(placements(thing), key=lambda place: place != pictures.centred(thing))
+    placed = (pictures.Picture((place,), artist, behind) for place in places)
+    return np.stack([image(drawn, resolution, packages) for drawn in placed])
 
 
 def auxiliary_things(near: str) -> tuple[str, ...]:
@@ -119,19 +120,24 @@ def reference_things(artist: str, most: int) -> tuple[str, ...]:
     return tuple(sorted(free, key=lambda name: drawings.share("reference set", name)))[:most]
 
 
-def reference_set(artist: str, most: int, resolution: int) -> np.ndarray:
+def reference_set(artist: str, most: int, resolution: int, packages: str | None = None) -> np.ndarray:
     """uint8 (M, 3, P, P)."""
     import numpy as np
 
-    return np.stack([image(picture(thing, artist, "set"), resolution) for thing in reference_things(artist, most)])
+    return np.stack(
+        [image(picture(thing, artist, "set"), resolution, packages) for thing in reference_things(artist, most)]
+    )
 
 
-def examples(things: Sequence[str], artist: str, role: str, resolution: int) -> list[tuple[np.ndarray, str, str]]:
+def examples(
+    things: Sequence[str], artist: str, role: str, resolution: int, packages: str | None = None
+) -> list[tuple[np.ndarray, str, str]]:
     """(image, caption without style words, noun) of each thing."""
     from bench.mini import drawings, pictures
 
     drawn = [picture(thing, artist, role) for thing in things]
     words = [drawings.things()[thing].words for thing in things]
     return [
-        (image(each, resolution), pictures.plain_caption(each), noun) for each, noun in zip(drawn, words, strict=True)
+        (image(each, resolution, packages), pictures.plain_caption(each), noun)
+        for each, noun in zip(drawn, words, strict=True)
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data.files import File, sha256
-from bench.data.schema import FOLDERS, SCENES, completed, prompt_table
+from bench.data.schema import FOLDER, FOLDERS, SCENES, completed, prompt_table
 from bench.data.sources import control_datasets, first_files, image_roles, own_captions, own_files
 from bench.paths import ROOT
 
@@ -25,6 +25,7 @@ def identity(spec: Mapping[str, Any]) -> str:
     """
     spec = completed(spec)
     settings = {key: value for key, value in spec.items() if key not in NOT_IDENTITY}
+    artist = settings.pop("drawings")
     if prompt_table(spec):
         settings["prompts"] = {key: value for key, value in prompt_table(spec).items() if key != "file"}
     staged = own_files(spec)
@@ -38,12 +39,15 @@ def identity(spec: Mapping[str, Any]) -> str:
     controls = [
         _digest(file.place(), file) for other, count in control_datasets(spec) for file in first_files(other, count)
     ]
-    drawn = spec["rendered"] or spec["oracle"] or SCENES in (spec["controls"] or ())
+    scenes = SCENES in (spec["controls"] or ()) and not spec["drawings"]
+    drawn = spec["rendered"] or spec["oracle"] or scenes
     parts: list[Any] = [settings, content, controls, drawing_source() if drawn else None]
     captions = own_captions(spec)
     if captions:  # where there are none the hash is that of earlier versions
         places = [Path(name).expanduser() for names in image_roles(spec).values() for name in names]
         parts.append([[i, captions[place]] for i, place in enumerate(places) if place in captions])
+    if artist:
+        parts.append(artists_source(artist))
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -59,3 +63,16 @@ def drawing_source() -> str:
     """Hash of the source that draws scenes and styles."""
     folder = ROOT / "bench" / "mini"
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in ("scenes.py", "styles.py"))).hexdigest()
+
+
+def artists_source(plan: Mapping[str, Any]) -> list[Any]:
+    """The settings of an artist's drawings, and hashes of the sheets and of the source that composes them.
+
+    The folder of SVG files does not count: its version is the sheet's.
+    """
+    settings = {key: value for key, value in plan.items() if key != "packages"}
+    sheets = FOLDER / "emoji" / "sheets"
+    places = [sheets / f"{plan[key]}.{ending}" for key in ("artist", "near") for ending in ("json", "webp")]
+    code = [ROOT / "bench" / name for name in ("data/emoji.py", "mini/drawings.py", "mini/pictures.py")]
+    shared = [sheets.parent / "things.yaml", sheets / "fluent-emoji.webp", *code]
+    return [settings, [sha256(place) if place.is_file() else "absent" for place in (*places, *shared)]]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.contracts import BenchError, Dataset, Example, Pair
+from bench.data.artists import artist_roles, compared_things, control_drawings
 from bench.data.decoding import decode, fit, read
 from bench.data.evaluation import evaluation_prompts, repeated_prompts
 from bench.data.identity import identity
@@ -42,7 +43,7 @@ def load(spec: Mapping[str, Any], resolution: int) -> Dataset:
     lacking = missing(spec)
     if lacking:
         raise BenchError(lacking)
-    roles = rendered_roles(spec, resolution) if spec["rendered"] else _read(spec, resolution)
+    roles = _roles(spec, resolution)
     prompts, own_seeds = evaluation_prompts(spec)
     controls = _controls(spec, resolution)
     return Dataset(
@@ -65,17 +66,26 @@ def load(spec: Mapping[str, Any], resolution: int) -> Dataset:
     )
 
 
+def _roles(spec: Mapping[str, Any], resolution: int) -> dict[str, Any]:
+    """Images of every role: an artist's drawings, scenes that the project renders, or files."""
+    if spec["drawings"]:
+        return artist_roles(spec, resolution)
+    return rendered_roles(spec, resolution) if spec["rendered"] else _read(spec, resolution)
+
+
 def _counts(spec: Mapping[str, Any], roles: Mapping[str, Any]) -> dict[str, int]:
     """Images used, by role; a pair counts once."""
     plan = spec["rendered"]
     compared = plan["reference_set"] if plan else len(images_of(spec, "reference_set"))
+    if spec["drawings"]:
+        compared = len(compared_things(spec))
     counts = {role: len(roles[role]) for role in ("pairs", "references", "auxiliary")} | {"reference_set": compared}
     return {role: count for role, count in counts.items() if count}
 
 
 def _notes(spec: Mapping[str, Any]) -> Iterator[str]:
     """What was passed over, and which captions are used."""
-    if not spec["rendered"]:
+    if not (spec["rendered"] or spec["drawings"]):
         yield from passed_over(spec)
         captions, images = own_captions(spec), training_images(spec)
         others = "" if len(captions) == len(images) else f"; the others have {spec['caption']!r}"
@@ -142,5 +152,6 @@ def _controls(spec: Mapping[str, Any], resolution: int) -> list[Example]:
         for file in first_files(other, count)
     ]
     if SCENES in (spec["controls"] or ()):
-        examples += control_scenes(spec["noun"], resolution)
+        drawn = control_drawings(spec, resolution) if spec["drawings"] else control_scenes(spec["noun"], resolution)
+        examples += drawn
     return examples

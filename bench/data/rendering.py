@@ -134,11 +134,11 @@ def reference_set(style: str, plan: Mapping[str, Any], resolution: int) -> np.nd
         )
 
     key = [plan["reference_seed"], plan["reference_set"], plan["kept_for_pairs"], resolution]
-    scenes = functools.partial(_kept, ["scenes", *key], plain)
-    return _kept([style, *key], lambda: np.stack([stylise(style, image) for image in scenes()]))
+    scenes = functools.partial(kept, ["scenes", *key], plain)
+    return kept([style, *key], lambda: np.stack([stylise(style, image) for image in scenes()]))
 
 
-def _kept(key: list[Any], make: Callable[[], np.ndarray]) -> np.ndarray:
+def kept(key: list[Any], make: Callable[[], np.ndarray]) -> np.ndarray:
     """An array from the cache folder, made and written (atomically) when it is not there or damaged."""
     import numpy as np
 

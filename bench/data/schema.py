@@ -43,6 +43,7 @@ KEYS: dict[str, Any] = {  # every key of a dataset.yaml with its default
     "oracle": None,
     "files": None,
     "rendered": None,
+    "drawings": None,
 }
 FOLDERS = ("references", "person", "background", "auxiliary", "reference_set")  # roles of images, by folder or list
 YAML = "dataset.yaml"
@@ -113,7 +114,7 @@ TYPES: dict[str, tuple[Any, ...]] = {  # of the keys that are not null
     **dict.fromkeys(("name", "licence", "source", "style_words", "caption", "root", "oracle"), WORD),
     "person_nouns": LIST,
     **dict.fromkeys(("controls", *FOLDERS), (*WORD, *LIST)),
-    **dict.fromkeys(("files", "rendered"), MAPPING),
+    **dict.fromkeys(("files", "rendered", "drawings"), MAPPING),
 }
 
 

@@ -14,6 +14,7 @@ from bench.data.schema import ALL, CONTROLS, FOLDERS, SCENES, completed, describ
 from bench.data.style_folder import seen_in_both
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGES = ("rendered", "drawings", "pair", "references", "person", "background")  # keys, one of which must be there
 NOT_TRAINED = ("reference_set", "prompts")  # keys of `image_roles` that name no training image
 
 
@@ -72,7 +73,7 @@ def missing(spec: Mapping[str, Any]) -> str | None:
             f"({human(first.size)}, from {first.url}; licence: {spec['licence']}); type python -m bench.fetch "
             f"{spec['name']} where there is network, or set BENCH_MIRROR to a folder that holds {first.path}.{more}"
         )
-    if not (prompt_table(spec) or any(spec[key] for key in ("rendered", "pair", "references", "person", "background"))):
+    if not (prompt_table(spec) or any(spec[key] for key in IMAGES)):
         return (
             f"dataset {spec['name']} names no images; type dataset.pair=[plain.png,stylised.png] or "
             "dataset.references=/path/to/a/folder or dataset.root=/path/to/a/style (bench/data/style_folder.py)."

@@ -9,12 +9,18 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
 from PIL import Image
 
+from bench.errors import BenchError
 from bench.paths import DATASETS
+
+if TYPE_CHECKING:
+    from bench.mini.sheets import Package
 
 FOLDER = DATASETS / "emoji"
 WORLD_SETS = ("fluent-emoji", "noto", "noto-v1", "twemoji", "emojione")  # the base is trained on these
@@ -70,7 +76,7 @@ class Sheet:
     def __init__(self, name: str):
         about = json.loads((FOLDER / "sheets" / f"{name}.json").read_text())
         self.name, self.side, self.columns = name, about["side"], about["columns"]
-        self.licence, self.author = about["licence"], about["author"]
+        self.licence, self.author, self.package = about["licence"], about["author"], about["package"]
         self.index = {thing: k for k, thing in enumerate(about["things"])}
         with Image.open(FOLDER / "sheets" / f"{name}.webp") as whole:
             self._pixels = np.asarray(whole.convert("RGBA"))
@@ -90,7 +96,42 @@ def sheet(name: str) -> Sheet:
 
 
 @cache
-def scaled(name: str, thing: str, side: int) -> np.ndarray:
-    """A drawing at another size, premultiplied, float32 (side, side, 4) in [0, 1]."""
-    rgba = Image.fromarray(sheet(name).drawing(thing)).convert("RGBa")  # premultiplied, so that borders stay clean
-    return np.asarray(rgba.resize((side, side), Image.Resampling.LANCZOS), np.float32) / 255
+def scaled(name: str, thing: str, side: int, packages: str | None = None) -> np.ndarray:
+    """A drawing at another size, premultiplied, float32 (side, side, 4) in [0, 1].
+
+    It is resized from the sheet or, with a folder of npm packages, drawn at that size from the artist's SVG.
+    """
+    rgba = Image.fromarray(sheet(name).drawing(thing)) if packages is None else _vector(name, thing, side, packages)
+    premultiplied = rgba.convert("RGBa")  # so that borders stay clean
+    return np.asarray(premultiplied.resize((side, side), Image.Resampling.LANCZOS), np.float32) / 255
+
+
+def _vector(name: str, thing: str, side: int, packages: str) -> Image.Image:
+    package = _package(name, packages)
+    return package.draw(package.things([thing])[thing], side)
+
+
+@cache
+def _package(name: str, packages: str) -> Package:
+    """The npm package of an artist, in the version of the sheet. Raises BenchError."""
+    from bench.mini.sheets import Package
+
+    folder, expected = Path(packages).expanduser() / name, sheet(name).package
+    installed = " ".join(f"@iconify-json/{artist}" for artist in (*WORLD_SETS, *HELD_OUT_SETS))
+    if not (folder / "icons.json").is_file():
+        raise BenchError(
+            f"The drawings of {name} were requested from {folder}, which holds no icons.json; type npm install "
+            f"{installed} and dataset.drawings.packages=node_modules/@iconify-json."
+        )
+    try:
+        import resvg_py  # noqa: F401
+    except ImportError:
+        raise BenchError(
+            f"The drawings of {name} were requested from {folder}, but resvg-py is not installed; "
+            "type pip install resvg-py."
+        ) from None
+    package = Package(folder)
+    found = f"@iconify-json/{name} {package.version}"
+    if found != expected:
+        raise BenchError(f"{folder} holds {found}, but the sheet was drawn from {expected}; install that version.")
+    return package

@@ -192,12 +192,12 @@ class Picture:
         return Picture(self.placed, artist, self.background, self.style)
 
 
-def render(picture: Picture, side: int = SIDE) -> np.ndarray:
-    """uint8 (P, P, 3)."""
+def render(picture: Picture, side: int = SIDE, packages: str | None = None) -> np.ndarray:
+    """uint8 (P, P, 3); `packages` is a folder of the artists' SVG files, for pictures larger than the sheets."""
     rgb = draw_background(picture.background, side)
     for placed in picture.placed:
         size, left, top = (round(v * side / SIDE) for v in (placed.size, placed.left, placed.top))
-        drawn = drawings.scaled(picture.artist, placed.thing, size)
+        drawn = drawings.scaled(picture.artist, placed.thing, size, packages)
         part = rgb[top : top + size, left : left + size]
         part[...] = part * (1 - drawn[..., 3:]) + drawn[..., :3]
     out = np.clip(rgb * 255 + 0.5, 0, 255).astype(np.uint8)

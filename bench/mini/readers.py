@@ -43,11 +43,14 @@ class Readers(nn.Module):
             k: [names[i] for part in parts for i in part[k].argmax(1).tolist()] for k, names in self.classes.items()
         }
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, accuracy: dict[str, float] | None = None) -> None:
+        """Weights in half precision, and the answers; `accuracy` is the measured share of right ones by question."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
         save_file({k: v.contiguous() for k, v in state.items()}, folder / "readers.safetensors")
-        (folder / "config.json").write_text(json.dumps({"classes": self.classes}, indent=1) + "\n")
+        (folder / "config.json").write_text(
+            json.dumps({"classes": self.classes, "accuracy": accuracy or {}}, indent=1) + "\n"
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Readers:

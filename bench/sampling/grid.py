@@ -13,6 +13,8 @@ from bench.files import atomic_write
 if TYPE_CHECKING:
     import numpy as np
 
+    from bench.contracts import Dataset, Images
+
 
 SIDE, GAP, LINE, FONT = 160, 6, 18, 14  # pixels: least side of an image, between images, a text line, a letter
 LETTER = 7.2  # mean width of a letter, pixels
@@ -39,6 +41,30 @@ def grid(rows: Sequence[tuple[str, np.ndarray]], columns: Sequence[str], path: P
     file = io.BytesIO()
     canvas.save(file, format="png")
     atomic_write(path, file.getvalue())
+
+
+def truths(dataset: Dataset, baseline: Images, prompts: Sequence[str]) -> np.ndarray | None:
+    """The style itself for each of the baseline's images, uint8 (n, 3, P, P); None where the dataset does not know."""
+    import numpy as np
+
+    found = [dataset.ideal(image, prompt) for image, prompt in zip(baseline, prompts, strict=True)]
+    known = [image for image in found if image is not None]
+    return np.stack(known) if known and len(known) == len(found) else None
+
+
+def with_pair(
+    rows: Sequence[tuple[str, np.ndarray]], columns: Sequence[str], dataset: Dataset
+) -> tuple[list[tuple[str, np.ndarray]], list[str]]:
+    """The training pair as first column, where the dataset has true pictures: plain in the first row, the stylised
+    half in all others. Other datasets' rows stay as they are."""
+    import numpy as np
+
+    if dataset.truth is None or not dataset.pairs:
+        return list(rows), list(columns)
+    pair = dataset.pairs[0]
+    halves = [pair.content.image, *[pair.style.image] * (len(rows) - 1)]
+    shown = [(label, np.concatenate([half[None], x])) for half, (label, x) in zip(halves, rows, strict=True)]
+    return shown, ["training pair", *columns]
 
 
 def _side(rows: Sequence[tuple[str, np.ndarray]]) -> int:
@@ -69,4 +95,4 @@ def _scaled(image: np.ndarray, side: int) -> Any:
     picture = Image.fromarray(image.transpose(1, 2, 0))
     if picture.width == side:
         return picture
-    return picture.resize((side, side), Image.Resampling.NEAREST if picture.width < side else Image.Resampling.LANCZOS)
+    return picture.resize((side, side), Image.Resampling.BICUBIC if picture.width < side else Image.Resampling.LANCZOS)

@@ -71,17 +71,17 @@ def note_departures(made: Record, cell: Cell) -> bool:
 
 def show(work: Work) -> None:
     """A grid of images, and what the tracker wants to see."""
-    from bench.sampling.grid import grid
+    from bench.sampling.grid import grid, truths, with_pair
 
     shown = [shot.index for shot in work.shots]
     first = [i for i, index in enumerate(shown) if index not in shown[:i]][:8]  # one image of each prompt
     rows = [("backbone", baseline(work)[first])]
     rows += [(f"{work.method.strength_knob} {s:g}", images(work, s)[first]) for s in work.cell.strengths]
-    if work.dataset.oracle is not None:
-        import numpy as np
-
-        rows.append(("style itself", np.stack([work.dataset.oracle(image) for image in baseline(work)[first]])))
+    prompts = [work.shots[i].prompt for i in first]
+    true = truths(work.dataset, baseline(work)[first], prompts)
+    if true is not None:
+        rows.append(("style itself", true))
     path = work.folder / "grid.png"
-    grid(rows, [work.shots[i].prompt for i in first], path)
+    grid(*with_pair(rows, prompts, work.dataset), path)
     tracking.show_images(work)
     tracking.keep_adapters(work)

@@ -87,10 +87,15 @@ def images(work: Work, strength: float) -> StoredImages:
     return stored(_folder(work, strength), names(work.shots))
 
 
+def _made(work: Work) -> np.ndarray | None:
+    """Images of a method that draws none."""
+    return work.method.from_baseline(baseline(work), [shot.prompt for shot in work.shots], work.dataset)
+
+
 def undrawn(work: Work, strength: float) -> np.ndarray | None:
     """Images that need no drawing: the method makes them out of the baseline's, or, as it trains nothing, a cell of
     another seed drew the same."""
-    made = work.method.from_baseline(baseline(work), work.dataset)
+    made = _made(work)
     if made is None and work.method.recipe is None and _seedless(work, strength).is_dir():
         work.note("images of a cell with another training seed: this method trains nothing")
         made = stored(_seedless(work, strength), names(work.shots))[:]
@@ -119,7 +124,7 @@ def class_images(work: Work, strength: float) -> StoredImages:
     """What the customised model makes of the bare class, (16, 3, P, P); kept beside the cell's images."""
     from bench.sampling.sampler import Plain, Request, Shot
 
-    if work.method.from_baseline(baseline(work), work.dataset) is not None:
+    if _made(work) is not None:
         raise Impossible(f"The method {work.cell.method['name']} draws no images of its own.")
     prompt, place = f"a photo of a {work.dataset.noun}", len(work.dataset.prompts)
     chosen = [Shot(place, prompt, seed) for seed in range(CLASS_IMAGES)]

@@ -16,9 +16,10 @@ from metrics.networks.network import (
     weights_path,
 )
 from metrics.networks.open_clip import OpenClip
+from metrics.networks.readers import ReadersNet
 
 __all__ = [
-    "ImageNetwork", "Inception", "LpipsNet", "Network", "OpenClip", "PerceptualNetwork",
+    "ImageNetwork", "Inception", "LpipsNet", "Network", "OpenClip", "PerceptualNetwork", "ReadersNet",
     "best_device", "exact", "inception_layers", "load_strictly", "misfit", "read_state", "resize_clean", "unit",
     "weights_path",
 ]  # fmt: skip

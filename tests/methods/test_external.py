@@ -31,7 +31,7 @@ def by_number(folder):
 
 
 def made(method):
-    return method.from_baseline(BASELINE, DATA)
+    return method.from_baseline(BASELINE, DATA.prompts, DATA)
 
 
 EXPECTED = np.stack([picture(i) for i in range(4)])

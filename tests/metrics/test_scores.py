@@ -8,7 +8,7 @@ import pytest
 import torch
 from metric_cases import dataset, scenes, sepia
 
-from bench.contracts import BenchError, Evaluation, Example, Impossible
+from bench.contracts import BenchError, Evaluation, Example, Impossible, Truth
 from bench.paths import CONF
 from bench.settings import build
 from metrics import networks
@@ -124,6 +124,47 @@ def test_a_dataset_without_an_oracle_is_told_so(alex, clip, evaluation):
     for metric in (Oracle(alex), OracleClip(clip)):
         with pytest.raises(Impossible, match="needs an oracle, sepia has none"):
             metric.score(case)
+
+
+def _true_drawings(evaluation, places=3):
+    """A case whose prompts have three true drawings each, apart from one another."""
+    prompts = list(dict.fromkeys(evaluation().prompts))
+    shown = {prompt: scenes(places, 300 + k) for k, prompt in enumerate(prompts)}
+    return shown, {"oracle": None, "truth": lambda prompt: Truth(shown[prompt], {}) if prompt in shown else None}
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_distances_to_drawings_are_the_least_over_their_places(alex, evaluation, aligned):
+    shown, changes = _true_drawings(evaluation)
+    case = evaluation(dataset=dataset(**changes, aligned=aligned))
+    score = Oracle(alex).score(case)
+    assert ("oracle_rgb" in score.values) == aligned == (not score.notes)
+
+    def least(image, prompt):
+        return min(lpips(alex, image, place) for place in shown[prompt])
+
+    far, start = ([least(x, q) for x, q in zip(xs, case.prompts, strict=True)] for xs in (case.images, case.baseline))
+    assert score.per_image["oracle_lpips"] == pytest.approx(far, rel=1e-4)
+    assert score.values["gap_closed_lpips"] == pytest.approx(1 - np.mean(far) / np.mean(start), rel=1e-3, abs=1e-5)
+    if aligned:
+        loop = [min(np.sqrt(np.mean(((x / 255.0) - t / 255.0) ** 2)) for t in shown[q])
+                for x, q in zip(case.images, case.prompts, strict=True)]  # fmt: skip
+        assert score.per_image["oracle_rgb"] == pytest.approx(loop)
+
+
+def test_a_true_drawing_closes_the_gap_at_any_of_its_places(alex, evaluation):
+    shown, changes = _true_drawings(evaluation)
+    case = evaluation()
+    images = np.stack([shown[prompt][k % 3] for k, prompt in enumerate(case.prompts)])
+    score = Oracle(alex).score(dataclasses.replace(case, images=images, dataset=dataset(**changes, aligned=True)))
+    assert score.values["gap_closed_lpips"] == pytest.approx(1, abs=1e-3)
+    assert score.values["gap_closed_rgb"] == 1
+
+
+def test_a_prompt_without_a_true_drawing_is_named(alex, evaluation):
+    case = evaluation(dataset=dataset(oracle=None, truth=lambda prompt: None))
+    with pytest.raises(Impossible, match="sepia knows no true picture of the prompt"):
+        Oracle(alex).score(case)
 
 
 def test_a_baseline_that_is_the_truth_leaves_the_closed_fraction_undefined(alex, evaluation):

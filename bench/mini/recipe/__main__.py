@@ -96,7 +96,10 @@ class Recipe:
         clip.save(model.cpu(), len(names), self.work / "tokenizer", self.work / "clip")
 
     def do_readers(self) -> None:
-        readers.train(self.pictures("readers"), self.plan("readers")).cpu().save(self.work / "readers")
+        model = readers.train(self.pictures("readers"), self.plan("readers")).cpu()
+        accuracy = readers.accuracy(model)
+        print(f"readers on unseen drawings: {accuracy}", flush=True)
+        model.save(self.work / "readers", accuracy)
 
     def do_export(self) -> None:
         export.export(self.work, self.out)

@@ -10,9 +10,11 @@ from torch.nn import functional as F
 from bench.mini import drawings, pictures
 from bench.mini.readers import Readers
 from bench.mini.recipe.training import Fit, Run, fast_precision, rows_at
-from bench.mini.recipe.world import ARTISTS, THINGS, World
+from bench.mini.recipe.world import ARTISTS, THINGS, World, sample_readers
 
 QUESTIONS = {"thing": "thing", "style": "artist", "background": "background"}  # label of the world -> question
+
+UNASKED = -100  # cross_entropy's ignore_index
 
 
 def classes() -> dict[str, list[str]]:
@@ -22,11 +24,29 @@ def classes() -> dict[str, list[str]]:
 
 
 def targets(labels: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """Class indices (N,) by question; `thing` counts the world's things alone."""
-    names = classes()["thing"]
-    thing = torch.tensor([names.index(THINGS[k]) for k in labels["thing"].tolist()])
+    """Class indices (N,) by question; `thing` counts the world's things alone, all others are `UNASKED`."""
+    place = {name: k for k, name in enumerate(classes()["thing"])}
+    thing = torch.tensor([place.get(THINGS[k], UNASKED) for k in labels["thing"].tolist()])
     others = {QUESTIONS[k]: torch.from_numpy(labels[k].astype(np.int64)) for k in ("style", "background")}
     return {"thing": thing, **others}
+
+
+@torch.no_grad()
+def accuracy(model: Readers, count: int = 3000, seed: int = 7) -> dict[str, float]:
+    """Share of right answers by question on drawings that training never showed (thing and artist together).
+
+    The readers saw these things by other artists, and these artists' other things.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [sample_readers(rng, tested=True) for _ in range(count)]
+    images = torch.from_numpy(np.stack([pictures.render(picture) for picture in drawn])).permute(0, 3, 1, 2)
+    said = model.eval().read(images)
+    expected = {
+        "thing": [picture.thing for picture in drawn],
+        "artist": [picture.artist for picture in drawn],
+        "background": [picture.background.label for picture in drawn],
+    }
+    return {k: float(np.mean([a == b for a, b in zip(said[k], expected[k], strict=True)])) for k in said}
 
 
 def softened(x: Tensor, rng: torch.Generator) -> Tensor:

@@ -95,10 +95,20 @@ def reader_things(artist: str, tested: bool) -> tuple[str, ...]:
     return tuple(name for name in world if (drawings.share("reader", name, artist) < 0.1) == tested)
 
 
+@cache
+def other_things(artist: str) -> tuple[str, ...]:
+    """What an artist drew besides the world's things."""
+    return tuple(name for name in drawings.sheet(artist).index if not drawings.things()[name].world)
+
+
 def sample_readers(rng: np.random.Generator, tested: bool = False) -> Picture:
-    """One thing by any artist on any background."""
+    """One thing by any artist on any background; half of those for training show things outside the world.
+
+    With the world's things alone the readers learned each drawing's artist by heart, and read 43 % of unseen ones.
+    """
     artist = str(rng.choice(ARTISTS))
-    thing = str(rng.choice(reader_things(artist, tested)))
+    others = not tested and rng.random() < 0.5
+    thing = str(rng.choice(other_things(artist) if others else reader_things(artist, tested)))
     return Picture((pictures.place(thing, rng),), artist, pictures.sample_background(rng))
 
 

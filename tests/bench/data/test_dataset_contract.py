@@ -20,7 +20,7 @@ datasets = pytest.mark.parametrize("name", schema.names())
 def few(name):
     """The dataset with few images; skipped when it is for images of the user, or when they are to be fetched."""
     spec = {**schema.describe(name), "controls": []}
-    named = [role for role in ("rendered", "pair", *schema.FOLDERS) if spec[role]]
+    named = [role for role in ("rendered", "drawings", "pair", *schema.FOLDERS) if spec[role]]
     to_fetch = any(file.place() is None for file in sources.files(spec))
     if to_fetch or not (named or isinstance(spec["prompts"], dict)):
         pytest.skip(str(sources.missing(spec)))
@@ -101,7 +101,7 @@ def test_its_images_are_whole_and_the_same_each_time(name):
     for image in [*(example.image for example in examples), *dataset.controls]:
         assert image.shape == (3, P, P) and image.dtype == np.uint8 and image.std() > 1, "an image is blank"
     assert all(example.caption and example.noun for example in examples)
-    if spec["rendered"]:
+    if spec["rendered"] or spec["drawings"]:
         with global_random(2):
             again = loading.load(spec, P)
         both = zip(dataset.references, again.references, strict=True)

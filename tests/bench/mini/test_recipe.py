@@ -101,3 +101,35 @@ def test_targets_count_the_things_of_the_world_alone():
     labels = {"thing": np.array([THINGS.index(names[5])]), "style": np.array([3]), "background": np.array([7])}
     found = readers.targets(labels)
     assert names[int(found["thing"])] == names[5] and ARTISTS[int(found["artist"])] == ARTISTS[3]
+
+
+def test_readers_learn_the_artist_from_things_outside_the_world_which_are_no_answer_to_thing():
+    from bench.mini import drawings
+    from bench.mini.recipe import world
+
+    rng = np.random.default_rng(0)
+    drawn = [world.sample_readers(rng) for _ in range(400)]
+    known = np.array([drawings.things()[picture.thing].world for picture in drawn])
+    assert 0.4 < known.mean() < 0.6
+    labels = np.array([world.labels(picture) for picture in drawn]).T
+    found = readers.targets(dict(zip(("thing", "style", "background"), labels, strict=False)))
+    assert ((found["thing"] == readers.UNASKED).numpy() == ~known).all()
+    held = {(p.thing, p.artist) for p in (world.sample_readers(rng, tested=True) for _ in range(200))}
+    assert not held & {(p.thing, p.artist) for p in drawn} and all(drawings.things()[t].world for t, _ in held)
+
+
+def test_readers_accuracy_counts_right_answers():
+    """A model that always reads the same answers is right as often as these are drawn."""
+    from bench.mini.recipe import world
+
+    model = Readers(readers.classes())
+    for head in model.heads.values():
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+    first = {k: names[0] for k, names in model.classes.items()}
+    rng = np.random.default_rng(7)
+    drawn = [world.sample_readers(rng, tested=True) for _ in range(60)]
+    expected = {"thing": [p.thing for p in drawn], "artist": [p.artist for p in drawn],
+                "background": [p.background.label for p in drawn]}  # fmt: skip
+    found = readers.accuracy(model, 60, 7)
+    assert found == {k: pytest.approx(np.mean([x == first[k] for x in v])) for k, v in expected.items()}

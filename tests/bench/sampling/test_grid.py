@@ -1,25 +1,28 @@
-"""The grid shows every image unchanged in its place; labels take the space that they need; records share columns."""
+"""The grid shows every image in its place, enlarged smoothly; labels take the space needed; records share columns."""
 
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
+from tiny import tiny_dataset
 
 from bench.compose import cell, register_datasets
-from bench.contracts import BenchError
+from bench.contracts import BenchError, Example, Pair, Truth
 from bench.data.image_files import save_images
 from bench.grid import collect, main
 from bench.paths import CONF
-from bench.sampling.grid import GAP, grid
+from bench.sampling.grid import GAP, grid, truths, with_pair
 from bench.steps.work import Work
 from bench.store.record import Record, Store
 
 
-def test_every_image_lies_in_its_cell_unchanged(tmp_path, rng=np.random.default_rng(0)):  # noqa: B008
+def test_every_image_lies_in_its_cell_enlarged_smoothly(tmp_path, rng=np.random.default_rng(0)):  # noqa: B008
     images = {label: rng.integers(0, 256, (3, 3, 64, 64), dtype=np.uint8) for label in ("a", "a longer label")}
     grid(list(images.items()), ["a cat", "a dog on a brick wall in the rain under a lamp", ""], tmp_path / "g.png")
     sheet = np.asarray(Image.open(tmp_path / "g.png")).transpose(2, 0, 1)
-    enlarged = np.concatenate([i.repeat(3, 1).repeat(3, 2) for label in images for i in images[label]], axis=2)
+    shown = [Image.fromarray(i.transpose(1, 2, 0)) for label in images for i in images[label]]
+    large = [np.asarray(i.resize((192, 192), Image.Resampling.BICUBIC)).transpose(2, 0, 1) for i in shown]
+    enlarged = np.concatenate(large, axis=2)
     side, rows, columns = 192, 2, 3
     left, top = sheet.shape[2] - columns * (side + GAP) - GAP, sheet.shape[1] - rows * (side + GAP)
     for k in range(rows * columns):
@@ -105,3 +108,22 @@ def test_the_command_writes_the_picture(results, capsys):
     main(["--results", str(results), "--where", "method=pair", "seed=0", "--out", str(out)])
     assert capsys.readouterr().out == f"{out}\n"
     assert np.asarray(Image.open(out)).shape[0] > 4 * 192
+
+
+def test_the_training_pair_is_the_first_column_where_there_are_true_pictures():
+    half = {name: Example(np.full((3, 8, 8), value, np.uint8), "a", "a") for name, value in (("c", 10), ("s", 20))}
+    rows = [(label, np.zeros((2, 3, 8, 8), np.uint8)) for label in ("backbone", "1", "style itself")]
+    known = tiny_dataset(pairs=(Pair(half["c"], half["s"]),), truth=lambda prompt: None)
+    shown, columns = with_pair(rows, ["a cat", "a dog"], known)
+    assert columns == ["training pair", "a cat", "a dog"]
+    assert [images[0].max() for _, images in shown] == [10, 20, 20] and all(len(x) == 3 for _, x in shown)
+    assert with_pair(rows, ["a cat", "a dog"], tiny_dataset()) == (rows, ["a cat", "a dog"])
+
+
+def test_the_last_row_is_the_true_picture_or_the_style_function_or_missing():
+    baseline, prompts = np.full((2, 3, 8, 8), 100, np.uint8), ["a cat", "a dog"]
+    true = {"a cat": 1, "a dog": 2}
+    drawn = tiny_dataset(oracle=None, truth=lambda q: Truth(np.full((1, 3, 8, 8), true[q], np.uint8), {}))
+    assert truths(drawn, baseline, prompts)[:, 0, 0, 0].tolist() == [1, 2]
+    assert truths(tiny_dataset(oracle=lambda x: x + 1), baseline, prompts)[:, 0, 0, 0].tolist() == [101, 101]
+    assert truths(tiny_dataset(oracle=None), baseline, prompts) is None
