@@ -14,5 +14,6 @@ from bench.errors import BenchError, Impossible
 __all__ = [
     "CONTEXT", "AdapterSpec", "Ask", "Backbone", "BenchError", "CrossAttentionSpec", "Dataset", "Evaluation", "Example",
     "FullSpec", "Images", "Impossible", "Loss", "Method", "Metric", "Pair", "Quantity", "Recipe", "Score", "Spec",
-    "Text", "TrainingData", "Truth", "Unbound", "at_least_one", "check_entries", "plain_guidance", "tuned", "with_token",
+    "Text", "TrainingData", "Truth", "Unbound", "at_least_one", "check_entries", "plain_guidance", "tuned",
+    "with_token",
 ]  # fmt: skip
