@@ -16,7 +16,13 @@ from bench.settings import MOVED, build, check_finite, digest
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
 PARTS = ("method", "dataset", "backbone", "trainer", "sampler")  # of a cell's settings, those on which images depend
 SPEED = ("compile",)  # keys of a trainer's yaml on which images do not depend
-NOT_IDENTITY = ("strength", "strength_sweep", "curve", "deviations")  # of a method's yaml: no image depends on them
+NOT_IDENTITY = (
+    "title",
+    "strength",
+    "strength_sweep",
+    "curve",
+    "deviations",
+)  # of a method's yaml: no image depends on them
 FILES = ("file", "files", "path", "text_encoder", "tokenizer")  # keys of a method's yaml that name files or folders
 FILE_ENDINGS = ("_file", "_files", "_path")  # of such keys
 

@@ -20,6 +20,8 @@ Plan = Literal[False, True, "probe"]
 Pack = Literal["auto"]
 DType = Literal["float16", "bfloat16", "float32", "float64"]
 Scheduler = Literal["ddim", "euler", "dpm++", "pndm"]
+TimeSampling = Literal["uniform", "logit_normal"]
+Quantize = Literal["nf4", "int8", "fp8"]
 LearningRate = Literal["constant", "cosine"]
 Compile = Literal["auto", True, False, "graphs"]
 Tracking = Literal["online", "offline", "disabled"]
@@ -37,7 +39,8 @@ AT_ENTRY = {  # a cell's settings, and how a sweep is run (conf/config.yaml)
     "mix_code": "bool",
 }
 OF_PARTS = {"backbone.dtype": "DType", "sampler.scheduler": "Scheduler", "trainer.compile": "Compile"}
-OF_PARTS |= {"tracker.mode": "Tracking"}
+OF_PARTS |= {"tracker.mode": "Tracking", "backbone.time_sampling": "TimeSampling"}
+OF_PARTS |= {"backbone.quantize": "Quantize | None"}
 POSITIVE = ("pack", "workers")
 
 KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}

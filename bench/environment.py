@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import sys
@@ -29,6 +30,7 @@ ADVICE = {
     FILES: "raise the limit of open files (ulimit -n)",
 }
 KNOWN = {number: advice for numbers, advice in ADVICE.items() for number in numbers}
+INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust write an errno
 
 
@@ -69,12 +71,18 @@ def using(folder: Path, needed: int | None = None) -> Iterator[None]:
 @contextlib.contextmanager
 def one_sentence(program: str) -> Iterator[None]:
     """Around a command: errors for the user, and failures of the environment, end it with one sentence."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal need not know every letter of a prompt
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as head, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{program}: stopped.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except BenchError as error:
         sys.exit(f"{program}: {error}")
     except OSError as error:

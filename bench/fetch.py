@@ -69,12 +69,12 @@ def fetch_weights(id: str, act: Callable[[File], Path]) -> None:
 
 
 def _tasks(what: Sequence[str]) -> list[tuple[Callable, str]]:
-    """(function, name) for everything requested; `all` is every dataset, `weights all` every file of the registry."""
-    if what[0] == "weights":
-        ids = list(weights()) if "all" in what[1:] else [id for name in what[1:] for id in _named_weights(name)]
-        return [(fetch_weights, id) for id in dict.fromkeys(ids)]
-    names = schema.names() if "all" in what else what
-    return [(fetch_dataset, name) for name in names]
+    """(function, name) for everything requested: datasets, then weights. `all` is every one of them."""
+    place = what.index("weights") if "weights" in what else len(what)
+    requested, named = what[:place], what[place + 1 :]
+    names = schema.names() if "all" in requested else requested
+    ids = list(weights()) if "all" in named else [id for name in named for id in _named_weights(name)]
+    return [(fetch_dataset, name) for name in names] + [(fetch_weights, id) for id in dict.fromkeys(ids)]
 
 
 def _named_weights(name: str) -> list[str]:
@@ -92,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m bench.fetch", description="Stage datasets and weights on this machine and verify them."
     )
     parser.add_argument(
-        "what", nargs="*", help="datasets, or all; or: weights [ID|METRICS ...|all]; nothing lists what there is"
+        "what",
+        nargs="*",
+        help="datasets or all, then perhaps: weights ID|METRICS ...|all; without any: a list",
     )
     parser.add_argument("--check", action="store_true", help="download nothing, only verify what is here")
     args = parser.parse_args(argv)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import using
+from bench.errors import BenchError
 
 
-def atomic_write(path: Path | str, data: bytes) -> None:
+def atomic_write(path: Path | str, data: bytes | memoryview) -> None:
     """Write a file wholly or not at all: temporary file beside it, fsync, rename."""
     path = Path(path)
     with using(path.parent, len(data)):
@@ -27,7 +28,14 @@ def atomic_write(path: Path | str, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def write_through(file: Any, data: bytes) -> None:
+def check_place(option: str, path: Path | None) -> None:
+    """Raises BenchError where a file is to be written into no folder; asked before the work. None is no file."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        why = "is a folder" if path.is_dir() else f"lies in {path.parent}, which does not exist"
+        raise BenchError(f"{option} {path} was requested, which {why}; give a file in a folder that exists.")
+
+
+def write_through(file: Any, data: bytes | memoryview) -> None:
     file.write(data)
     file.flush()
     os.fsync(file.fileno())
@@ -42,12 +50,15 @@ def _sync_folder(folder: Path) -> None:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Move a folder to `target`; what was there is set aside first and then deleted."""
+    """Move a folder to `target`; what was there is set aside first and then deleted, also by the next who moves."""
     if target.exists():
-        aside = Path(tempfile.mkdtemp(dir=source.parent, prefix=".old-"))
-        os.rename(target, aside / target.name)
-        os.rename(source, target)
-        shutil.rmtree(aside)
-    else:
-        os.rename(source, target)
+        shutil.rmtree(set_aside(source), ignore_errors=True)
+        os.rename(target, set_aside(source))
+    os.rename(source, target)
+    shutil.rmtree(set_aside(source), ignore_errors=True)
     _sync_folder(target.parent)
+
+
+def set_aside(source: Path) -> Path:
+    """Where `replace_folder` keeps what was there while it moves `source`."""
+    return source.with_name(f".old-{source.name}")

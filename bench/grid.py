@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench import paths
 from bench.contracts import BenchError
 from bench.environment import one_sentence
+from bench.files import check_place
 from bench.sampling.grid import grid
 from bench.store.record import Store
 
@@ -50,7 +51,7 @@ def collect(root: Path, conditions: Sequence[str], columns: int) -> tuple[list[t
 
     lines = drawn(root, conditions)
     cells = {run_id: reopen(root / run_id) for run_id in lines.run_id.unique()}
-    _alike(list(cells.values()))
+    _alike(cells)
     some = next(iter(cells.values()))
     first = [i for i, shot in enumerate(some.shots) if shot.seed == some.shots[0].seed][:columns]
     rows = [("backbone", baseline(some)[first])]
@@ -61,22 +62,29 @@ def collect(root: Path, conditions: Sequence[str], columns: int) -> tuple[list[t
     return rows, [some.shots[i].prompt for i in first]
 
 
-def _alike(cells: Sequence[Work]) -> None:
-    """Raises BenchError unless the cells share what makes a column: prompts, noise and the way of sampling."""
-    for key in ("dataset", "backbone", "sampler"):
-        if any(cell.cell.identity[key] != cells[0].cell.identity[key] for cell in cells):
-            raise BenchError(
-                f"The records differ in their {key}, so their images cannot share columns; choose fewer with --where, "
-                "e.g. --where dataset=halftone backbone=mini."
-            )
+def _alike(cells: Mapping[str, Work]) -> None:
+    """Raises BenchError unless the cells, by run id, share what makes a column: prompts, noise and way of sampling."""
+    first = next(iter(cells.values())).cell.identity
+    differ = {
+        run: [key for key in ("dataset", "backbone", "sampler") if work.cell.identity[key] != first[key]]
+        for run, work in cells.items()
+    }
+    others = [run for run, keys in differ.items() if keys]
+    if others:
+        keep = [run for run in cells if run not in others]
+        how = f"run_id={','.join(keep)}" if len(keep) < len(others) else f"run_id!={','.join(others)}"
+        raise BenchError(
+            f"The records differ in their {differ[others[0]][0]} ({keep[0]} and {others[0]}), so their images cannot "
+            f"share columns; show those like the first one with --where '{how}'."
+        )
 
 
 def _label(lines: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -> Any:
     """What names a row: method and strength, and what tells its settings and its training seed from those of others."""
-    from bench.analysis import layouts
+    from bench.analysis import settings_in_words
 
     rows = set(zip(lines.method, lines.settings, strict=True))
-    names = layouts.labels(rows, layouts.by_settings(configs))
+    names = settings_in_words.labels(rows, settings_in_words.by_settings(configs))
     several = lines.seed.nunique() > 1
     return lambda row: (
         f"{names[row.method, row.settings]} {row.strength:g}" + (f" seed {row.seed:g}" if several else "")
@@ -94,8 +102,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    if not options.out.parent.is_dir():
-        raise BenchError(f"--out {options.out} lies in no folder that exists; make the folder first.")
+    check_place("--out", options.out)
     grid(*collect(options.results, options.where, options.columns), options.out)
     print(options.out)
 

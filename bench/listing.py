@@ -15,6 +15,7 @@ from typing import Any
 
 from bench import paths
 from bench.errors import BenchError
+from bench.store.class_constants import class_source, constant, is_own
 
 PAPER = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 WEIGHTS = re.compile(r"\w[\w.-]*(/[\w.-]+)+")  # a folder, a file, or a place in a hub repository
@@ -67,7 +68,7 @@ def methods() -> Iterator[Row]:
     for path in _configurations("method"):
         header, settings = _header(path), _plain(path)
         paper = PAPER.search(header)
-        needs = sorted(_literal(settings["_target_"], "needs") or ())
+        needs = sorted(constant(settings["_target_"], "needs") or ())
         yield _row(path.stem, _sentence(header), _missing(settings), needs, paper and f"arXiv {paper[1]}")
 
 
@@ -96,10 +97,10 @@ def metrics() -> Iterator[Row]:
 def _metric(name: str, settings: Mapping[str, Any]) -> Row:
     from bench.settings import build
 
-    if _is_own(settings["_target_"]):
-        found = _class(settings["_target_"])
+    if is_own(settings["_target_"]):
+        found = class_source(settings["_target_"])
         what = (found and ast.get_docstring(found[0])) or ""
-        values, missing = _literal(settings["_target_"], "higher_is_better") or (), _missing(settings)
+        values, missing = constant(settings["_target_"], "higher_is_better") or (), _missing(settings)
     else:
         made = build(settings)
         what, values, missing = type(made).__doc__ or "", made.higher_is_better, made.missing()
@@ -170,51 +171,13 @@ def _strings(value: Any) -> Iterator[str]:
         yield from (text for item in value for text in _strings(item))
 
 
-def _file(target: str) -> Path:
-    """The source of a class, the shipped one first."""
-    *module, _ = target.split(".")
-    folders = [paths.ROOT / module[0], *filter(None, [paths.own(module[0])])]
-    places = [folder.joinpath(*module[1:]).with_suffix(".py") for folder in folders]
-    return next((place for place in places if place.is_file()), places[0])
+def definitions() -> list[str]:
+    """A line for each column of the table: its id, heading, and what it is."""
+    from bench.analysis import quantities
 
-
-def _is_own(target: str) -> bool:
-    return paths.ROOT / target.partition(".")[0] not in _file(target).parents
-
-
-def _class(target: str) -> tuple[ast.ClassDef, dict[str, ast.ClassDef]] | None:
-    """The class as its source says, and all classes of that file by name; None where it cannot be read."""
-    try:
-        body = ast.parse(_file(target).read_bytes()).body
-    except (OSError, SyntaxError, ValueError):
-        return None
-    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
-    found = classes.get(target.rpartition(".")[2])
-    return (found, classes) if found else None
-
-
-def _literal(target: str, name: str) -> Any:
-    """A constant of a class or of its bases in the same file; None where there is none."""
-    found = _class(target)
-    waiting, classes = ([found[0]], found[1]) if found else ([], {})
-    while waiting:
-        node = waiting.pop(0)
-        for line in node.body:
-            names = [line.target] if isinstance(line, ast.AnnAssign) else getattr(line, "targets", [])
-            if any(isinstance(one, ast.Name) and one.id == name for one in names):
-                return _constant(line.value)  # type: ignore[attr-defined]
-        waiting += [classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
-    return None
-
-
-def _constant(value: ast.expr) -> Any:
-    """What a literal stands for, also in frozenset(...); None for anything that would have to be run."""
-    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "frozenset":
-        return _constant(value.args[0]) if value.args else ()
-    try:
-        return ast.literal_eval(value)
-    except ValueError:
-        return None
+    found = [(name, quantities.heading(name).text, what) for name, what in quantities.definitions()]
+    widths = [max(len(line[i]) for line in found) for i in range(2)]
+    return [f"  {name:{widths[0]}}  {heading:{widths[1]}}  {what}" for name, heading, what in found]
 
 
 KINDS: dict[str, Callable[[], Iterator[Row]]] = {
@@ -239,6 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         width = max(len(row["name"]) for row in rows)
         print("\n".join(line(row, width) for row in rows))
+    if chosen.kind == "metrics" and not chosen.json:
+        print("\nColumns of the table:")
+        print("\n".join(definitions()))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,11 @@ from bench.errors import BenchError
 if TYPE_CHECKING:
     import pandas as pd
 
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # in the text of JSON
 INDEX = ["strength", "prompt", "seed"]  # of the lines of per_image.csv
+
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a text that begins so
 
 
 class Damaged(BenchError):
@@ -45,7 +50,8 @@ def parsed(words: str) -> dict[str, Any]:
     """A JSON mapping. Raises Damaged."""
     try:
         found = json.loads(words)
-        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair cannot be shown anywhere
+        if SURROGATE.search(words):
+            json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair cannot be shown anywhere
     except (ValueError, RecursionError) as error:
         raise Damaged(f"it is not whole JSON ({str(error)[:200]})") from error
     if not isinstance(found, dict):
@@ -77,7 +83,10 @@ def per_image(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        lines = pd.read_csv(io.StringIO(text(path)), dtype={"prompt": str}, keep_default_na=True)
+        words = text(path)
+        head = pd.read_csv(io.StringIO(words), nrows=0).columns
+        absent_as = {name: ["", "nan", "NaN"] for name in head if name != "prompt"}  # a prompt may be "NA"
+        lines = pd.read_csv(io.StringIO(words), dtype={"prompt": str}, keep_default_na=False, na_values=absent_as)
     except (ValueError, OverflowError, pd.errors.ParserError) as error:
         raise Damaged(f"it is no table ({' '.join(str(error).split())[:200]})") from error
     absent = [name for name in INDEX if name not in lines]
@@ -86,4 +95,24 @@ def per_image(path: Path) -> pd.DataFrame:
     odd = [name for name in lines.columns.difference(["prompt"]) if lines[name].dtype.kind not in "fiu"]
     if odd or lines[INDEX].isna().any(axis=None) or (lines.seed != lines.seed.astype(float).round()).any():
         raise Damaged(f"its column {odd[0]} holds no numbers" if odd else "a line has no strength, prompt or seed")
-    return lines
+    return lines.assign(prompt=lines.prompt.map(unescaped))
+
+
+def escaped(words: str) -> str:
+    """A text for a cell of a CSV file that a spreadsheet does not take for a formula: a quote goes before it."""
+    return f"'{words}" if words.lstrip("'").startswith(FORMULAS) else words
+
+
+def unescaped(words: str) -> str:
+    """What `escaped` was given."""
+    return words[1:] if words.startswith("'") and words.lstrip("'").startswith(FORMULAS) else words
+
+
+def spreadsheet(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame whose texts, headings included, are `escaped`, for a CSV file."""
+    texts = {name: column.map(lambda x: escaped(x) if isinstance(x, str) else x) for name, column in _texts(frame)}
+    return frame.assign(**texts).rename(columns=lambda name: escaped(str(name)))
+
+
+def _texts(frame: pd.DataFrame) -> list[tuple[Any, Any]]:
+    return [(name, column) for name, column in frame.items() if column.dtype.kind not in "fiub"]

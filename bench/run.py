@@ -27,11 +27,16 @@ if TYPE_CHECKING:
     from bench.steps.work import Work
 
 
-def run(cell: Cell) -> Record:
-    """Do what is still to do for a cell and return its record, whatever became of it."""
+def run(cell: Cell, stop: Callable[[], bool] = lambda: False) -> Record:
+    """Do what is still to do for a cell and return its record, whatever became of it.
+
+    Raises Stopped when `stop` said so before the cell was done; its checkpoint is kept.
+    """
     record = identify(cell)
     if record is None:
-        (record,) = run_together([begin(cell)])
+        record = next(iter(run_together([begin(cell)], stop=stop)), None)
+    if record is None:
+        raise Stopped
     return record
 
 

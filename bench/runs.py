@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,15 @@ from omegaconf import DictConfig
 
 from bench import paths
 from bench.compose import cell, register_datasets
-from bench.environment import one_sentence
+from bench.environment import INTERRUPTED, one_sentence
+from bench.errors import Stopped
 from bench.run import run
 from bench.store.record import Record, Store
 from bench.store.stored_status import is_stored, line
 from bench.sweeps import launch
 from bench.sweeps.partial_keys import forced_at_first
 from bench.sweeps.settings import settings
+from bench.sweeps.worker import STOPPED, asked_to_leave
 
 CONF = str(paths.CONF)
 PLUGINS = str(Path(__file__).parent / "sweeps" / "plugins")  # where our part of the package hydra_plugins lies
@@ -40,7 +43,12 @@ def main(config: DictConfig) -> None:
         if config.plan:
             return launch.show_plan([requested], settings(config), 1)
         before = Store(requested.results).read(requested.run_id)
-        records.append(run(requested))
+        with asked_to_leave(signal.SIGINT, signal.SIGTERM) as leave:
+            try:
+                records.append(run(requested, lambda: bool(leave)))
+            except Stopped:
+                print(STOPPED, file=sys.stderr)
+                sys.exit(INTERRUPTED)
         stored = is_stored(records[-1], before)
         report(records[-1], requested.results / records[-1].run_id, brief=several, stored=stored)
 

@@ -85,7 +85,7 @@ def class_of(name: Any, at: str = "") -> Any:
 def construct(kind: Any, values: Mapping[str, Any], at: str) -> Any:
     """kind(**values). Raises BenchError for a key that it does not know, and for a value that is not of the plain types
     or single values of its annotation."""
-    at, known = at.lstrip(".") or kind.__name__, inspect.signature(kind).parameters
+    at, known = at.lstrip(".") or kind.__name__, _parameters(kind)
     check_finite(values, at)
     strange = sorted(set(values) - set(known))
     if strange and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
@@ -95,3 +95,14 @@ def construct(kind: Any, values: Mapping[str, Any], at: str) -> Any:
         if isinstance(annotation, str):
             check_value(f"{at}.{name}", value, annotation)
     return kind(**values)
+
+
+def _parameters(kind: Any) -> dict[str, inspect.Parameter]:
+    """What a class or a function takes; a class that hands keywords on to its base takes those of the base, too."""
+    known = dict(inspect.signature(kind).parameters)
+    for base in kind.__mro__[1:-1] if isinstance(kind, type) else ():
+        more = [name for name, one in known.items() if one.kind is one.VAR_KEYWORD]
+        if more and "__init__" in vars(base):
+            del known[more[0]]
+            known = {**inspect.signature(base).parameters, **known}
+    return known

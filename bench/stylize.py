@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from bench.contracts import BenchError
 from bench.environment import one_sentence
-from bench.files import atomic_write
+from bench.files import atomic_write, check_place
 from bench.settings import finite
 
 if TYPE_CHECKING:
@@ -89,8 +89,9 @@ def _square(path: Path, fit: bool) -> None:
 
 
 def _writable(path: Path) -> None:
-    if path.suffix.lower() != ".png" or not path.parent.is_dir():
-        raise BenchError(f"--out {path} cannot be written; give a name that ends in .png in a folder that exists.")
+    check_place("--out", path)
+    if path.suffix.lower() != ".png":
+        raise BenchError(f"--out {path} cannot be written; give a name that ends in .png.")
 
 
 def _write(path: Path, image: np.ndarray) -> None:

@@ -2,21 +2,26 @@
 
 It shows what `analysis.layouts` makes of the records: means with 95 % intervals, bold where significant. Numbers of
 unlike fingerprints are refused (`analysis.fingerprints`). Failed and skipped cells are lines with their reason. Where a
-cell departs from the experiment's fairness contract, its method carries a mark and a footnote says how.
+cell departs from the experiment's fairness contract, its method carries a mark and a footnote says how. Records that
+were evaluated on other prompts or seeds than their dataset says are a table of their own below.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import paths
+from bench.analysis import shown_columns
 from bench.analysis.frames import configs, images, load, where, wide
+from bench.analysis.variants import DEFAULT
 from bench.contracts import BenchError
 from bench.environment import one_sentence
-from bench.files import atomic_write
+from bench.files import atomic_write, check_place
+from bench.reading import spreadsheet
 from bench.store.old_names import today
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from bench.analysis.table_model import TableModel
 
 
+FILES = ("csv", "parquet", "markdown", "latex", "html")
 LAYOUTS = ("metrics", "styles", "ablation", "sweep")
 
 
@@ -46,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--metrics", help="names, comma-separated, or all; default: conf/table.yaml")
     parse.add_argument("--mix", action="store_true", help="unlike fingerprints may share a column, with a footnote")
     parse.add_argument("--shape", choices=("wide", "long"), default="wide", help="of csv and parquet, all columns")
-    for kind in ("csv", "parquet", "markdown", "latex", "html"):
+    for kind in FILES:
         parse.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"also write {kind}")
     return parse
 
@@ -55,69 +61,112 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if options.matched and not options.compare:
         raise BenchError("--matched METRIC says where methods are compared; say in what with --compare METRIC.")
-    table = where(load(options.results), options.where)
+    for kind in FILES:
+        check_place(f"--{kind}", getattr(options, kind))
+    names = options.metrics.split(",") if options.metrics else None
+    every = options.compare or options.csv or options.parquet or names == ["all"]
+    shown = None if every else [today(name.partition(" [")[0]) for name in names or shown_columns.headline()]
+    table = where(load(options.results, None if names or options.where else shown), options.where)
     if table.empty:
         print("No record.")
         return
     from bench.analysis import formats
 
-    shown = lay_out(options, table, options.metrics.split(",") if options.metrics else None)
-    print(formats.text(shown))
+    parts = sections(options, Shown(options.results, table, images(options.results, shown), options.mix), names)
+    models = [model for _, model in parts]
+    print("\n\n".join(map(formats.text, models)))
     for kind, make in (("markdown", formats.markdown), ("latex", formats.latex), ("html", formats.html)):
         if path := getattr(options, kind):
-            atomic_write(path, make(shown).encode())
+            atomic_write(path, make(*models).encode())
     if options.csv or options.parquet:
-        write(_as_frame(options, table, shown), options.csv, options.parquet)
+        import pandas as pd
+
+        whole = pd.concat([_as_frame(options, part, model) for part, model in parts], ignore_index=True)
+        write(whole, options.csv, options.parquet)
 
 
-def _as_frame(options: argparse.Namespace, table: pd.DataFrame, shown: TableModel) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Shown:
+    """The records that a table is about."""
+
+    root: Path
+    table: pd.DataFrame
+    images: pd.DataFrame
+    mix: bool
+
+    def of(self, evaluation: str) -> Shown:
+        """Those that were evaluated in one way."""
+        return replace(self, table=self.table[self.table.evaluation == evaluation])
+
+    def configs(self) -> Mapping[str, Mapping[str, Any]]:
+        return configs(self.root, self.table)
+
+    @property
+    def source(self) -> Source:
+        from bench.analysis import layouts
+
+        mine = self.images.run_id.isin(self.table.run_id)
+        return layouts.Source(self.table, self.images if mine.all() else self.images[mine], self.mix, self.configs)
+
+
+def sections(options: argparse.Namespace, shown: Shown, names: Sequence[str] | None) -> list[tuple[Shown, TableModel]]:
+    """A table for each evaluation: numbers of other prompts or seeds stand apart, and never hold the others up.
+
+    Raises BenchError where none of them can be shown.
+    """
+    made, errors = [], []
+    for words in sorted(shown.table.evaluation.unique(), key=lambda words: (words != DEFAULT, words)):
+        part = shown.of(words)
+        try:
+            made.append((part, lay_out(options, part, names)))
+        except BenchError as error:
+            errors.append((words, error))
+    if not made:
+        raise errors[0][1]
+    for words, reason in errors:
+        made[-1][1].reasons.append(f"Records of another evaluation ({words}) are not shown: {reason}")
+    return made
+
+
+def _as_frame(options: argparse.Namespace, part: Shown, model: TableModel) -> pd.DataFrame:
     """All columns of what is shown; of runs, the lines of their records themselves."""
     from bench.analysis import formats
 
     if options.compare:
-        return compared(options, table).frame()
+        return compared(options, part).frame()
     long = options.shape == "long"
     if options.layout == "metrics" and options.by == "runs":
-        return table if long else wide(table)
-    whole = shown if options.layout == "styles" else lay_out(options, table, ["all"])
+        return part.table if long else wide(part.table)
+    whole = model if options.layout == "styles" else lay_out(options, part, ["all"])
     return formats.long(whole) if long else formats.wide(whole)
 
 
-def lay_out(options: argparse.Namespace, table: pd.DataFrame, names: Sequence[str] | None) -> TableModel:
+def lay_out(options: argparse.Namespace, part: Shown, names: Sequence[str] | None) -> TableModel:
     """The table model that the command line asks for, of some metrics."""
     from bench.analysis import layouts
 
     if options.compare:
-        return compared(options, table).table_model()
-    source = _source(options, table)
+        return compared(options, part).table_model()
     if options.layout == "styles":
-        return layouts.styles(source, names)
+        return layouts.styles(part.source, names)
     if options.layout == "ablation":
-        return layouts.ablation(source, names, configs(options.results, table))
+        return layouts.ablation(part.source, names, part.configs())
     if options.layout == "sweep":
-        return layouts.sweep(source, names)
-    return layouts.metrics(source, names, options.pool, options.by == "runs")
+        return layouts.sweep(part.source, names)
+    return layouts.metrics(part.source, names, options.pool, options.by == "runs")
 
 
-def _source(options: argparse.Namespace, table: pd.DataFrame) -> Source:
-    from bench.analysis import layouts
-
-    per_image = images(options.results)
-    return layouts.Source(table, per_image[per_image.run_id.isin(table.run_id)], options.mix)
-
-
-def compared(options: argparse.Namespace, table: pd.DataFrame) -> Requested:
+def compared(options: argparse.Namespace, part: Shown) -> Requested:
     """The comparison that the command line asks for."""
     from bench.analysis import comparisons
 
-    known = configs(options.results, table)
-    return comparisons.requested(_source(options, table), known, options.compare, options.matched)
+    return comparisons.requested(part.source, part.configs(), options.compare, options.matched)
 
 
 def write(rows: pd.DataFrame, csv: Path | None, parquet: Path | None) -> None:
     """A frame as files."""
     if csv:
-        atomic_write(csv, rows.to_csv(index=False).encode())
+        atomic_write(csv, spreadsheet(rows).to_csv(index=False).encode())
     if parquet:
         atomic_write(parquet, rows.to_parquet(index=False))
 

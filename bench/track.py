@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,16 +18,28 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_NAME", "WANDB_RESUME")  # of a job around ours; each cell is a run of its own
 
 
 class Tracker(ABC):
-    """One run per cell. `group` is the sweep's name; `tags` are short words to filter by; `job` is the run's kind."""
+    """One run per cell. `group` is the sweep's name; `tags` are short words to filter by; `job` is the run's kind.
+
+    `resume` is the `id` of an earlier run of the same cell that goes on.
+    """
 
     silent: ClassVar[bool] = False  # nobody will see what it is given
+    all_adapters: bool = False  # keep also the adapters that images are not drawn with
+    id: str = ""  # of the run under way
 
     @abstractmethod
     def start(
-        self, run_id: str, config: Mapping[str, Any], group: str = "", tags: Sequence[str] = (), job: str = ""
+        self,
+        run_id: str,
+        config: Mapping[str, Any],
+        group: str = "",
+        tags: Sequence[str] = (),
+        job: str = "",
+        resume: str = "",
     ) -> None: ...
 
     @abstractmethod
@@ -36,6 +49,18 @@ class Tracker(ABC):
     @abstractmethod
     def images(self, name: str, image: Path | str | np.ndarray) -> None:
         """A picture: a file, or one uint8 (3, P, P)."""
+
+    @abstractmethod
+    def pictures(self, name: str, images: np.ndarray, captions: Sequence[str]) -> None:
+        """Single pictures, uint8 (N, 3, P, P), each with its caption."""
+
+    @abstractmethod
+    def describe(self, config: Mapping[str, Any]) -> None:
+        """More of the run's config, known only at its end."""
+
+    @abstractmethod
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Scalars of the whole run, to filter and plot runs by."""
 
     @abstractmethod
     def table(self, name: str, frame: pd.DataFrame) -> None: ...
@@ -56,10 +81,19 @@ class Silent(Tracker):
 
     def __init__(self, folder: str = "") -> None: ...
     def start(
-        self, run_id: str, config: Mapping[str, Any], group: str = "", tags: Sequence[str] = (), job: str = ""
+        self,
+        run_id: str,
+        config: Mapping[str, Any],
+        group: str = "",
+        tags: Sequence[str] = (),
+        job: str = "",
+        resume: str = "",
     ) -> None: ...
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
     def images(self, name: str, image: Path | str | np.ndarray) -> None: ...
+    def pictures(self, name: str, images: np.ndarray, captions: Sequence[str]) -> None: ...
+    def describe(self, config: Mapping[str, Any]) -> None: ...
+    def summary(self, values: Mapping[str, float]) -> None: ...
     def table(self, name: str, frame: pd.DataFrame) -> None: ...
     def artifact(self, name: str, path: Path | str, type: str) -> None: ...
     def finish(self, status: str) -> None: ...
@@ -69,22 +103,43 @@ class Wandb(Tracker):
     """Weights & Biases. Its files lie in `<folder>/wandb/`; `mode` is online or offline (WANDB_MODE goes before it)."""
 
     def __init__(
-        self, mode: Tracking = "offline", project: str = "t2i-bench", entity: str | None = None, folder: str = "results"
+        self,
+        mode: Tracking = "offline",
+        project: str = "t2i-bench",
+        entity: str | None = None,
+        folder: str = "results",
+        all_adapters: bool = False,
     ) -> None:
         self.mode, self.project, self.entity, self.folder = mode, project, entity, Path(folder)
+        self.all_adapters = all_adapters
         self.broken = False
         self.run: Any = None
 
     def start(
-        self, run_id: str, config: Mapping[str, Any], group: str = "", tags: Sequence[str] = (), job: str = ""
+        self,
+        run_id: str,
+        config: Mapping[str, Any],
+        group: str = "",
+        tags: Sequence[str] = (),
+        job: str = "",
+        resume: str = "",
     ) -> None:
-        self._try("start", lambda: self._start(run_id, dict(config), group, list(tags), job))
+        self._try("start", lambda: self._start(run_id, dict(config), group, list(tags), job, resume))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._try("log numbers", lambda: self.run and self.run.log({"step": step, **values}))
 
     def images(self, name: str, image: Path | str | np.ndarray) -> None:
         self._try("log an image", lambda: self.run and self.run.log({name: _image(image)}))
+
+    def pictures(self, name: str, images: np.ndarray, captions: Sequence[str]) -> None:
+        self._try("log images", lambda: self.run and self.run.log({name: _pictures(images, captions)}))
+
+    def describe(self, config: Mapping[str, Any]) -> None:
+        self._try("describe the run", lambda: self.run and self.run.config.update(dict(config), allow_val_change=True))
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        self._try("summarise the run", lambda: self.run and self.run.summary.update(dict(values)))
 
     def table(self, name: str, frame: pd.DataFrame) -> None:
         self._try("log a table", lambda: self.run and self.run.log({name: _table(frame)}))
@@ -99,15 +154,21 @@ class Wandb(Tracker):
                 self.run.finish(exit_code=1)
         self.run = None
 
-    def _start(self, run_id: str, config: dict[str, Any], group: str, tags: list[str], job: str) -> None:
+    def _start(self, run_id: str, config: dict[str, Any], group: str, tags: list[str], job: str, resume: str) -> None:
         mode: Any = os.environ.get("WANDB_MODE") or self.mode
+        for name in ("WANDB_MODE", *OF_ONE_RUN):  # an empty mode is refused; one id for all cells would merge them
+            if name != "WANDB_MODE" or not os.environ.get(name):
+                os.environ.pop(name, None)
         if mode != "online":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing leaves the machine unasked
         self.folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("WANDB_DATA_DIR", str((self.folder / "wandb").resolve()))  # not the home folder
         import wandb
 
+        self.id = resume or secrets.token_hex(8)  # given, since WANDB_RUN_ID would be the id of every cell
         self.run = wandb.init(
+            id=self.id,
+            resume="allow",  # given, since WANDB_RESUME would hold for every cell
             project=self.project,
             entity=self.entity,
             name=run_id,
@@ -153,6 +214,13 @@ def _image(image: Path | str | np.ndarray) -> Any:
     import wandb
 
     return wandb.Image(str(image) if isinstance(image, (str, Path)) else image.transpose(1, 2, 0))
+
+
+def _pictures(images: np.ndarray, captions: Sequence[str]) -> list[Any]:
+    import wandb
+
+    pairs = zip(images, captions, strict=True)
+    return [wandb.Image(image.transpose(1, 2, 0), caption=caption) for image, caption in pairs]
 
 
 def _table(frame: pd.DataFrame) -> Any:

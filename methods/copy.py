@@ -16,6 +16,7 @@ class Copy(Method):
 
     strength: float = 1.0
 
+    bound = "floor"
     strength_knob = "none"
 
     def lacks(self, dataset: Dataset) -> str | None:

@@ -16,6 +16,7 @@ from bench.choices import Role
 from bench.contracts import (
     AdapterSpec,
     Ask,
+    BenchError,
     Dataset,
     Example,
     FullSpec,
@@ -47,6 +48,13 @@ class DreamBooth(Method):
 
     needs = frozenset({"class"})
     strength_knob = "weight scale"  # s in W0 + s (W - W0), W - W0 low-rank or not
+
+    def __post_init__(self) -> None:
+        if self.prior_weight and self.class_images < 1:
+            raise BenchError(
+                f"method.class_images={self.class_images} was requested; give at least 1, or method.prior_weight=0 to "
+                "train without prior preservation."
+            )
 
     @property
     def rare_tokens(self) -> Sequence[str]:

@@ -17,6 +17,7 @@ class Oracle(Method):
     strength: float = 1.0
 
     needs = frozenset({"oracle"})
+    bound = "ceiling"
     strength_knob = "none"
 
     def from_baseline(self, baseline, dataset):

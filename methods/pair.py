@@ -18,7 +18,19 @@ from typing import Any
 import torch
 from torch.nn.functional import mse_loss
 
-from bench.contracts import AdapterSpec, Ask, Dataset, Example, Loss, Method, Recipe, Text, Unbound, with_token
+from bench.contracts import (
+    AdapterSpec,
+    Ask,
+    Dataset,
+    Example,
+    Loss,
+    Method,
+    Recipe,
+    Text,
+    Unbound,
+    check_entries,
+    with_token,
+)
 
 
 @dataclass
@@ -37,6 +49,9 @@ class PairCustomization(Method):
     needs = frozenset({"pairs"})
     strength_knob = "style guidance"
 
+    def __post_init__(self) -> None:
+        check_entries("blend", self.blend, ("file", "style_words", "strength"))
+
     @property
     def rare_tokens(self) -> Sequence[str]:
         return (self.token,)
@@ -48,7 +63,7 @@ class PairCustomization(Method):
         content = AdapterSpec(self.rank, self.where, orthonormal_row=0)
         style = AdapterSpec(self.rank, self.where, orthonormal_row=self.rank)
         others = {
-            f"blend{i}": AdapterSpec(other.get("rank", self.rank), self.where, file=str(other["file"]))
+            f"blend{i}": AdapterSpec(self.rank, self.where, file=str(other["file"]))
             for i, other in enumerate(self.blend)
         }
         return {**dict.fromkeys(content_names(dataset), content), "style": style, **others}

@@ -23,11 +23,14 @@ from bench.contracts import (
     Method,
     Recipe,
     TrainingData,
+    at_least_one,
+    check_entries,
     plain_guidance,
 )
 from bench.data.templates import filled
 
 ACTIONS = {"enhance": 1.0, "erase": -1.0}
+COMPOSED = ("file", "scale")  # what an entry of `compose` has
 PRESERVE = ("sum", "random")
 PROMPTS = frozenset({"target", "positive", "negative"})  # what an entry must have
 
@@ -36,13 +39,8 @@ PROMPTS = frozenset({"target", "positive", "negative"})  # what an entry must ha
 
 
 def slider_adapters(spec: AdapterSpec, compose: Sequence[Mapping[str, Any]]) -> Mapping[str, AdapterSpec]:
-    """The slider that learns, and the finished ones that take part in sampling: {file, scale}, perhaps rank, where."""
-    others = {
-        f"compose{i}": replace(
-            spec, rank=other.get("rank", spec.rank), where=other.get("where", spec.where), file=str(other["file"])
-        )
-        for i, other in enumerate(compose)
-    }
+    """The slider that learns, and the finished ones that take part in sampling, with the ranks of their files."""
+    others = {f"compose{i}": replace(spec, file=str(other["file"])) for i, other in enumerate(compose)}
     return {"style": spec, **others}
 
 
@@ -83,6 +81,10 @@ class VisualSlider(Method):
     needs = frozenset({"pairs"})
     strength_knob = "slider value"
 
+    def __post_init__(self) -> None:
+        check_entries("compose", self.compose, COMPOSED)
+        at_least_one(stride=self.stride)
+
     def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
         """`down` begins as in the code of visual sliders, kaiming a = sqrt(5); the code of textual ones has a = 1."""
         return slider_adapters(AdapterSpec(self.rank, self.where, self.alpha, init="kaiming_sqrt5"), self.compose)
@@ -90,7 +92,7 @@ class VisualSlider(Method):
     def step(self, data, k, rng):
         (low, high), _ = data.draw(("content", "style"), rng)
         eps, t = data.noise(low, rng)  # shared by both sides
-        t = t - t % self.stride if self.levels is None else self._levels(t, rng)
+        t = self._levels(t, rng)
         n, side = len(low), torch.full((len(low),), self.scale)
         out = yield Ask(
             torch.cat([data.noisy(high, eps, t), data.noisy(low, eps, t)]),
@@ -102,7 +104,9 @@ class VisualSlider(Method):
         yield Loss(mse_loss(above, data.target(high, eps, t)) + mse_loss(below, data.target(low, eps, t)))
 
     def _levels(self, t: Tensor, rng: torch.Generator) -> Tensor:
-        """Timesteps (B,) from `levels`, in the place of t (B,)."""
+        """Timesteps (B,) from `levels` in the place of t (B,), or the multiples of the stride below t."""
+        if self.levels is None:
+            return t - t % self.stride if self.stride > 1 else t
         first, last = self.levels
         return self.stride * torch.randint(first, last + 1, t.shape, generator=rng).to(t)
 
@@ -159,6 +163,9 @@ class TextualSlider(Method):
     notes = ("rollouts follow the backbone's DDIM schedule; the code's has no timestep offset and set_alpha_to_one",)
 
     def __post_init__(self) -> None:
+        check_entries("compose", self.compose, COMPOSED)
+        if self.rollout_steps < 2:
+            raise BenchError(f"method.rollout_steps={self.rollout_steps} was requested; give at least 2.")
         for entry in self.entries or [{}]:
             known = PROMPTS <= set(entry) <= PROMPTS | {"neutral", "action", "eta"}
             if not known or entry.get("action", "enhance") not in ACTIONS:
@@ -212,7 +219,7 @@ class TextualSlider(Method):
         self, data: TrainingData, way: Direction, rng: torch.Generator
     ) -> Generator[Ask, Tensor, tuple[Tensor, Tensor]]:
         """Latents (B, C, H, W) after 1 to all but one of the sampler's steps from noise, and their timesteps (B,)."""
-        scheduler = data.scheduler("ddim", self.rollout_steps)
+        scheduler = data.scheduler(data.backbone.rollout_scheduler, self.rollout_steps)
         last = int(torch.randint(1, self.rollout_steps, (), generator=rng))
         z = data.start_noise(rng)
         n, timesteps = len(z), scheduler.timesteps.to(z.device)

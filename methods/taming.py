@@ -31,6 +31,7 @@ from bench.contracts import (
     Recipe,
     Text,
     TrainingData,
+    at_least_one,
     plain_guidance,
 )
 
@@ -64,6 +65,9 @@ class TamingStyle(Method):
     def lacks(self, dataset: Dataset) -> str | None:
         few = "two references, one to see and one to draw" if len(dataset.references) < 2 else None
         return super().lacks(dataset) or few
+
+    def __post_init__(self) -> None:
+        at_least_one(class_images=self.class_images, tokens=self.tokens)
 
     def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec | CrossAttentionSpec]:
         image, style = CrossAttentionSpec(self.encoder.width, self.tokens), AdapterSpec(self.rank, self.where)

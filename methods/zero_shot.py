@@ -14,6 +14,7 @@ class ZeroShot(Method):
 
     strength: float = 1.0
 
+    bound = "floor"
     strength_knob = "none"
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:

@@ -37,6 +37,7 @@ class ClipScore(Metric):
             "-100 to 100",
             "Hessel et al. 2021, without its rescaling",
             "100 x cosine",
+            heading="CLIP-T",
         ),
         "clip_t_full": Quantity(
             "CLIP score on the full prompt",
@@ -44,6 +45,7 @@ class ClipScore(Metric):
             "-100 to 100",
             "Hessel et al. 2021, without its rescaling",
             "100 x cosine",
+            heading="CLIP-T, full prompt",
         ),
         "clipscore_hessel": Quantity(
             "CLIPScore as published",
@@ -51,6 +53,7 @@ class ClipScore(Metric):
             "0 to 2.5",
             "Hessel et al. 2021, ViT-B/32 only",
             "2.5 x cosine",
+            heading="CLIPScore",
         ),
     }
 

@@ -8,6 +8,7 @@ Shapes: n and m items, D features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +16,8 @@ import numpy as np
 from bench.contracts import Evaluation, Metric, Quantity, Score
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
-from metrics.kid import mmd2
+from metrics.jackknife import codes, per_prompt
+from metrics.kid import added, mmd2_of
 from metrics.networks import ImageNetwork, unit
 from metrics.sets import reference_images
 
@@ -33,8 +35,16 @@ def biased(x: np.ndarray, y: np.ndarray) -> float:
     return float(gaussian(x, x).mean() + gaussian(y, y).mean() - 2 * gaussian(x, y).mean())
 
 
+def _biased_of(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], dict[str, float]]:
+    """1000 x the biased statistic of some of x; the kernel matrices are made once."""
+    xx, xy, yy = gaussian(x, x), gaussian(x, y).mean(axis=1), gaussian(y, y).mean()
+    return lambda keep: {"cmmd": 1000 * float(xx[np.ix_(keep, keep)].mean() + yy - 2 * xy[keep].mean())}
+
+
 class Cmmd(Metric):
     """CMMD against the dataset's reference set: biased as published, unbiased, and the standard error of the latter."""
+
+    version: ClassVar[int] = 2
 
     higher_is_better: ClassVar = {"cmmd": False, "cmmd_u": False, "cmmd_u_se": False}
     quantities: ClassVar = {
@@ -45,6 +55,7 @@ class Cmmd(Metric):
             "Jayasumana et al. 2024",
             "1000 x MMD^2",
             "0",
+            heading="CMMD, biased",
         ),
         "cmmd_u": Quantity(
             "CLIP maximum mean discrepancy, unbiased",
@@ -53,14 +64,16 @@ class Cmmd(Metric):
             "Jayasumana et al. 2024, unbiased form",
             "1000 x MMD^2",
             "0",
+            heading="CMMD",
         ),
         "cmmd_u_se": Quantity(
             "Standard error of cmmd_u",
-            "delete-one jackknife over the images of both sets",
+            "jackknife over the prompts of y, with all their images, and over the images of r",
             "0 and above",
-            "jackknife of U-statistics",
+            "jackknife of U-statistics, clusters as in Efron and Tibshirani 1993",
             "1000 x MMD^2",
             "an error bar, not a score",
+            heading="CMMD error",
         ),
     }
 
@@ -75,9 +88,15 @@ class Cmmd(Metric):
         reference = reference_images(evaluation, "CMMD")
         store = feature_store(evaluation.cache)
         x, y = (unit(store.features(images, self.network)) for images in (evaluation.images, reference))
-        value, error = mmd2(x, y, gaussian)
+        prompts = codes(evaluation.prompts)
+        found = mmd2_of(x, y, prompts, gaussian)
+        values = {"cmmd": 1000 * biased(x, y), "cmmd_u": 1000 * found.value}
         return Score(
-            {"cmmd": 1000 * biased(x, y), "cmmd_u": 1000 * value, "cmmd_u_se": 1000 * error},
+            {**values, "cmmd_u_se": 1000 * found.error},
+            per_prompt={
+                **added(found, prompts, "cmmd_u"),
+                **per_prompt({"cmmd": values["cmmd"]}, evaluation.prompts, _biased_of(x, y), len(y)),
+            },
             fingerprint=fingerprint(
                 f"cmmd {self.version}",
                 len(x),

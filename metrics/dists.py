@@ -114,6 +114,7 @@ class DistsContent(Metric):
             "Ding et al. 2020",
             "DISTS",
             "low, but 0 means that nothing was learned",
+            heading="DISTS to baseline",
         ),
     }
 

@@ -16,4 +16,6 @@ class FdDinov2(Frechet):
 
     label = "fd_dinov2"
     higher_is_better: ClassVar = {"fd_dinov2": False, "fd_dinov2_null": False}
-    quantities: ClassVar = frechet_quantities("fd_dinov2", "Frechet distance in DINOv2 features", "Stein et al. 2023")
+    quantities: ClassVar = frechet_quantities(
+        "fd_dinov2", "Frechet distance in DINOv2 features", "Stein et al. 2023", "FD-DINOv2"
+    )

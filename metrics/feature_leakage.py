@@ -40,10 +40,21 @@ def leak_quantities(id: str, network: str, source: str) -> dict[str, Quantity]:
     cosines, chance = " with 1 - cos for d_n", "0.05: the rate without leakage"
     positive = "-4 to 4; positive is leakage"
     return {
-        id: Quantity(name, f"lpips_leak{cosines}", positive, f"{ours}; {source}", "cosine", "0"),
-        f"{id}_rate": Quantity(f"{name}, rate", f"lpips_leak_rate{cosines}", "0 to 1", ours, "share", chance),
+        id: Quantity(
+            name, f"lpips_leak{cosines}", positive, f"{ours}; {source}", "cosine", "0", f"{network} leak", 0.0
+        ),
+        f"{id}_rate": Quantity(
+            f"{name}, rate", f"lpips_leak_rate{cosines}", "0 to 1", ours, "share", chance, f"{network} leak rate", 0.05
+        ),
         f"{id}_related": Quantity(
-            f"{name}, prompts of the training class", f"lpips_leak_related{cosines}", positive, ours, "cosine", "0"
+            f"{name}, prompts of the training class",
+            f"lpips_leak_related{cosines}",
+            positive,
+            ours,
+            "cosine",
+            "0",
+            f"{network} leak, own class",
+            0.0,
         ),
     }
 
@@ -106,6 +117,8 @@ class ClipTextLeak(Metric):
             "this project; Radford et al. 2021",
             "100 x cosine",
             "0",
+            heading="CLIP text leak",
+            target=0.0,
         ),
         "clip_text_leak_related": Quantity(
             "The same for prompts of the training class",
@@ -114,6 +127,8 @@ class ClipTextLeak(Metric):
             "this project",
             "100 x cosine",
             "0",
+            heading="CLIP text leak, own class",
+            target=0.0,
         ),
     }
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.contracts import Evaluation, Metric, Quantity, Score
 from metrics.fingerprint import fingerprint
+from metrics.jackknife import per_prompt
 from metrics.networks import ImageNetwork
 from metrics.sets import points, reference_images
 
@@ -83,7 +84,7 @@ def frechet_null(reference: np.ndarray, n: int) -> tuple[float, int]:
     return float(np.mean(values)), size
 
 
-def frechet_quantities(id: str, name: str, source: str) -> dict[str, Quantity]:
+def frechet_quantities(id: str, name: str, source: str, heading: str) -> dict[str, Quantity]:
     """The distance and its null as docs/metrics.md describes them."""
     unit, formula = "squared feature distance", "norm(mu - mu_r)^2 + tr(C + C_r - 2 (C C_r)^(1/2))"
     again, reading = (
@@ -91,8 +92,12 @@ def frechet_quantities(id: str, name: str, source: str) -> dict[str, Quantity]:
         f"what a perfect {id} has at this N",
     )
     return {
-        id: Quantity(name, formula, "0 and above; biased upwards at small N", source, unit, f"the value of {id}_null"),
-        f"{id}_null": Quantity(f"Null of {id}", again, "0 and above", "this project", unit, f"no score: {reading}"),
+        id: Quantity(
+            name, formula, "0 and above; biased upwards at small N", source, unit, f"the value of {id}_null", heading
+        ),
+        f"{id}_null": Quantity(
+            f"Null of {id}", again, "0 and above", "this project", unit, f"no score: {reading}", f"{heading}, null"
+        ),
     }
 
 
@@ -103,7 +108,7 @@ class Frechet(Metric):
     """
 
     label: ClassVar[str]
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __init__(self, network: ImageNetwork):
         self.network = network
@@ -117,8 +122,15 @@ class Frechet(Metric):
         x, y = points(evaluation, reference, self.network)
         null, null_n = frechet_null(y, len(x))
         more = {"points": self.network.points, "null_n": null_n, "publishable": min(len(x), len(y)) >= PUBLISHABLE}
+        value = frechet_distance(x, y)
         return Score(
-            {self.label: frechet_distance(x, y), f"{self.label}_null": null},
+            {self.label: value, f"{self.label}_null": null},
+            per_prompt=per_prompt(
+                {self.label: value},
+                evaluation.prompts,
+                lambda keep: {self.label: frechet_distance(x[keep], y)} if keep.sum() > 1 else {self.label: np.nan},
+                len(y),
+            ),
             fingerprint=fingerprint(f"{self.label} {self.version}", len(x), self.network, reference, **more),
         )
 
@@ -129,5 +141,5 @@ class Fid(Frechet):
     label = "fid"
     higher_is_better: ClassVar = {"fid": False, "fid_null": False}
     quantities: ClassVar = frechet_quantities(
-        "fid", "Frechet inception distance", "Heusel et al. 2017; resizing of Parmar et al. 2022"
+        "fid", "Frechet inception distance", "Heusel et al. 2017; resizing of Parmar et al. 2022", "FID"
     )

@@ -75,7 +75,7 @@ class FidLegacyTf(Frechet):
     label = "fid_legacy_tf"
     higher_is_better: ClassVar = {"fid_legacy_tf": False, "fid_legacy_tf_null": False}
     quantities: ClassVar = frechet_quantities(
-        "fid_legacy_tf", "FID with the resizing of TensorFlow 1", "Heusel et al. 2017, its program"
+        "fid_legacy_tf", "FID with the resizing of TensorFlow 1", "Heusel et al. 2017, its program", "FID (TensorFlow)"
     )
 
 
@@ -85,5 +85,5 @@ class FidLegacyTorch(Frechet):
     label = "fid_legacy_torch"
     higher_is_better: ClassVar = {"fid_legacy_torch": False, "fid_legacy_torch_null": False}
     quantities: ClassVar = frechet_quantities(
-        "fid_legacy_torch", "FID with the resizing of pytorch-fid", "Seitzer 2020, pytorch-fid"
+        "fid_legacy_torch", "FID with the resizing of pytorch-fid", "Seitzer 2020, pytorch-fid", "FID (pytorch-fid)"
     )

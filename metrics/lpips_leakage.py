@@ -72,6 +72,7 @@ class LpipsLeakage(Metric):
             "Gandikota et al. 2024 (LPIPS to the original image)",
             "LPIPS",
             "low, but 0 means that nothing was learned",
+            heading="LPIPS to baseline",
         ),
         "lpips_content_rel": Quantity(
             "Change of content relative to another seed",
@@ -80,6 +81,7 @@ class LpipsLeakage(Metric):
             "this project",
             "ratio",
             "low; 1 is as far as another seed",
+            heading="Relative change",
         ),
         "lpips_gap_raw": Quantity(
             "Uncontrolled gap to the training image",
@@ -88,6 +90,7 @@ class LpipsLeakage(Metric):
             "this project; distance of Zhang et al. 2018",
             "LPIPS",
             "confounded by style: read lpips_leak",
+            heading="LPIPS gap, raw",
         ),
         "lpips_leak_raw": Quantity(
             "Uncontrolled leak",
@@ -96,6 +99,7 @@ class LpipsLeakage(Metric):
             "this project; distance of Zhang et al. 2018",
             "LPIPS",
             "confounded by style: read lpips_leak",
+            heading="LPIPS leak, raw",
         ),
         "lpips_leak": Quantity(
             "Leakage of training content",
@@ -104,6 +108,8 @@ class LpipsLeakage(Metric):
             "this project; distance of Zhang et al. 2018",
             "LPIPS",
             "0",
+            target=0.0,
+            heading="LPIPS leak",
         ),
         "lpips_leak_frac": Quantity(
             "Leakage as a share of a full copy",
@@ -112,6 +118,8 @@ class LpipsLeakage(Metric):
             "this project",
             "%",
             "0",
+            target=0.0,
+            heading="Leaked share",
         ),
         "lpips_leak_rate": Quantity(
             "Share of images that leak",
@@ -120,6 +128,8 @@ class LpipsLeakage(Metric):
             "this project",
             "share",
             "0.05: the rate without leakage",
+            target=0.05,
+            heading="Leak rate",
         ),
         "lpips_leak_max": Quantity(
             "Worst leak",
@@ -128,6 +138,7 @@ class LpipsLeakage(Metric):
             "this project",
             "LPIPS",
             "0",
+            heading="Worst leak",
         ),
         "lpips_leak_related": Quantity(
             "Leakage for prompts of the training class",
@@ -136,6 +147,8 @@ class LpipsLeakage(Metric):
             "this project",
             "LPIPS",
             "0",
+            target=0.0,
+            heading="LPIPS leak, own class",
         ),
         "lpips_leak_styled": Quantity(
             "Leakage measured inside the style",
@@ -144,9 +157,18 @@ class LpipsLeakage(Metric):
             "this project",
             "LPIPS",
             "0",
+            target=0.0,
+            heading="LPIPS leak in style",
         ),
         "lpips_leak_styled_frac": Quantity(
-            "The same as a share of a full copy", "as lpips_leak_frac", "up to about 100", "this project", "%", "0"
+            "The same as a share of a full copy",
+            "as lpips_leak_frac",
+            "up to about 100",
+            "this project",
+            "%",
+            "0",
+            target=0.0,
+            heading="Leaked share in style",
         ),
         "lpips_leak_styled_rate": Quantity(
             "The same as a rate",
@@ -155,6 +177,8 @@ class LpipsLeakage(Metric):
             "this project",
             "share",
             "0.05: the rate without leakage",
+            target=0.05,
+            heading="Leak rate in style",
         ),
     }
 

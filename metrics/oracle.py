@@ -15,6 +15,7 @@ from bench.contracts import Evaluation, Images, Impossible, Metric, Quantity, Sc
 from metrics.clip_score import cosine
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
+from metrics.jackknife import per_prompt
 from metrics.networks import ImageNetwork, PerceptualNetwork
 from metrics.perceptual import distances
 
@@ -43,10 +44,22 @@ def truth_quantities(kind: str, distance: str, unit: str) -> dict[str, Quantity]
     share = "no bounds; 0 is the backbone, 1 is the ground truth, negative is farther away than the backbone"
     return {
         f"oracle_{kind}": Quantity(
-            f"Distance to the ground-truth style, {distance}", "mean D(y, S(y0))", "0 and above", source, unit, "0"
+            f"Distance to the ground-truth style, {distance}",
+            "mean D(y, S(y0))",
+            "0 and above",
+            source,
+            unit,
+            "0",
+            f"Truth distance, {distance}",
         ),
         f"gap_closed_{kind}": Quantity(
-            f"Gap closed, {distance}", "1 - mean D(y, S(y0)) / mean D(y0, S(y0))", share, source, "fraction", "1"
+            f"Gap closed, {distance}",
+            "1 - mean D(y, S(y0)) / mean D(y0, S(y0))",
+            share,
+            source,
+            "fraction",
+            "1",
+            f"Gap closed, {distance}",
         ),
     }
 
@@ -54,6 +67,7 @@ def truth_quantities(kind: str, distance: str, unit: str) -> dict[str, Quantity]
 class Oracle(Metric):
     """Distance to the ground-truth style in RGB and in a perceptual distance, and the share of the gap closed."""
 
+    version: ClassVar[int] = 2
     higher_is_better: ClassVar = {
         "oracle_rgb": False,
         "oracle_lpips": False,
@@ -76,21 +90,25 @@ class Oracle(Metric):
         y, y0 = evaluation.images, evaluation.baseline
         rgb = rms(y, target)
         lpips = distances(store, self.network, y, target)
+        starts = rms(y0, target), distances(store, self.network, y0, target)
+
+        def number(keep: np.ndarray) -> dict[str, float]:
+            shares = closed(rgb[keep], starts[0][keep]), closed(lpips[keep], starts[1][keep])
+            return {"gap_closed_rgb": shares[0], "gap_closed_lpips": shares[1]}
+
+        shares = number(np.ones(len(rgb), dtype=bool))
         return Score(
-            {
-                "oracle_rgb": float(rgb.mean()),
-                "oracle_lpips": float(lpips.mean()),
-                "gap_closed_rgb": closed(rgb, rms(y0, target)),
-                "gap_closed_lpips": closed(lpips, distances(store, self.network, y0, target)),
-            },
+            {"oracle_rgb": float(rgb.mean()), "oracle_lpips": float(lpips.mean()), **shares},
             {"oracle_rgb": rgb, "oracle_lpips": lpips},
             fingerprint(f"oracle {self.version}", len(y), self.network, target),
+            per_prompt=per_prompt(shares, evaluation.prompts, number),
         )
 
 
 class OracleClip(Metric):
     """Distance to the ground-truth style in CLIP image features (1 - cosine), and the share of the gap closed."""
 
+    version: ClassVar[int] = 2
     higher_is_better: ClassVar = {"oracle_clip": False, "gap_closed_clip": True}
     quantities: ClassVar = truth_quantities("clip", "CLIP", "1 - cosine")
 
@@ -104,9 +122,14 @@ class OracleClip(Metric):
         """Impossible when the dataset has no oracle."""
         target, store = truth(evaluation), feature_store(evaluation.cache)
         y, y0, s = (store.features(x, self.network) for x in (evaluation.images, evaluation.baseline, target))
-        distance = 1 - cosine(y, s)
+        distance, start = 1 - cosine(y, s), 1 - cosine(y0, s)
+        share = {"gap_closed_clip": closed(distance, start)}
+        added = per_prompt(
+            share, evaluation.prompts, lambda keep: {"gap_closed_clip": closed(distance[keep], start[keep])}
+        )
         return Score(
-            {"oracle_clip": float(distance.mean()), "gap_closed_clip": closed(distance, 1 - cosine(y0, s))},
+            {"oracle_clip": float(distance.mean()), **share},
             {"oracle_clip": distance},
             fingerprint(f"oracle_clip {self.version}", len(y), self.network, target),
+            per_prompt=added,
         )

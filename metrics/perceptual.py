@@ -166,13 +166,42 @@ def mean_distances(
 
 
 def _mean_distance(network: PerceptualNetwork, images: Images, rows: Sequence[int]) -> float:
-    squares, sums = 0.0, []  # of |phi|^2, and of phi, (F,) per layer
+    squares, sums = _sums(network, images, rows)
+    n = len(rows)
+    return 2 / (n - 1) * (squares - sum(float(layer.square().sum()) for layer in sums) / n)
+
+
+def _sums(network: PerceptualNetwork, images: Images, rows: Sequence[int]) -> tuple[float, list[Tensor]]:
+    """The sum of |phi|^2 over some images, and that of phi, (F,) per layer."""
+    squares, sums = 0.0, []
     for batch in in_batches(images, rows):
         for layers in embed(network, "phi", batch):
             squares += sum(float(layer.double().square().sum()) for layer in layers)
             sums = _added(sums, layers)
-    n = len(rows)
-    return 2 / (n - 1) * (squares - sum(float(layer.square().sum()) for layer in sums) / n)
+    return squares, sums
+
+
+def mean_distances_without(
+    store: FeatureStore, network: PerceptualNetwork, images: Images, groups: np.ndarray
+) -> np.ndarray:
+    """Mean LPIPS over all pairs without each group of images, float64 (G,); `groups` (N,) are codes 0, 1, ...
+
+    Two passes: the sum of all phi, then of each group. Known numbers are kept.
+    """
+    keys, rows = image_keys(images), [np.flatnonzero(groups == i) for i in range(groups.max() + 1)]
+    names = [joined([*keys, "without", *(keys[row] for row in group)]) for group in rows]
+
+    def compute(which: list[int]) -> np.ndarray:
+        squares, total = _sums(network, images, range(len(images)))
+        found = []
+        for i in which:
+            own, sums = _sums(network, images, rows[i])
+            left = [whole - part for whole, part in zip(total, sums, strict=True)]
+            n = len(images) - len(rows[i])
+            found.append([2 / (n - 1) * (squares - own - sum(float(x.square().sum()) for x in left) / n)])
+        return np.array(found)
+
+    return store.lookup(names, f"{network.id} mean distance of all pairs", compute)[:, 0].astype(np.float64)
 
 
 def _added(sums: list[Tensor], layers: list[Tensor]) -> list[Tensor]:

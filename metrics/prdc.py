@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.contracts import Evaluation, Metric, Quantity, Score
 from metrics.fingerprint import fingerprint
+from metrics.jackknife import per_prompt
 from metrics.networks import ImageNetwork
 from metrics.sets import points, reference_images
 
@@ -52,6 +53,7 @@ def density_coverage(yy: np.ndarray, xy: np.ndarray, k: int = DC_NEIGHBOUR) -> t
 class Prdc(Metric):
     """Precision, recall, density and coverage against the dataset's reference set."""
 
+    version: ClassVar[int] = 2
     higher_is_better: ClassVar = {"precision": True, "recall": True, "density": True, "coverage": True}
     quantities: ClassVar = {
         "precision": Quantity(
@@ -60,6 +62,7 @@ class Prdc(Metric):
             "0 to 1",
             "Kynkaanniemi et al. 2019",
             "share",
+            heading="Precision",
         ),
         "recall": Quantity(
             "Recall",
@@ -67,15 +70,22 @@ class Prdc(Metric):
             "0 to 1",
             "Kynkaanniemi et al. 2019",
             "share",
+            heading="Recall",
         ),
         "density": Quantity(
             "Density",
             "mean over y of the number of fifth-neighbour balls of r around it, / 5",
             "0 and above; about 1 for equal sets",
             "Naeem et al. 2020",
+            heading="Density",
         ),
         "coverage": Quantity(
-            "Coverage", "share of fifth-neighbour balls of r that hold some y", "0 to 1", "Naeem et al. 2020", "share"
+            "Coverage",
+            "share of fifth-neighbour balls of r that hold some y",
+            "0 to 1",
+            "Naeem et al. 2020",
+            "share",
+            heading="Coverage",
         ),
     }
 
@@ -90,11 +100,20 @@ class Prdc(Metric):
         reference = reference_images(evaluation, "Precision and recall", DC_NEIGHBOUR + 1)
         x, y = points(evaluation, reference, self.network)
         yy, xy = squared_distances(y, y), squared_distances(x, y)
-        precision, recall = precision_recall(squared_distances(x, x), yy, xy)
-        density, coverage = density_coverage(yy, xy)
+        xx = squared_distances(x, x)
+
+        def number(keep: np.ndarray) -> dict[str, float]:
+            if keep.sum() <= PR_NEIGHBOUR:
+                return dict.fromkeys(self.quantities, float("nan"))
+            precision, recall = precision_recall(xx[np.ix_(keep, keep)], yy, xy[keep])
+            density, coverage = density_coverage(yy, xy[keep])
+            return {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
+
+        values = number(np.ones(len(x), dtype=bool))
         more = {"points": self.network.points, "neighbours": [PR_NEIGHBOUR, DC_NEIGHBOUR]}
         more["publishable"] = min(len(x), len(y)) >= PUBLISHABLE
         return Score(
-            {"precision": precision, "recall": recall, "density": density, "coverage": coverage},
+            values,
+            per_prompt=per_prompt(values, evaluation.prompts, number, len(y)),
             fingerprint=fingerprint(f"prdc {self.version}", len(x), self.network, reference, **more),
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 import metrics
+from bench.analysis.quantities import COSTS
 from bench.contracts import Metric, Quantity
 from bench.files import atomic_write
 from bench.paths import CONF, ROOT
@@ -58,19 +59,6 @@ Those marked *cost* are described at the end of this page.
 **Better** says which direction is better, then the ideal value or what the number is for.
 A number that cannot be computed is left out of the record, and the record's notes say why.
 """
-COSTS = {
-    "load_s": "seconds to load backbone and dataset",
-    "baseline_s": "seconds to draw the images of the untouched backbone",
-    "prior_s": "seconds to draw class images for prior preservation",
-    "train_s": "seconds of training; in a pack, an equal share of the seconds that the cells spent together",
-    "sample_s": "seconds of sampling, shared in the same way",
-    "score_s": "seconds of scoring",
-    "images_per_s": "images drawn per second",
-    "steps_per_s": "training steps per second",
-    "peak_gb": "peak memory in GB: of the GPU where one is used, else of the process",
-    "adapter_bytes": "size of the saved adapter in bytes",
-    "trainable_parameters": "number of trained parameters",
-}
 
 
 def leaves() -> list[type[Metric]]:
@@ -132,7 +120,7 @@ def _row(kind: type[Metric], id: str, about: Quantity) -> str:
 
 def _costs() -> str:
     head = "## Costs\n\nEvery record has these. Tables show the median.\n\n| id | meaning |\n|---|---|"
-    return "\n".join([head, *(f"| `{name}` | {text} |" for name, text in COSTS.items()), ""])
+    return "\n".join([head, *(f"| `{name}` | {text} |" for name, (_, _, text) in COSTS.items()), ""])
 
 
 def main() -> None:

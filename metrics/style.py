@@ -13,10 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.contracts import Dataset, Evaluation, Metric, Quantity, Score
+from bench.contracts import Dataset, Evaluation, Impossible, Metric, Quantity, Score
 from metrics.features import FeatureStore, feature_store
 from metrics.fingerprint import fingerprint
-from metrics.networks import ImageNetwork, PerceptualNetwork, unit
+from metrics.networks import ImageNetwork, OpenClip, PerceptualNetwork, unit
 from metrics.perceptual import DistancesTo
 from metrics.training_images import style
 
@@ -74,6 +74,7 @@ class StyleGram(StyleMetric):
             "no bounds; negative is closer",
             "Gatys et al. 2016",
             "Gram distance",
+            heading="Gram distance gain",
         ),
         "style_gram_gap": Quantity(
             "Discrimination gap of style_gram",
@@ -82,6 +83,7 @@ class StyleGram(StyleMetric):
             "this project",
             "Gram distance",
             CHECK,
+            heading="Gram check",
         ),
     }
 
@@ -105,8 +107,11 @@ def style_quantities(id: str, network: str, source: str) -> dict[str, Quantity]:
             f"{source}; as a difference: this project",
             unit,
             truth,
+            f"{network} style gain",
         ),
-        f"{id}_gap": Quantity(f"Discrimination gap of {id}", gap, bounds, "this project", unit, CHECK),
+        f"{id}_gap": Quantity(
+            f"Discrimination gap of {id}", gap, bounds, "this project", unit, CHECK, f"{network} style check"
+        ),
     }
 
 
@@ -140,3 +145,86 @@ class StyleDreamsim(StyleSimilarity):
 
     higher_is_better: ClassVar = {"style_dreamsim": True, "style_dreamsim_gap": True}
     quantities: ClassVar = style_quantities("style_dreamsim", "DreamSim", "Fu et al. 2023")
+
+
+class RawCsd(Metric):
+    """Raw cosine of CSD's style descriptors to the training style images, as papers print it, whatever its gap says.
+
+    It is not calibrated and rewards copies (arXiv 2605.09030): read it beside `style_csd_gap` and `lpips_leak`.
+    """
+
+    higher_is_better: ClassVar = {"csd": True}
+    quantities: ClassVar = {
+        "csd": Quantity(
+            "Style similarity, CSD (raw)",
+            "mean cos(f(y), f(s))",
+            "-1 to 1",
+            "protocol of Somepalli et al. 2024: cosine of style descriptors",
+            "cosine",
+            heading="CSD",
+        )
+    }
+
+    def __init__(self, network: ImageNetwork):
+        self.network = network
+
+    def missing(self) -> str | None:
+        return self.network.missing()
+
+    def score(self, evaluation: Evaluation) -> Score:
+        """Impossible for a subject, and without images that show the style."""
+        of_a_style(evaluation.dataset)
+        targets = style(evaluation.dataset)
+        cosines = to_style(feature_store(evaluation.cache), self.network, evaluation.images, targets)
+        made = fingerprint(f"csd {self.version}", len(cosines), self.network, targets)
+        return Score({"csd": float(cosines.mean())}, {"csd": cosines}, made)
+
+
+class TextStyle(Metric):
+    """Harmonic mean of agreement with the prompt and similarity to the style images, both in one CLIP.
+
+    A copy of a training image has all of the style and little of the prompt, so it does not win. Papers of 2025 and
+    2026 print the harmonic mean of their two columns; here it is taken for each image and averaged, so that it has an
+    interval, which gives no more than theirs. Cosines below 0 count as 0.
+    """
+
+    higher_is_better: ClassVar = {"text_style": True}
+    quantities: ClassVar = {
+        "text_style": Quantity(
+            "Harmonic mean of text and style, CLIP",
+            "100 mean 2 a b / (a + b), a = max(cos(f(y), T(q)), 0), b = max(mean cos(f(y), f(s)), 0)",
+            "0 to 100",
+            "this project, after the harmonic mean of CLIP-T and CLIP-I (Ruiz et al. 2023) in later papers",
+            "100 x cosine",
+            heading="Text and style",
+        )
+    }
+
+    def __init__(self, network: OpenClip):
+        self.network = network
+
+    def missing(self) -> str | None:
+        return self.network.missing()
+
+    def score(self, evaluation: Evaluation) -> Score:
+        """Impossible for a subject, and without images that show the style."""
+        of_a_style(evaluation.dataset)
+        targets, store = style(evaluation.dataset), feature_store(evaluation.cache)
+        images, texts = store.features(evaluation.images, self.network), store.texts(evaluation.prompts, self.network)
+        a = (unit(images) * unit(texts)).sum(axis=1).clip(min=0)
+        b = to_style(store, self.network, evaluation.images, targets).clip(min=0)
+        both = np.divide(200 * a * b, a + b, out=np.zeros_like(a), where=a + b > 0)
+        made = fingerprint(f"text_style {self.version}", len(both), self.network, targets)
+        return Score({"text_style": float(both.mean())}, {"text_style": both}, made)
+
+
+def of_a_style(dataset: Dataset) -> None:
+    """Raises Impossible for a subject."""
+    if dataset.style_words is None:
+        raise Impossible(f"{dataset.name} is a subject, not a style.")
+
+
+def to_style(store: FeatureStore, network: ImageNetwork, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Mean cosine of each image (N, 3, P, P) to the targets (K, 3, P, P): (N,)."""
+    x, t = (unit(store.features(pictures, network)) for pictures in (images, targets))
+    return (x @ t.T).mean(axis=1)

@@ -18,12 +18,18 @@ from metrics.perceptual import mean_pair_distance
 from metrics.training_images import style
 
 
-def similarity_quantities(id: str, network: str, source: str) -> dict[str, Quantity]:
+def similarity_quantities(id: str, network: str, source: str, heading: str) -> dict[str, Quantity]:
     """The similarity to a subject, and to the images of a style, as docs/metrics.md describes them."""
     about = ("mean cos(f(y), f(s))", "-1 to 1", source, "cosine")
     return {
-        id: Quantity(f"Similarity to the subject, {network}", *about),
-        f"style_{id}": Quantity(f"Similarity to the style images, {network}", *about),
+        id: Quantity(f"Similarity to the subject, {network}", *about, heading=heading),
+        f"style_{id}": Quantity(
+            f"Similarity to the style images, {network}",
+            *about[:2],
+            f"protocol of {source}, with style images for the subject's",
+            "cosine",
+            heading=f"{heading} to style",
+        ),
     }
 
 
@@ -50,21 +56,21 @@ class ClipI(ImageSimilarity):
     """CLIP-I: similarity to the training images in the features of the image tower of a CLIP."""
 
     higher_is_better: ClassVar = {"clip_i": True, "style_clip_i": True}
-    quantities: ClassVar = similarity_quantities("clip_i", "CLIP (CLIP-I)", "Ruiz et al. 2023")
+    quantities: ClassVar = similarity_quantities("clip_i", "CLIP (CLIP-I)", "Ruiz et al. 2023", "CLIP-I")
 
 
 class Dino(ImageSimilarity):
     """DINO: similarity to the training images in the class token of ViT-S/16 (Caron et al. 2021), as in DreamBooth."""
 
     higher_is_better: ClassVar = {"dino": True, "style_dino": True}
-    quantities: ClassVar = similarity_quantities("dino", "DINO ViT-S/16", "Ruiz et al. 2023")
+    quantities: ClassVar = similarity_quantities("dino", "DINO ViT-S/16", "Ruiz et al. 2023", "DINO")
 
 
 class Dinov2(ImageSimilarity):
     """Similarity to the training images in the class token of DINOv2 (Oquab et al. 2023)."""
 
     higher_is_better: ClassVar = {"dinov2": True, "style_dinov2": True}
-    quantities: ClassVar = similarity_quantities("dinov2", "DINOv2", "Oquab et al. 2023")
+    quantities: ClassVar = similarity_quantities("dinov2", "DINOv2", "Oquab et al. 2023", "DINOv2")
 
 
 class Pres(Metric):
@@ -82,6 +88,7 @@ class Pres(Metric):
             "-1 to 1",
             "Ruiz et al. 2023",
             "cosine",
+            heading="PRES",
         )
     }
 
@@ -119,6 +126,7 @@ class Div(Metric):
             "0 and above",
             "Ruiz et al. 2023",
             "LPIPS",
+            heading="DIV",
         )
     }
 

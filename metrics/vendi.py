@@ -13,6 +13,7 @@ import numpy as np
 from bench.contracts import Evaluation, Metric, Quantity, Score
 from metrics.features import feature_store
 from metrics.fingerprint import fingerprint
+from metrics.jackknife import per_prompt
 from metrics.networks import ImageNetwork, unit
 
 
@@ -27,6 +28,7 @@ def vendi(x: np.ndarray) -> float:
 class Vendi(Metric):
     """The Vendi score of the generated images, alone and as a ratio to that of the untouched backbone."""
 
+    version: ClassVar[int] = 2
     higher_is_better: ClassVar = {"vendi": True, "vendi_rel": True}
     quantities: ClassVar = {
         "vendi": Quantity(
@@ -35,6 +37,7 @@ class Vendi(Metric):
             "1 to N",
             "Friedman and Dieng 2023",
             "effective number of images",
+            heading="Vendi",
         ),
         "vendi_rel": Quantity(
             "Vendi score relative to the backbone",
@@ -43,6 +46,7 @@ class Vendi(Metric):
             "this project",
             "ratio",
             "1: as varied as the backbone",
+            heading="Relative Vendi",
         ),
     }
 
@@ -54,8 +58,15 @@ class Vendi(Metric):
 
     def score(self, evaluation: Evaluation) -> Score:
         store = feature_store(evaluation.cache)
-        y, y0 = (vendi(store.features(x, self.network)) for x in (evaluation.images, evaluation.baseline))
+        y, y0 = (store.features(x, self.network) for x in (evaluation.images, evaluation.baseline))
+
+        def number(keep: np.ndarray) -> dict[str, float]:
+            found = vendi(y[keep])
+            return {"vendi": found, "vendi_rel": found / vendi(y0[keep])}
+
+        values = number(np.ones(len(y), dtype=bool))
         return Score(
-            {"vendi": y, "vendi_rel": y / y0},
+            values,
+            per_prompt=per_prompt(values, evaluation.prompts, number),
             fingerprint=fingerprint(f"vendi {self.version}", len(evaluation.images), self.network, kernel="cosine"),
         )

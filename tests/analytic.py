@@ -6,10 +6,12 @@ eps = (z - a m) / s, the exact noise of a distribution that is all at m. A sampl
 the m that the guidance made of the predictions. B rows, D points.
 """
 
+from dataclasses import replace
+
 import torch
 from diffusers import DDIMScheduler
 
-from bench.contracts import Backbone, Text
+from bench.contracts import CONTEXT, Backbone, Text
 from bench.sampling.sampler import Request, Sampler, Shot, denoise
 
 POINTS = 64
@@ -28,6 +30,10 @@ class AnalyticBackbone(Backbone):
         if label not in self.labels:
             self.labels.append(label)
         return torch.eye(POINTS, dtype=self.dtype)[self.labels.index(label)]
+
+    def drawing(self, text):
+        """It takes reference images and pays no attention to them."""
+        return replace(text, images={name: value for name, value in text.images.items() if name != CONTEXT})
 
     def embed(self, prompts):
         return Text(torch.stack([self.point("prompt", prompt) for prompt in prompts])[:, None], prompts=tuple(prompts))

@@ -4,11 +4,12 @@ fine-tuning of that backbone in plain torch, for replays.
 
 import functools
 import hashlib
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
-from bench.contracts import Backbone, Dataset, Example, Pair, Text
+from bench.contracts import CONTEXT, Backbone, Dataset, Example, Pair, Text
 
 
 class TinyBackbone(Backbone):
@@ -44,6 +45,10 @@ class TinyBackbone(Backbone):
 
     def embed(self, prompts):
         return Text(self.reader(self.words(prompts)), prompts=tuple(prompts))
+
+    def drawing(self, text):
+        """It takes reference images and pays no attention to them."""
+        return replace(text, images={name: value for name, value in text.images.items() if name != CONTEXT})
 
     def words(self, prompts):
         def one(prompt):

@@ -197,7 +197,7 @@ class Bank:
             if layer.down.dim() == 5:
                 up = up[:, :, None, None]
             for key, value in (("lora_A", layer.down[cell]), ("lora_B", up)):
-                state[f"unet.{site}.{key}.weight"] = value.detach().float().cpu().contiguous()
+                state[f"{self.backbone.part}.{site}.{key}.weight"] = value.detach().float().cpu().contiguous()
         return state
 
     def load(self, name: str, cell: int, state: Mapping[str, Tensor]) -> None:
@@ -211,7 +211,7 @@ class Bank:
             for site, layer in self.layers[name].items():
                 if not layer.down.requires_grad:  # a frozen half, shared by all cells and banks until a file fills it
                     layer.down = layer.down.clone()
-                down, up = (state[f"unet.{site}.lora_{half}.weight"] for half in "AB")
+                down, up = (state[f"{self.backbone.part}.{site}.lora_{half}.weight"] for half in "AB")
                 layer.down[cell].copy_(down)
                 layer.up[cell].copy_(up.reshape(layer.up[cell].shape).to(layer.up) / layer.scale)
 
@@ -232,8 +232,8 @@ class Bank:
         """The names and shapes of `state` of a low-rank adapter."""
         for site, layer in self.layers[name].items():
             ones = (1, 1) if layer.down.dim() == 5 else ()
-            yield f"unet.{site}.lora_A.weight", tuple(layer.down.shape[1:])
-            yield f"unet.{site}.lora_B.weight", (*layer.up.shape[1:], *ones)
+            for key, shape in (("lora_A", layer.down.shape[1:]), ("lora_B", (*layer.up.shape[1:], *ones))):
+                yield f"{self.backbone.part}.{site}.{key}.weight", tuple(shape)
 
     def files(self, name: str) -> dict[str, str]:
         """Where an adapter is kept: path below a folder -> the beginning of the names of `state` that goes there."""
@@ -301,7 +301,7 @@ class Bank:
         if spec.file is None:
             sites = self.backbone.sites(spec.where)
             return sites, dict.fromkeys(sites, spec.rank)
-        self.read_files[name] = read_lora(Path(spec.file), self.backbone.network)
+        self.read_files[name] = read_lora(Path(spec.file), self.backbone.network, self.backbone.part)
         rank = ranks(self.read_files[name])
         return {site: self.backbone.network.get_submodule(site) for site in rank}, rank
 

@@ -17,9 +17,7 @@ from torch import Tensor, nn
 from bench.backbones.embedding import read
 from bench.contracts import Ask, Backbone, BenchError, FullSpec, Impossible, Text
 
-UNET = "unet"
-FILES = {UNET: "diffusion_pytorch_model.safetensors"}  # diffusers' file names below each part's folder
-ENCODER_FILE = "model.safetensors"
+NETWORK_FILE, ENCODER_FILE = "diffusion_pytorch_model.safetensors", "model.safetensors"  # of diffusers
 TEXTS_KEPT = 256
 
 
@@ -32,7 +30,9 @@ class FullWeights:
 
     def __init__(self, backbone: Backbone, spec: FullSpec, dtype: torch.dtype):
         self.backbone, self.spec = backbone, spec
-        self.parts = {name: part for name, part in backbone.parts().items() if spec.text_encoder or name == UNET}
+        self.parts = {
+            name: part for name, part in backbone.parts().items() if spec.text_encoder or name == backbone.part
+        }
         if spec.text_encoder and len(self.parts) == 1:
             raise Impossible(
                 f"The text encoder of {backbone.name} was to be trained and it has none that can be; "
@@ -158,7 +158,8 @@ class FullWeights:
 
     def files(self, name: str) -> dict[str, str]:
         """Path -> part: `style/unet/diffusion_pytorch_model.safetensors`, `style/text_encoder/model.safetensors`."""
-        return {f"{name}/{part}/{FILES.get(part, ENCODER_FILE)}": f"{part}." for part in self.parts}
+        names = {part: NETWORK_FILE if part == self.backbone.part else ENCODER_FILE for part in self.parts}
+        return {f"{name}/{part}/{file}": f"{part}." for part, file in names.items()}
 
 
 def _places(parts: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[Any, str]]]:

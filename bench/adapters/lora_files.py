@@ -22,7 +22,7 @@ PEFT_SETTINGS, PEFT_FILES = "adapter_config.json", ("adapter_model.safetensors",
 PEFT_PREFIX = "base_model.model."
 KOHYA = re.compile(r"lora_(unet|te|te1|te2)_")
 BARE = re.compile(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding|add_embedding)\.")
-OURS = re.compile(r"unet\.(.+)\.lora_([AB])\.weight")
+OURS = re.compile(r"(?:unet|transformer)\.(.+)\.lora_([AB])\.weight")
 ADVICE = "give a plain LoRA of this backbone's UNet alone"
 UNSUPPORTED = (  # what a name says about a tensor
     (re.compile(r"^lora_te\d?_|^(base_model\.model\.)?text_encoder(_\d)?\."), "weights of a text encoder"),
@@ -35,23 +35,23 @@ UNSUPPORTED = (  # what a name says about a tensor
 )
 
 
-def read_lora(path: Path, network: Any = None) -> dict[str, Tensor]:
+def read_lora(path: Path, network: Any = None, part: str = "unet") -> dict[str, Tensor]:
     """A LoRA file, or a PEFT folder, under the names that `Bank.state` writes, its scale folded into `lora_B`.
 
-    `network` is the UNet that the adapter is for. Without it places and shapes are not checked, and kohya's names of
-    SDXL's original blocks are refused. Raises BenchError.
+    `network` is the UNet or transformer that the adapter is for, `part` diffusers' name of it. Without `network`
+    places and shapes are not checked, and kohya's names of SDXL's original blocks are refused. Raises BenchError.
     """
     tensors, settings, header = _opened(path)
     alphas = {name: value for name, value in tensors.items() if name.endswith(".alpha")}
     weights = {name: value.detach() for name, value in tensors.items() if name not in alphas}  # an object for each name
-    names = _names(path, weights, network)
+    names = _names(path, weights, network, part)
     layers = _layers(path, names, weights, network)
     scales = Scales(path, settings, _alphas(path, alphas, layers), header)
     state = {}
     for site, (down, up) in layers.items():
         scale = scales.of(site, weights[down].shape[0])
-        state[f"unet.{site}.lora_A.weight"] = _wide(weights[down])
-        state[f"unet.{site}.lora_B.weight"] = _wide(weights[up]) * scale
+        state[f"{part}.{site}.lora_A.weight"] = _wide(weights[down])
+        state[f"{part}.{site}.lora_B.weight"] = _wide(weights[up]) * scale
     return state
 
 
@@ -108,8 +108,8 @@ def _of_peft(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str,
 # --- names
 
 
-def _names(path: Path, weights: Mapping[str, Tensor], network: Any) -> dict[str, str]:
-    """Name in the file -> `unet.<site>.lora_A.weight`, for all of them, through diffusers' conversion."""
+def _names(path: Path, weights: Mapping[str, Tensor], network: Any, part: str) -> dict[str, str]:
+    """Name in the file -> `<part>.<site>.lora_A.weight`, for all of them, through diffusers' conversion."""
     from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 
     wrong = {name: reason for name in weights if (reason := _unsupported(name))}
@@ -119,7 +119,8 @@ def _names(path: Path, weights: Mapping[str, Tensor], network: Any) -> dict[str,
     state = _of_kohya(path, weights, network) if kohya else {_prefixed(name): value for name, value in weights.items()}
     converted = {id(value): key for key, value in convert_unet_state_dict_to_peft(state).items()}
     names = {name: converted.get(id(value), "") for name, value in weights.items()}
-    wrong = {name: "names that are unknown or doubled" for name, ours in names.items() if not OURS.fullmatch(ours)}
+    known = {ours for ours in names.values() if OURS.fullmatch(ours) and ours.startswith(f"{part}.")}
+    wrong = {name: "names that are unknown or doubled" for name, ours in names.items() if ours not in known}
     if wrong:
         raise refused(path, wrong, ADVICE)
     return names

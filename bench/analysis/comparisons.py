@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.analysis import resampling, statistics
+from bench.analysis import power, quantities, resampling, statistics
 from bench.analysis.closeness import NOTHING, Side, closeness, pair_of, prompts_of
-from bench.analysis.layouts import ARROWS, ONE, Configs, Source, by_settings, labels
+from bench.analysis.layouts import ARROWS, ONE, Source
 from bench.analysis.matched import Matched, of_datasets, of_pair
+from bench.analysis.pairing import Rows
+from bench.analysis.power import More
+from bench.analysis.settings_in_words import Configs, by_settings, labels
 from bench.analysis.table_model import Column, Numbers, Row, TableModel, Value, numbers
 from bench.cell import default_strength_of
 from bench.contracts import BenchError, Impossible
@@ -29,9 +32,11 @@ if TYPE_CHECKING:
 
 
 KEY = ["method", "settings"]
-FRAME = "dataset backbone a b at difference low high effect p p_holm verdict more n reason".split()
+FRAME = "dataset backbone a b at difference low high effect p p_holm verdict more more_low more_high n reason".split()
 UNITS = {True: "styles", False: "training seeds"}
 MISSING = "absent"
+UNKNOWN = More(None, None, None)
+NO_ERROR = "its error over prompts is not known, so nothing is decided; score the cells again"
 P = (
     "p: Holm over the pairs of the dataset, from a test that is stricter than the interval where trainings are few; *: "
     "significant at 5 %."
@@ -45,9 +50,11 @@ HOW_MATCHED = (
     "intervals, not corrected, from resamples that draw both sweeps anew. Effect: as of paired differences, to first "
     "order. " + P
 )
+NEARER = "The ideal is {ideal:g}: p and verdict compare the distances to it, and the nearer one is better."
 MORE = (
     "More: further training seeds (over all styles: styles) that would show a gap of this size after Holm's correction "
-    "with a power of 80 %, a rough answer; none: no number would, prompts are too few."
+    "with a power of 80 %, and the range that the uncertain variance over trainings leaves; none: no number would, "
+    "prompts are too few."
 )
 
 
@@ -106,18 +113,17 @@ class Requested:
             yield {**head, **line, "a": names[line["a"]], "b": names[line["b"]], "verdict": verdict}
 
     def _plain(self, block: Block) -> Iterator[dict[str, Any]]:
-        import pandas as pd
-
-        whole = pd.concat([lines[lines.strength == self._default(key, lines)] for key, lines in block.rows.items()])
-        pairs = statistics.compare_all(whole, "value", KEY, self.numbers.levels).to_dict("records")
+        parts = {key: lines[lines.strength == self._default(key, lines)] for key, lines in block.rows.items()}
+        rows = Rows(parts, "value", self.numbers.levels)
+        pairs = statistics.compare_rows(rows, self.numbers.target).to_dict("records")
         for pair in pairs:
-            try:
-                a, b = (dict(zip(KEY, pair[side], strict=True)) for side in "ab")
-                more = statistics.more_seeds(whole, "value", a, b, abs(pair["difference"]), len(pairs))
-                reason = ""
-            except BenchError:
-                more, reason = None, ONE if pair["n"] else NOTHING
-            yield {**pair, "reason": reason, "more": _more(more, pair["verdict"])}
+            made = rows.pair(pair["a"], pair["b"])
+            reason = NO_ERROR if not self.numbers.judged else "" if made.general else ONE if pair["n"] else NOTHING
+            if not self.numbers.judged:
+                pair |= {"p": math.nan, "p_holm": math.nan, "verdict": statistics.INCONCLUSIVE}
+            open_ = pair["verdict"] == statistics.INCONCLUSIVE and not reason
+            more = power.more_units(made.mean, abs(pair["difference"]), len(pairs)) if open_ else UNKNOWN
+            yield {**pair, "reason": reason, **_more(more, pair["verdict"])}
 
     def _default(self, key: Any, lines: pd.DataFrame) -> float:
         """The strength at which a method is compared."""
@@ -130,11 +136,12 @@ class Requested:
         lines = [self._answer(block, a, b, len(keys)) for a, b in keys]
         adjusted = resampling.holm(np.array([line["p"] for line in lines], dtype=np.float64), max(1, len(keys)))
         for line, p in zip(lines, adjusted, strict=True):
-            verdict = statistics.verdict(line["difference"], float(p)) if line["verdict"] != MISSING else MISSING
-            yield {**line, "p_holm": float(p), "verdict": verdict, "more": _more(line["more"], verdict)}
+            word = line.pop("word", MISSING)
+            verdict = word if p < statistics.ALPHA or word == MISSING else statistics.INCONCLUSIVE
+            yield {**line, "p_holm": float(p), "verdict": verdict, **_more(line["more"], verdict)}
 
     def _answer(self, block: Block, a: Any, b: Any, family: int) -> dict[str, Any]:
-        line: dict[str, Any] = {"a": a, "b": b, "verdict": "", "reason": "", "more": None}
+        line: dict[str, Any] = {"a": a, "b": b, "verdict": "", "reason": "", "more": UNKNOWN}
         try:
             made = self._compared(block, a, b)
         except Impossible as reason:
@@ -143,10 +150,13 @@ class Requested:
             )
         single = made.linear.outer < 2
         line |= {"at": made.level, "difference": made.difference, "low": made.low, "high": made.high}
-        line |= {"effect": made.effect, "p": math.nan if single else made.p, "n": len(made.linear.prompts)}
+        target = self.numbers.target
+        word, p = statistics.direction(made.linear, *(() if target is None else (made.plus, target)))
+        p = math.nan if single else max(p, made.p) if target is None else p
+        line |= {"effect": made.effect, "p": p, "word": word, "n": len(made.linear.prompts)}
         if single:
             return line | {"reason": ONE}
-        return line | {"more": made.linear.more_units(abs(made.difference), 0.8, family)}
+        return line | {"more": power.more_units(made.linear, abs(made.difference), family)}
 
     def _compared(self, block: Block, a: Any, b: Any) -> Matched:
         (of_a, _), (of_b, default) = (
@@ -213,8 +223,8 @@ def _column(source: Source, name: str) -> str:
 
 
 def _blocks(frame: pd.DataFrame) -> Iterator[Block]:
-    """Of each backbone, each dataset and, of the methods that have them all, all datasets."""
-    for part in statistics.split(frame.sort_values(["dataset", *KEY]), ["backbone"]).values():
+    """Of each backbone, each dataset and, of the methods that have them all, all datasets of one form."""
+    for part in statistics.split(frame.sort_values(["dataset", *KEY]), ["backbone", "form", "evaluation"]).values():
         backbone, kinds = part.backbone.iloc[0], part.dataset.unique()
         for kind in kinds:
             yield Block(kind, backbone, statistics.split(part[part.dataset == kind], KEY))
@@ -224,14 +234,19 @@ def _blocks(frame: pd.DataFrame) -> Iterator[Block]:
 
 
 def _worded(verdict: str, up: bool | None) -> str:
+    if verdict in ("nearer", "farther"):
+        return "better" if verdict == "nearer" else "worse"
     if up is None or verdict not in ("higher", "lower"):
         return verdict
     return "better" if (verdict == "higher") == up else "worse"
 
 
-def _more(more: int | None, verdict: str) -> float:
-    """A formula that calls for none where the draws leave it undecided is answered by one."""
-    return 0.0 if verdict in ("higher", "lower") else math.nan if more is None else float(max(1, more))
+def _more(more: More, verdict: str) -> dict[str, float]:
+    """Further units as numbers: NaN where no number helps, 0 where none is needed, else one at least."""
+    found = {"more": more.advised, "more_low": more.low, "more_high": more.high}
+    if verdict in ("higher", "lower", "nearer", "farther"):
+        return dict.fromkeys(found, 0.0)
+    return {name: math.nan if count is None else float(max(1, count)) for name, count in found.items()}
 
 
 def table_model(made: pd.DataFrame, column: str, up: bool | None, by: str | None = None) -> TableModel:
@@ -241,7 +256,12 @@ def table_model(made: pd.DataFrame, column: str, up: bool | None, by: str | None
     heads = [Column("difference"), Column("effect"), Column("p"), Column("verdict"), Column("more")]
     found = TableModel([*keys[:-2], "A", "B"], [*([Column("at")] if by else []), *heads])
     found.shared = f"{column}{ARROWS[up]}" + (f" at matched {by}" if by else "")
-    found.legend = [HOW_MATCHED if by else HOW, *([MORE] if (made.verdict == "inconclusive").any() else [])]
+    ideal = quantities.heading(column.partition(" [")[0]).ideal
+    found.legend = [
+        HOW_MATCHED if by else HOW,
+        *([NEARER.format(ideal=ideal)] if ideal is not None else []),
+        *([MORE] if (made.verdict == "inconclusive").any() else []),
+    ]
     for line in made.to_dict("records"):
         marks = found.mark(line["reason"])
         values = [*([Value(line["at"])] if by else []), *_values(line)]
@@ -262,7 +282,9 @@ def _needed(line: Mapping[str, Any]) -> Value:
         return Value()
     if math.isnan(line["more"]):
         return Value(text="none")
-    return Value(text=f"{line['more']:.0f} {UNITS[_pooled(line)]}".removesuffix("s" if line["more"] == 1 else ""))
+    low, high = (f"{x:.0f}" if x == x else "more" for x in (line["more_low"], line["more_high"]))
+    count = f"{line['more']:.0f}" + (f" ({low} to {high})" if low != high else "")
+    return Value(text=f"{count} {UNITS[_pooled(line)]}".removesuffix("s" if line["more"] == 1 else ""))
 
 
 def _pooled(line: Mapping[str, Any]) -> bool:

@@ -7,110 +7,70 @@ its network's name, so numbers of unlike networks never share one.
 
 from __future__ import annotations
 
-import json
-import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import reading
-from bench.cell import default_strength_of
+from bench.analysis import stored_rows, variants
+from bench.analysis.stored_rows import CELL, COST, SCORE, SETTINGS, STATE, settings_hash
 from bench.contracts import BenchError
-from bench.fairness import PREFIX
-from bench.settings import digest
 from bench.store.old_names import today
 from bench.store.record import Record, read_record
 
 if TYPE_CHECKING:
     import pandas as pd
 
-log = logging.getLogger(__name__)
-CELL = ["method", "dataset", "backbone", "settings", "seed"]
-STATE = ["status", "reason", "deviations", "run_id"]
-SCORE = ["strength", "metric", "network", "value", "higher_is_better"]
-COST = (
-    "load_s baseline_s prior_s train_s sample_s score_s images_per_s steps_per_s peak_gb adapter_bytes "
-    "trainable_parameters"
-).split()
+__all__ = ["CELL", "COST", "SCORE", "SETTINGS", "STATE", "settings_hash"]  # and what is defined below
+ABOUT = ("_se", "_null")  # endings of numbers about another number: nobody wins in them
 GROUP = ["method", "dataset", "backbone", "settings", "strength"]
-ALL = [
-    *CELL,
-    *SCORE,
-    "default_strength",
-    *STATE,
-    *COST,
-    "fingerprint",
-]  # default_strength: at the strength that the method's settings name
-VERSION = f"4 {' '.join(ALL)}"  # of the rows in the index; raise the number when they are read otherwise
-SETTINGS = ("method", "backbone", "trainer", "sampler")  # parts of a cell's config on which `settings` depends
 
 
-def load(root: Path | str) -> pd.DataFrame:
-    """The long table of all records below a folder, through its index."""
+def load(root: Path | str, only: Collection[str] | None = None) -> pd.DataFrame:
+    """The long table of all records below a folder, through its index. Texts are categories, in their order.
+
+    With `only` these metrics, with their errors and nulls, and these costs are whole; of the others there is a line
+    here and there, and no cost.
+    """
     from bench.store import index
 
-    return index.load(root, "scores", "record.json", VERSION, _scores).drop(columns=index.FOLDER)
+    def wanted(names: Sequence[str]) -> list[str]:
+        costs = [] if only is None else set(COST) - set(only)
+        left_out = {index.FOLDER, stored_rows.FIRST, *costs}
+        return [name for name in names if name not in left_out]
+
+    whole = {f"{name}{ending}" for name in only or () for ending in ("", *ABOUT)}
+
+    def some(column: Callable[[str], pd.Series]) -> pd.Series:
+        return column("metric").isin(whole) | column(stored_rows.FIRST)
+
+    keep = None if only is None else some
+    rows = index.load(root, "scores", "record.json", stored_rows.VERSION, stored_rows.scores, wanted, keep)
+    return variants.labelled(rows)
 
 
-def images(root: Path | str) -> pd.DataFrame:
-    """Per-image values of all records: run_id, strength, prompt, image_seed (evaluation) and a column per metric."""
+def images(root: Path | str, metrics: Collection[str] | None = None) -> pd.DataFrame:
+    """Per-image values of all records: run_id, strength, prompt, image_seed (evaluation) and a column per metric.
+
+    With `metrics` only those of these names, on every network.
+    """
     from bench.store import index
 
-    return index.load(root, "images", "per_image.csv", "1", _per_image).rename(columns={index.FOLDER: "run_id"})
+    def wanted(names: Sequence[str]) -> list[str]:
+        about = {index.FOLDER, *reading.INDEX}
+        return [name for name in names if metrics is None or name in about or name.partition(" [")[0] in metrics]
+
+    rows = index.load(root, "images", "per_image.csv", "2", stored_rows.per_image, wanted)
+    if "prompt" in rows and any(reading.unescaped(prompt) != prompt for prompt in rows.prompt.cat.categories):
+        rows["prompt"] = rows.prompt.astype(str).map(reading.unescaped).astype("category")
+    return rows.rename(columns={"seed": "image_seed", index.FOLDER: "run_id"})
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One line per record, strength and metric; a record without scores has one line."""
-    return _typed([line for record in records for line in _lines(record)])
-
-
-def _typed(lines: Sequence[Mapping[str, Any]], *more: str) -> pd.DataFrame:
-    import pandas as pd
-
-    table = pd.DataFrame(lines, columns=[*ALL, *more])
-    return table.astype({"strength": float, "value": float} | dict.fromkeys(COST, float))
-
-
-def _scores(folders: Sequence[Path]) -> pd.DataFrame:
-    found = [(folder.name, read_record(folder / "record.json")) for folder in folders]
-    return _typed([line | {"folder": name} for name, record in found if record for line in _lines(record)], "folder")
-
-
-def _per_image(folders: Sequence[Path]) -> pd.DataFrame:
-    import pyarrow
-    from pyarrow import csv
-
-    words = csv.ConvertOptions(column_types={"prompt": pyarrow.string()})
-    lines = csv.ParseOptions(newlines_in_values=True)
-    whole = [(folder.name, folder / "per_image.csv") for folder in folders]
-    parts = [(name, part) for name, path in whole if (part := _table(path, lines, words)) is not None]
-    named = [part.append_column("folder", pyarrow.array([name] * len(part), pyarrow.string())) for name, part in parts]
-    empty = pyarrow.table({"folder": pyarrow.array([], pyarrow.string())})
-    found = pyarrow.concat_tables([empty, *named], promote_options="permissive").to_pandas()
-    return found.rename(columns={"seed": "image_seed"})
-
-
-def _table(path: Path, lines: Any, words: Any) -> Any:
-    """A per_image.csv as a table of Arrow, None where it is empty; a damaged one costs a warning line."""
-    import pyarrow
-    from pyarrow import csv, types
-
-    try:
-        data = reading.content(path)
-        if not data:
-            return None
-        part = csv.read_csv(pyarrow.BufferReader(data), None, lines, words)
-        numbers = (types.is_floating, types.is_integer, types.is_null)
-        odd = [f.name for f in part.schema if f.name != "prompt" and not any(kind(f.type) for kind in numbers)]
-        absent = [name for name in reading.INDEX if name not in part.column_names]
-        if odd or absent or len(set(part.column_names)) < part.num_columns or "folder" in part.column_names:
-            raise reading.Damaged(f"its column {(odd or absent or ['names'])[0]} is not as it should be")
-        return part
-    except (OSError, ValueError, BenchError, pyarrow.ArrowException) as error:
-        log.warning("%s was left out: %s.", path, " ".join(str(error).split()))
-        return None
+    return variants.labelled(stored_rows.frame(list(records)))
 
 
 def long(records: Iterable[Record]) -> pd.DataFrame:
@@ -119,42 +79,13 @@ def long(records: Iterable[Record]) -> pd.DataFrame:
     return table.loc[table.metric.notna(), SCORE].reset_index(drop=True)
 
 
-def _lines(record: Record) -> list[dict[str, Any]]:
-    cell = {key: name_of(record.config.get(key)) for key in CELL if key != "settings"}
-    head = {**cell, "settings": settings_hash(record.config), "status": record.status, "reason": record.reason}
-    head |= {"deviations": "; ".join(_deviations(record)), "run_id": record.run_id}
-    head |= {key: record.cost.get(key) for key in COST}
-    default = default_strength_of(record.config)
-    scores = [score for score in record.scores if score.get("metric") is not None]
-    return [head | {"default_strength": score.get("strength") == default} | _score(score) for score in scores] or [head]
-
-
-def _score(score: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry of a record; its fingerprint as text, equal for numbers that are alike."""
-    about = json.dumps(score.get("fingerprint") or {}, sort_keys=True)
-    return {key: score.get(key) for key in SCORE} | {"fingerprint": about}
-
-
-def _deviations(record: Record) -> list[str]:
-    return [note.removeprefix(PREFIX) for note in record.notes if note.startswith(PREFIX)]
-
-
-def name_of(value: Any) -> Any:
-    return value.get("name") if isinstance(value, Mapping) else value
-
-
-def settings_hash(config: Mapping[str, Any]) -> str:
-    """A short hash of everything but the dataset and the seed: cells that differ in it are not averaged."""
-    what = {key: config.get(key) for key in SETTINGS}
-    return digest(what, 6)
-
-
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """One line per record and strength; a column "metric [network]" for each metric."""
     scored = table[table.metric.notna()]
     names = column_names(scored)
     keys = ["run_id", "strength"]
-    cells = table[[*CELL, "strength", *STATE, *COST]].drop_duplicates(keys)
+    costs = [cost for cost in COST if cost in table]
+    cells = table[[*CELL, "strength", *STATE, *costs]].drop_duplicates(keys)
     values = scored.assign(column=names).drop_duplicates([*keys, "column"], keep="last")
     values = values.pivot(index=keys, columns="column", values="value")[list(dict.fromkeys(names))].reset_index()
     rows = cells.merge(values, on=keys, how="left").sort_values(["dataset", "method", "settings", "strength", "seed"])
@@ -164,14 +95,31 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
 
 def column_names(scored: pd.DataFrame) -> list[str]:
     """ "fid [mini-clip]", or "cost" alone where no network is involved."""
-    pairs = zip(scored.metric, scored.network, strict=True)
-    return [f"{metric} [{network}]" if isinstance(network, str) else metric for metric, network in pairs]
+    pairs = scored[["metric", "network"]].drop_duplicates()
+    names = {
+        (metric, network): f"{metric} [{network}]" if isinstance(network, str) else metric
+        for metric, network in zip(pairs.metric, pairs.network, strict=True)
+    }
+    metrics, networks = scored.metric.to_numpy(object), scored.network.to_numpy(object)
+    return [names[pair] for pair in zip(metrics, networks, strict=True)]
+
+
+def filled(table: pd.DataFrame) -> list[str]:
+    """The columns of `wide` that hold a number: metrics in their order, then costs."""
+    scored = table[table.metric.notna()]
+    pairs = scored.drop_duplicates(["metric", "network"])
+    known = scored[scored.value.notna()].drop_duplicates(["metric", "network"])
+    have = set(column_names(known))
+    return [name for name in column_names(pairs) if name in have] + [
+        cost for cost in COST if cost in table and table[cost].notna().any()
+    ]
 
 
 def metric_columns(rows: pd.DataFrame) -> list[str]:
     """The columns of `wide` or `summary` that hold numbers to compare: metrics, then costs."""
     fixed = {*CELL, *STATE, *COST, "strength", "n"}
-    return [column for column in rows if column not in fixed and not column.endswith(" sd")] + COST
+    costs = [cost for cost in COST if cost in rows]
+    return [column for column in rows if column not in fixed and not column.endswith(" sd")] + costs
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -200,18 +148,31 @@ def all_of(deviations: Iterable[str]) -> str:
 
 
 def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """Lines that meet all of "column=a,b" (or "column=a,other=b"); a and b may hold * and ?."""
-    for condition in [part for text in conditions for part in re.split(r",(?=\w+=)", text)]:
-        column, equals, wanted = condition.partition("=")
-        column = today(column)
+    """Lines that meet all of "column=a,b" (or "column=a,other!=b"); a and b may hold * and ?.
+
+    `dataset` is met by a label, and by the name that the label begins with.
+    """
+    for condition in [part for text in conditions for part in re.split(r",(?=\w+!?=)", text)]:
+        name, equals, wanted = condition.partition("=")
+        column = today(name.removesuffix("!"))
         if not equals or column not in table:
             raise BenchError(
-                f"--where takes column=value[,value] with a column of {', '.join(table)}; got {condition!r}."
+                "--where takes column=value[,value] or column!=value with a column of "
+                f"{', '.join(table)}; got {condition!r}."
             )
-        patterns = wanted.split(",")
-        texts = table[column].map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
-        table = table[[any(fnmatch(text, pattern) for pattern in patterns) for text in texts]]
+        values = table[column].drop_duplicates()
+        met = values[[_meets(_word(value), wanted, column) for value in values]]
+        table = table[table[column].isin(met) != name.endswith("!")]
     return table
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _meets(text: str, wanted: str, column: str) -> bool:
+    names = [text, text.partition(" (")[0]] if column == "dataset" else [text]
+    return text == wanted or any(fnmatch(name, pattern) for name in names for pattern in wanted.split(","))
 
 
 def configs(root: Path, table: pd.DataFrame) -> dict[str, Mapping[str, Any]]:

@@ -1,41 +1,48 @@
 """Records laid out as the tables of a paper: methods x metrics, methods x styles, ablations and strength sweeps.
 
 A row is what is averaged over seeds: one (method, backbone, settings, strength), on one dataset or pooled over them.
+Datasets are told apart by their content (`analysis.variants`); what differs in form or evaluation is never pooled.
 Numbers are of one column when they carry the same name and network; `analysis.fingerprints` says which of those may be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import fingerprints, frames, plain_text, shown_columns, statistics
-from bench.analysis.table_model import ROW, Column, Numbers, Row, TableModel, Value, cells, numbers
+from bench.analysis import (
+    fingerprints,
+    frames,
+    method_titles,
+    plain_text,
+    quantities,
+    settings_in_words,
+    shown_columns,
+    statistics,
+    variants,
+)
+from bench.analysis.settings_in_words import Configs
+from bench.analysis.table_model import POOLED, ROW, Column, Numbers, Row, TableModel, Value, cells, numbers
 from bench.contracts import BenchError
-from bench.settings import canonical
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BOLD = (
-    "Bold: the best, and what does not differ from it, where they leave another row of the same column{block} "
-    "significantly behind (paired by prompt and seed, 5 %, Holm over all pairs)."
+    "Bold: the best of the same column{block}. Italic: cannot be separated from the best. All others are behind it "
+    "(Hsu's comparison with the best, 95 %). Bounds do not compete."
 )
-SETS = "a number of the whole set of images: its interval is over trainings, with its own error where the record has it"
+SETS = "a number of the whole set of images without its error over prompts: nothing is decided; score the cells again"
+SETS_SE = "a number of the whole set of images: its interval is over trainings, with the error that the record has"
 COSTS = "a cost: the median over runs"
 FEWER = "a mean over {k} of {most} datasets, unlike the other rows"
 ONE = "one training: the intervals are over prompts alone, and it is compared with nothing"
 LEVELS = {"dataset": "styles", "seed": "training seeds", "prompt": "prompts"}
 ARROWS = {None: "", True: " ↑", False: " ↓"}
 RANK = "mean rank"
-LONGEST = 40  # letters of the settings that tell two rows of one method apart; above, their hash stands instead
-LABELS = ("name", "_target_", "files")  # of a part of the settings: not what an ablation varies
-
-Configs = Mapping[str, Mapping[str, Any]]
+IDS = "Columns by their ids: {names}. t2i-bench list metrics defines them."
 
 
 @dataclass(frozen=True)
@@ -45,13 +52,14 @@ class Source:
     scores: pd.DataFrame
     images: pd.DataFrame
     mix: bool = False  # unlike fingerprints may share a column
+    configs: Callable[[], Configs] | None = dict  # of records, by any name, to say in words what settings are; or not
 
     @cached_property
     def done(self) -> pd.DataFrame:
         return self.scores[self.scores.status == "done"]
 
     def columns(self, names: Sequence[str] | None) -> list[str]:
-        return shown_columns.choose(frames.wide(self.scores), names)
+        return shown_columns.among(frames.filled(self.scores), names)
 
     def notes(self, columns: Sequence[str]) -> dict[str, list[str]]:
         """Column -> what must be said of its numbers. Raises BenchError for unlike ones that nobody asked to mix."""
@@ -60,13 +68,13 @@ class Source:
         scored = scored[scored.column.isin(columns)]
         mixed = fingerprints.check(scored, shown_columns.observed(), self.mix)
         said = [{name: f"unlike numbers share this column: {text}" for name, text in mixed.items()}]
-        said.append(fingerprints.publishable(scored))
+        said.append(fingerprints.publishable(scored, self.done))
         return {column: [notes[column] for notes in said if column in notes] for column in columns}
 
 
 def metrics(source: Source, names: Sequence[str] | None, pool: bool = False, runs: bool = False) -> TableModel:
     """Methods x metrics: a row per method and dataset, pooled over datasets, or one per run."""
-    by = [key for key in ROW if not (pool and key == "dataset")] + (["seed"] if runs else [])
+    by = [*(POOLED if pool else ROW), *(["seed"] if runs else [])]
     return _model(source, names, by, bold=not runs)
 
 
@@ -81,79 +89,16 @@ def sweep(source: Source, names: Sequence[str] | None) -> TableModel:
 def ablation(source: Source, names: Sequence[str] | None, configs: Configs) -> TableModel:
     """What differs in the settings becomes columns of its own. `configs` are those of records, by run id."""
     first = source.scores.drop_duplicates("settings").set_index("settings").run_id
-    settings = {name: dict(_flat(configs[run])) for name, run in first.items()}
-    varied = _varied(settings.values())
+    settings = {name: settings_in_words.flat(configs[run]) for name, run in first.items()}
+    varied = settings_in_words.varied(settings.values())
     if not varied:
         raise BenchError("All these records have the same settings: no ablation. Choose others with --where.")
-    model = _model(source, names, ROW)
-    kept = [i for i, key in enumerate(model.keys) if key != "settings"]
+    model = _model(replace(source, configs=None), names, ROW)
     for i, row in enumerate(model.rows):
         own = settings[row.key["settings"]]
-        labels = [row.labels[j] for j in kept] + [own.get(path, "") for path in varied]
-        model.rows[i] = replace(row, labels=tuple(labels))
-    model.keys = [model.keys[j] for j in kept] + _short(varied)
+        model.rows[i] = replace(row, labels=(*row.labels, *[own.get(path, "") for path in varied]))
+    model.keys += settings_in_words.short(varied)
     return model
-
-
-def _differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of each of several settings what tells it from the others, as "prior_weight=0, rank=8"."""
-    settings = [dict(_flat(config)) for config in configs]
-    varied = _varied(settings)
-    names = _short(varied)
-    return [
-        ", ".join(f"{name}={own.get(path, '')}" for name, path in zip(names, varied, strict=True)) for own in settings
-    ]
-
-
-def _varied(settings: Iterable[Mapping[str, str]]) -> list[str]:
-    """The paths at which not all have the same value."""
-    known = list(settings)
-    paths = dict.fromkeys(path for values in known for path in values)
-    return [path for path in paths if len({values.get(path, "") for values in known}) > 1]
-
-
-def by_settings(configs: Configs) -> Configs:
-    """The configurations of records under the hashes that stand in the column `settings`."""
-    return {frames.settings_hash(config): config for config in configs.values()}
-
-
-def labels(keys: Iterable[tuple[str, str]], configs: Configs) -> dict[Any, str]:
-    """Names of (method, settings): the method, and where it has several settings what tells them apart."""
-    words = distinctions(keys, configs)
-    methods = [method for method, _ in words]
-    return {key: key[0] if methods.count(key[0]) == 1 else f"{key[0]} {said}" for key, said in words.items()}
-
-
-def distinctions(keys: Iterable[tuple[str, str]], configs: Configs) -> dict[tuple[str, str], str]:
-    """What tells the settings of a method from its other ones; their hash where that is long or there are no others."""
-    found: dict[tuple[str, str], str] = {}
-    for method, group in groupby(sorted(keys), key=itemgetter(0)):
-        hashes = [settings for _, settings in group]
-        words = _differences([configs.get(name, {}) for name in hashes])
-        short = len(hashes) > 1 and len(set(words)) == len(words) and max(map(len, words)) <= LONGEST
-        found |= {(method, name): said for name, said in zip(hashes, words if short else hashes, strict=True)}
-    return found
-
-
-def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """("method.recipe.lr", "0.0001") for every setting that a row's images depend on."""
-    for part in frames.SETTINGS:
-        yield from _leaves(part, config.get(part))
-
-
-def _leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if key not in LABELS:
-                yield from _leaves(f"{path}.{key}", item)
-    else:
-        yield path, value if isinstance(value, str) else canonical(value)
-
-
-def _short(paths: Sequence[str]) -> list[str]:
-    """Without their first part, where that leaves them apart."""
-    short = [path.partition(".")[2] or path for path in paths]
-    return [name if short.count(name) == 1 else path for name, path in zip(short, paths, strict=True)]
 
 
 def styles(source: Source, names: Sequence[str] | None) -> TableModel:
@@ -161,13 +106,14 @@ def styles(source: Source, names: Sequence[str] | None) -> TableModel:
     wanted = source.columns(names)
     if len(wanted) != 1:
         raise BenchError(f"The styles layout shows one metric; name one of {', '.join(wanted)} with --metrics.")
-    by, found = ROW[1:], numbers(source.done, source.images, wanted[0])
-    kinds = sorted(found.frame.dataset.unique())
-    grids = {kind: cells(_part(found, found.frame.dataset == kind), by, ["backbone"]) for kind in kinds}
+    by, found = POOLED, numbers(source.done, source.images, wanted[0])
+    blocks = ["backbone", "form", "evaluation"]
+    kinds = sorted(found.frame.base.unique())
+    grids = {kind: cells(_part(found, found.frame.base == kind), by, blocks) for kind in kinds}
     ranked = grids.copy()
     if len(kinds) > 1:
-        everywhere = found.frame.groupby(by, dropna=False).dataset.transform("nunique") == len(kinds)
-        grids[f"all {len(kinds)}"] = cells(_part(found, everywhere), by, ["backbone"])
+        everywhere = found.frame.groupby(by, dropna=False).base.transform("nunique") == len(kinds)
+        grids[f"all {len(kinds)}"] = cells(_part(found, everywhere), by, blocks)
     model = _rows(source, by)
     marks = tuple(mark for note in source.notes(wanted)[wanted[0]] for mark in model.mark(note))
     model.shared = ", ".join(filter(None, [f"{wanted[0]}{ARROWS[found.up]}", model.shared]))
@@ -206,52 +152,107 @@ def _rank(model: TableModel, grids: Mapping[str, Mapping[Any, Value]], up: bool 
 
 def _model(source: Source, names: Sequence[str] | None, by: list[str], bold: bool = True) -> TableModel:
     """A row for each of `by`, a column for each metric."""
-    blocks = [key for key in ("dataset", "backbone") if key in by]
+    blocks = [key for key in ("dataset", "backbone", "form", "evaluation") if key in by]
     model, grids, columns = _rows(source, by), {}, source.columns(names)
+    if names in (None, ["all"]):
+        columns = shown_columns.by_group(columns)
     notes = source.notes(columns)
     for name in columns:
         found = numbers(source.done, source.images, name)
-        said = [*notes[name], *([COSTS] if found.costs else [SETS] if found.of_sets and found.up is not None else [])]
+        said = [*notes[name], *_about_errors(found)]
         bare, _, network = name.partition(" [")
         marks = tuple(mark for note in said for mark in model.mark(note))
-        column = Column(bare, network.removesuffix("]") or None, found.up, marks)
+        about = quantities.heading(bare)
+        column = Column(bare, network.removesuffix("]") or None, found.up, marks, about.text, about.ideal, about.group)
         grids[column] = cells(found, by, blocks, bold)
     _fill(model, grids)
-    return _explain(model, " and dataset" if "dataset" in by else "", contest=bold)
+    model = _explain(model, " and dataset" if "dataset" in by else "", contest=bold)
+    if any(column.heading != column.name for column in grids):
+        model.legend.append(IDS.format(names=", ".join(dict.fromkeys(column.name for column in grids))))
+    return model
+
+
+def _about_errors(found: Numbers) -> list[str]:
+    """What must be said of a column's intervals."""
+    if found.costs:
+        return [COSTS]
+    if found.up is None or not found.of_sets:
+        return []
+    return [SETS_SE if found.judged else SETS]
 
 
 def _rows(source: Source, by: list[str]) -> TableModel:
     """The table with its rows and their footnotes, without numbers: finished ones, and one for each other status."""
     lines = _lines(source, by)
-    shared, keys = plain_text.shown_keys(lines.drop(columns="n") if "seed" in by else lines)
+    keys, shared = _shown(lines, by)
+    words = _words(source, lines)
     model = TableModel(keys, shared=shared)
     for line in lines.to_dict("records"):
         marks = model.mark(_text(line["deviations"])) + model.mark(_text(line["fewer"]))
-        key, labels = {name: line[name] for name in by}, tuple(line[name] for name in keys)
+        key, labels = {name: line[name] for name in by}, tuple(_label(line, name, words) for name in keys)
         gone, reason = line["status"] != "done", _text(line["reason"])
         values = (Value(text=line["status"]),) if gone else ()
-        model.rows.append(Row(key, labels, values, marks, int(line["n"]), reason))
+        model.rows.append(Row(key, labels, values, marks, int(line[_count(by)]), reason, line["bound"]))
         if gone:
             place = f" on {line['dataset']}" if "dataset" in by else ""
-            model.reasons.append(f"{line['status']}: {line['method']}{place}: {reason}")
+            model.reasons.append(f"{line['status']}: {method_titles.title(line['method'])}{place}: {reason}")
     model.reasons = list(dict.fromkeys(model.reasons))
     return model
 
 
+def _count(by: Sequence[str]) -> str:
+    """What the number of a row's cells is: of one dataset they differ in the training seed alone."""
+    return "seeds" if "dataset" in by else "cells"
+
+
+def _shown(lines: pd.DataFrame, by: list[str]) -> tuple[list[str], str]:
+    """The columns that tell the rows apart, and a line of what is the same in all of them."""
+    order = ("dataset", "form", "evaluation", "method", "backbone", "strength", "seed", _count(by))
+    keys = [key for key in order if key in lines and not (lines[key] == variants.DEFAULT).all()]
+    if "seed" in by:
+        keys.remove("seeds")
+    same = [key for key in keys if key != "method" and lines[key].nunique(dropna=key == "strength") == 1]
+    said = {key: plain_text.word(lines[key].dropna().iloc[0]) for key in same}
+    shared = [f"{n} {key.removesuffix('s') if n == '1' else key}" if key == _count(by) else f"{key} {n}"
+              for key, n in said.items()]  # fmt: skip
+    return [key for key in keys if key not in same], ", ".join(shared)
+
+
+def _words(source: Source, lines: pd.DataFrame) -> Mapping[tuple[str, str], str]:
+    """What tells the settings of a method from its other ones on the same backbone."""
+    if source.configs is None or (lines.groupby(["method", "backbone"], dropna=False).settings.nunique() < 2).all():
+        return {}
+    keys = set(zip(lines.method, lines.settings, strict=True))
+    return settings_in_words.distinctions(keys, settings_in_words.by_settings(source.configs()))
+
+
+def _label(line: Mapping[str, Any], name: str, words: Mapping[tuple[str, str], str]) -> Any:
+    if name != "method":
+        return line[name]
+    said = words.get((line["method"], line["settings"])) if words else ""
+    return method_titles.title(line["method"]) + (f" ({said})" if said else "")
+
+
 def _lines(source: Source, by: list[str]) -> pd.DataFrame:
-    """What tells the rows apart, n runs, deviations, and "fewer" for a row that pools fewer datasets than others."""
+    """What tells the rows apart, how many cells, deviations, and "fewer" for a row that pools fewer datasets."""
     import pandas as pd
 
+    n = _count(by)
     groups = source.done.drop_duplicates(["run_id", "strength"]).groupby(by, dropna=False)
-    done = pd.concat([groups.size().rename("n"), groups.deviations.agg(frames.all_of)], axis=1)
-    kinds, most = groups.dataset.nunique(), source.done.dataset.nunique()
+    done = pd.concat([groups.size().rename(n), groups.deviations.agg(frames.all_of)], axis=1)
+    kinds, most = groups.base.nunique(), source.done.base.nunique()
     if "dataset" not in by:
         done["fewer"] = [FEWER.format(k=k, most=most) if k < most else "" for k in kinds]
     other = source.scores[source.scores.status != "done"].groupby([*by, "status", "reason"], dropna=False)
-    parts = [done.reset_index().assign(status="done"), other.size().rename("n").reset_index()]
+    parts = [done.reset_index().assign(status="done"), other.size().rename(n).reset_index()]
     lines = pd.concat([part for part in parts if len(part)])
-    order = [key for key in ("dataset", "method", "settings", "strength", "seed") if key in by]
-    return lines.reindex(columns=[*by, "n", "deviations", "fewer", "status", "reason"]).sort_values(order)
+    lines = lines.assign(bound=[method_titles.bound(method) for method in lines.method])
+    lines["competes"] = lines.bound == ""
+    order = [key for key in ("dataset", "form", "evaluation") if key in by]
+    rest = [key for key in ("method", "settings", "strength", "seed") if key in by]
+    columns = [*by, n, "deviations", "fewer", "status", "reason", "bound"]
+    ascending = [*[True] * len(order), False, *[True] * len(rest)]
+    return lines.sort_values([*order, "competes", *rest], ascending=ascending).reindex(columns=columns)
 
 
 def _text(value: Any) -> str:
@@ -286,9 +287,13 @@ def _explain(model: TableModel, block: str, contest: bool = True) -> TableModel:
         model.legend.append(BOLD.format(block=block))
     places = [i for i, column in enumerate(model.columns) if not decided[i] and _judged(column) and _leads(model, i)]
     if contest and places:
-        names = ", ".join(model.columns[i].full for i in places)
-        model.legend.append(f"Inconclusive, no row significantly behind the best: {names}.")
+        names = ", ".join(_name(model.columns[i]) for i in places)
+        model.legend.append(f"Inconclusive, most rows cannot be separated from the best: {names}.")
     return model
+
+
+def _name(column: Column) -> str:
+    return f"{column.title} [{column.network}]" if column.network else column.title
 
 
 def _judged(column: Column) -> bool:

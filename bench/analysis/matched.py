@@ -9,7 +9,7 @@ y_A linear between neighbouring strengths; where the sweep passes x_B more than 
 strength. Beyond the ends of the sweep there is no answer: nothing is extrapolated.
 
 theta is no mean, so each resample of prompts and training seeds works out both sweeps and the interpolation anew
-(`resampling`); one in which B leaves the sweep counts as beyond both ends of the interval. Effect size, the part
+(`resampling`); one in which B leaves the sweep counts as beyond both ends of the interval. p, effect size, the part
 of the trainings' variance that prompts have counted and "how many more seeds" come from the delta method: near the
 answer theta moves as the mean of (y_A - y_B) - slope (x_A - x_B).
 Shapes: G training seeds, n prompts, S strengths, D resamples.
@@ -55,8 +55,8 @@ class Pair:
         x, y, level, own = (average(v, prompts, units) for v in (self.a.x, self.a.y, self.b.x, self.b.y))
         return interpolate(x, y, level[:, 0]) - own[:, 0]
 
-    def linear(self) -> np.ndarray:
-        """Values (G, n) whose mean is theta and moves with the weights as theta does, to first order."""
+    def linear(self, sign: int = -1) -> np.ndarray:
+        """Values (G, n) with mean theta (sign 1: y_A(x_B) + y_B), which moves as theta does, to first order."""
         even = _even(self.a.x)
         x, y = average(self.a.x, *even), average(self.a.y, *even)
         place, part = crossing(x, np.array([self.level]))
@@ -64,10 +64,11 @@ class Pair:
         rise, run = y[0, j + 1] - y[0, j], x[0, j + 1] - x[0, j]
 
         def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            return (1 - t) * a[..., j] + t * a[..., j + 1] - b[..., 0]  # (G, n)
+            return (1 - t) * a[..., j] + t * a[..., j + 1] + sign * b[..., 0]  # (G, n)
 
-        moved = _centred(apart(self.a.y, self.b.y)) - (rise / run if run else 0.0) * _centred(apart(self.a.x, self.b.x))
-        return moved + self.theta(*even)[0]
+        x_moved = _centred((1 - t) * self.a.x[..., j] + t * self.a.x[..., j + 1] - self.b.x[..., 0])
+        moved = _centred(apart(self.a.y, self.b.y)) - (rise / run if run else 0.0) * x_moved
+        return moved + self.theta(*even)[0] + (1 + sign) * average(self.b.y, *_even(self.b.y))[0, 0]
 
     def refuse(self) -> None:
         """Raises Impossible, with the reason, where there is no answer."""
@@ -90,12 +91,13 @@ class Matched:
     p: float
     linear: Mean
     effect: float
+    plus: Mean  # of y_A(x_B) + y_B, in the same way
 
 
 def of_pair(pair: Pair) -> Matched:
     """The comparison on one dataset. Raises Impossible with the reason where there is no answer."""
     pair.refuse()
-    return _matched(pair.theta, pair.linear(), pair.level)
+    return _matched(pair.theta, pair.linear(), pair.linear(sign=1), pair.level)
 
 
 def of_datasets(pairs: Sequence[Pair]) -> Matched:
@@ -107,17 +109,19 @@ def of_datasets(pairs: Sequence[Pair]) -> Matched:
         each = [pair.theta(prompts, np.full((len(prompts), len(pair.a.x)), 1 / len(pair.a.x))) for pair in pairs]
         return (units * np.stack(each, axis=1)).sum(axis=1)
 
-    linear = np.stack([pair.linear().mean(axis=0) for pair in pairs])
-    return _matched(theta, linear, float(np.mean([pair.level for pair in pairs])))
+    linear, plus = (np.stack([pair.linear(sign).mean(axis=0) for pair in pairs]) for sign in (-1, 1))
+    return _matched(theta, linear, plus, float(np.mean([pair.level for pair in pairs])))
 
 
-def _matched(theta: Theta, linear: np.ndarray, level: float) -> Matched:
+def _matched(theta: Theta, linear: np.ndarray, plus: np.ndarray, level: float) -> Matched:
     rows, columns = (codes.ravel() for codes in np.indices(linear.shape))
-    made = resampling.mean(linear.ravel(), rows, columns)
-    low, high = resampling.limits(made.value, errors(theta, made, made.outer_variance))
-    p = resampling.p_value(made.value, errors(theta, made, made.between))  # all of B, as in Mean.p_value
+    made, of_sum = (resampling.mean(values.ravel(), rows, columns) for values in (linear, plus))
+    draws = errors(theta, made, made.outer_variance)
+    low, high = resampling.limits(made.value, draws)
+    lost = float(np.isnan(draws).mean()) if len(draws) else 0.0
+    p = float(np.maximum(made.p_value(), min(1.0, 2 * lost)))  # NaN stays NaN; what is lost counts on both sides
     spread = float(linear.std(ddof=1)) if linear.size > 1 else 0.0
-    return Matched(level, made.value, low, high, p, made, made.value / spread if spread > 0 else math.nan)
+    return Matched(level, made.value, low, high, p, made, made.value / spread if spread > 0 else math.nan, of_sum)
 
 
 def errors(theta: Theta, made: Mean, outer_variance: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.analysis.frames import CELL
 from bench.analysis.shown_columns import choose
+from bench.analysis.variants import DEFAULT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ def render(rows: pd.DataFrame, metrics: Sequence[str] | None = None, style: str 
     chosen = choose(rows, metrics)
     head = [*keys, *[_heading(column, rows.attrs.get("higher_is_better", {}), style) for column in chosen]]
     marks = _marks(rows)
-    body = [[_text(row[key]) for key in keys] + _cells(row, chosen) for row in _dicts(rows)]
+    body = [[word(row[key]) for key in keys] + _cells(row, chosen) for row in _dicts(rows)]
     for line, row in zip(body, _dicts(rows), strict=True):
         line[0] += marks.get(row["deviations"], "")
     align = ["left"] * len(keys) + ["right"] * len(chosen)
@@ -42,9 +43,10 @@ def _dicts(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def shown_keys(rows: pd.DataFrame) -> tuple[str, list[str]]:
     """A line of what is the same everywhere, and the columns that tell the lines apart."""
-    keys = [key for key in ("method", "dataset", "backbone", "strength", "seed", "n") if key in rows]
+    order = ("method", "dataset", "form", "evaluation", "backbone", "strength", "seed", "n")
+    keys = [key for key in order if key in rows and not (rows[key] == DEFAULT).all()]
     same = [key for key in keys if key not in CELL[:2] and rows[key].nunique(dropna=False) == 1]
-    shared = ", ".join(f"{key} {_text(rows[key].iloc[0])}" for key in same)
+    shared = ", ".join(f"{key} {word(rows[key].iloc[0])}" for key in same)
     if (rows.groupby(["method", "backbone"], dropna=False).settings.nunique() > 1).any():
         keys.insert(keys.index("backbone") + 1, "settings")
     return shared, [key for key in keys if key not in same]
@@ -71,7 +73,8 @@ def short_lines(text: str, width: int = 12) -> list[str]:
     return [line for line in lines if line]
 
 
-def _text(value: Any) -> str:
+def word(value: Any) -> str:
+    """A label as text: numbers short, nothing for what is missing."""
     if isinstance(value, float):
         return "" if value != value else f"{value:g}"
     return "" if value is None else str(value)
@@ -108,6 +111,6 @@ def _footnotes(marks: Mapping[Any, str], style: str) -> str:
 def _reasons(rows: pd.DataFrame, style: str) -> str:
     """A line for each cell that has no numbers."""
     bad = [row for row in _dicts(rows) if row["status"] != "done"]
-    lines = [f"{row['status']}: {row['method']} on {row['dataset']}: {_text(row['reason'])}" for row in bad]
+    lines = [f"{row['status']}: {row['method']} on {row['dataset']}: {word(row['reason'])}" for row in bad]
     start = "- " if style == "pipe" else ""
     return "\n".join(start + line for line in dict.fromkeys(lines))

@@ -15,7 +15,8 @@ import numpy as np
 DRAWS = 9999
 FEW_PROMPTS = 8  # below it the bootstrap of prompts gives way to Student's t
 ALPHA = 0.05
-MOST_UNITS = 1000  # training seeds that `more_units` will look at
+MOST_DEGREES = 1e9  # as good as infinite
+ROUNDING = 1e-12  # a spread below this share of the value is noise of the arithmetic
 
 
 @dataclass(frozen=True)
@@ -28,25 +29,24 @@ class Mean:
     counted: float  # I: the part of B that the prompts' variance holds already
     prompts: np.ndarray  # (n,) influence of each prompt on the mean, times n; sums to 0
     se: float = 0.0  # standard error that the values came with, shared by all of them
+    degrees: float | None = None  # of freedom of B; None: G - 1
 
     @cached_property
     def errors(self) -> np.ndarray:
         """(DRAWS,) draws of the error of the mean; empty when there is one value of everything."""
-        return self._errors(self.outer_variance)
-
-    def _errors(self, outer_variance: float) -> np.ndarray:
         parts = []
         if len(self.prompts) > 1:
-            parts.append(self._prompt_errors)
-        if self.outer > 1:
-            parts.append(math.sqrt(outer_variance) * _student(self.outer - 1, 1))
+            parts.append(_prompt_errors(self.prompts))
+        if self.free > 0:
+            parts.append(math.sqrt(self.outer_variance) * _student(round(min(self.free, MOST_DEGREES), 1), 1))
         if self.se > 0:
-            parts.append(self.se * _student(10**9, 2))
+            parts.append(self.se * _student(MOST_DEGREES, 2))
         return np.sum(parts, axis=0) if parts else np.empty(0)
 
-    @cached_property
-    def _prompt_errors(self) -> np.ndarray:
-        return _prompt_errors(self.prompts)
+    @property
+    def free(self) -> float:
+        """Degrees of freedom of B; 0 where nothing is known of other outer units."""
+        return float(self.outer - 1) if self.degrees is None else self.degrees
 
     @property
     def outer_variance(self) -> float:
@@ -57,34 +57,40 @@ class Mean:
         n = len(self.prompts)
         return float(np.square(self.prompts).sum() / (n * (n - 1))) if n > 1 else 0.0
 
+    @property
+    def variance(self) -> float:
+        """Of the mean, with all of B. Far out in the tails, where Holm's correction looks, a B that came out small by
+        chance, less an I, would find differences that are not there. So the test is stricter than the interval."""
+        return self.prompt_variance + self.between + self.se**2
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of `variance` (Welch 1947; Satterthwaite 1946); 0 where nothing is known."""
+        n = len(self.prompts)
+        if n < 2 and self.free <= 0 and self.se == 0:
+            return 0.0
+        parts = self.prompt_variance**2 / (n - 1) if n > 1 else 0.0
+        parts += self.between**2 / self.free if self.free > 0 else 0.0
+        return float(self.variance**2 / parts) if parts > 0 else MOST_DEGREES
+
     def limits(self) -> tuple[float, float]:
         """The 95 % interval; NaN where nothing is known."""
         return limits(self.value, self.errors)
 
     def p_value(self) -> float:
-        """Two-sided, of a true mean of 0; at least 2 / (DRAWS + 1); NaN where nothing is known.
+        """Two-sided, of a true mean of 0, by Student's t: it has no floor, so that any family can be corrected."""
+        return min(1.0, 2 * min(self.tail(0.0, up=True), self.tail(0.0, up=False))) if self.freedom else math.nan
 
-        The test takes all of B: after Holm's correction it lives far out in the tails, where a B that came out small by
-        chance, less an I, would find differences that are not there. So it is stricter than the interval.
-        """
-        return p_value(self.value, self._errors(self.between))
+    def tail(self, bound: float, up: bool) -> float:
+        """One-sided p of a true mean that is not above (`up`) or not below the bound; NaN where nothing is known."""
+        from scipy.special import stdtr
 
-    def more_units(self, gap: float, power: float, family: int = 1) -> int | None:
-        """How many more outer units make a true mean of `gap` significant with this power; None: prompts are too few.
-
-        Significant at 5 % over the size of the `family` of comparisons, the most that Holm's correction asks. The
-        variances are taken as they are estimated here: from three units that is a rough answer.
-        """
-        own = self.counted * self.outer  # of one unit
-        shared = max(self.prompt_variance - self.counted, 0.0) + self.se**2
-        level = 1 - ALPHA / family / 2
-        for units in range(self.outer, MOST_UNITS + 1):
-            prompts, outer = shared + own / units, self.outer_variance * self.outer / units
-            test = _quantile(level, units - 1) * math.sqrt(outer + own / units)  # with all of B, as p_value
-            half = math.hypot(_quantile(level) * math.sqrt(prompts), test)
-            if half + _quantile(power) * math.sqrt(prompts + outer) <= gap:
-                return units - self.outer
-        return None
+        if self.freedom == 0:
+            return math.nan
+        apart = (self.value - bound) * (1 if up else -1)
+        if self.variance <= (ROUNDING * max(abs(self.value), abs(bound))) ** 2:  # no spread but that of rounding
+            return 0.0 if apart > ROUNDING * max(abs(self.value), abs(bound)) else 1.0
+        return float(stdtr(self.freedom, -apart / math.sqrt(self.variance)))
 
 
 def limits(value: float, errors: np.ndarray) -> tuple[float, float]:
@@ -95,15 +101,6 @@ def limits(value: float, errors: np.ndarray) -> tuple[float, float]:
     tail = (ALPHA / 2 - lost) / (1 - lost)
     low, high = np.quantile(errors[~np.isnan(errors)], [tail, 1 - tail], method="hazen")
     return value - float(high), value - float(low)
-
-
-def p_value(value: float, errors: np.ndarray) -> float:
-    """Two-sided, of a true value of 0, from draws of the error; one that is NaN counts on both sides."""
-    if not len(errors):
-        return math.nan
-    lost = np.isnan(errors).sum()
-    beyond = lost + min((errors >= value).sum(), (errors <= value).sum())
-    return float(min(1.0, 2 * (beyond + 1) / (DRAWS + 1)))
 
 
 def mean(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, se: float = 0.0) -> Mean:
@@ -192,18 +189,12 @@ def _resamples(n: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def _student(degrees: int, stream: int) -> np.ndarray:
+def _student(degrees: float, stream: int) -> np.ndarray:
     """(DRAWS,) quantiles of Student's t in a random order of their own for each stream."""
     from scipy.special import stdtrit
 
     quantiles = stdtrit(degrees, (np.arange(DRAWS) + 0.5) / DRAWS)
-    return np.random.default_rng([stream, degrees]).permutation(quantiles)
-
-
-def _quantile(p: float, degrees: int | float = 10**9) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, p))
+    return np.random.default_rng([stream, int(10 * degrees)]).permutation(quantiles)
 
 
 def holm(p: np.ndarray, family: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +41,31 @@ def per_image() -> dict[str, str]:
     return _settings_of_tables()["per_image"]
 
 
+def groups() -> dict[str, list[str]]:
+    """Title of a group of columns -> patterns of their ids, from conf/table.yaml."""
+    return _settings_of_tables()["groups"]
+
+
+def group(name: str) -> str:
+    """The group of a column by its id; "" where it has none."""
+    return next((title for title, ids in groups().items() if any(fnmatch(name, one) for one in ids)), "")
+
+
+def by_group(columns: Sequence[str]) -> list[str]:
+    """Columns in their order, those of one group beside each other."""
+    order = list(dict.fromkeys(group(_bare(column)) for column in columns))
+    return sorted(columns, key=lambda column: order.index(group(_bare(column))))
+
+
 def choose(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[str]:
     """Columns to show: the headline, those named (without or with their network), or ["all"] that hold a number."""
-    have = [column for column in metric_columns(rows) if rows[column].notna().any()]
+    return among([column for column in metric_columns(rows) if rows[column].notna().any()], metrics)
+
+
+def among(have: Sequence[str], metrics: Sequence[str] | None = None) -> list[str]:
+    """The same of columns that hold a number."""
     if metrics == ["all"]:
-        return have
+        return list(have)
     wanted = [today(name) for name in metrics or headline()]
     unknown = [
         name for name in (wanted if metrics else []) if name not in {_bare(column) for column in have} | set(have)

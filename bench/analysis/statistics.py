@@ -15,15 +15,22 @@ An interval for the mean over G outer units (trainings, or styles) and n prompts
   sqrt(B - I): B the variance of the mean from the spread of the outer means, I the part of it that the prompts have
   counted already (the interaction of a two-way layout with random effects).
 
-The interval is the 2.5th to 97.5th percentile of their sum. The p value is where that sum, with all of B, reaches the
-observed mean: a verdict is stricter than the interval, as after Holm's correction it lives far out in the tails.
-`test_coverage.py` holds the coverage to 93 to 97 % from three trainings on, and tables with a false alarm to
-5 %. With two trainings the coverage falls to 91 % when they differ more than prompts do. With one nothing is known
-about trainings, and `covers` and the verdict say so.
+With few trainings B itself is hardly known. In a block of methods it is moderated by the other methods' spreads
+(`analysis.moderation`); of a difference it is the sum of both methods' variances. A method that trains nothing has one
+training and no such variance (`analysis.pairing`).
 
-A number of a whole set of images (a distance of distributions) has no per-image values: its interval is Student's t
-over trainings. Where the frame carries the standard error of each value (a column "<name>_se", the jackknife of the
-record), that is added and not divided by the number of trainings, as all of them draw the same prompts.
+The interval is the 2.5th to 97.5th percentile of their sum. The p value is that of Student's t with all of B and the
+degrees of freedom of Welch and Satterthwaite: a verdict is stricter than the interval, and it has no floor, so that
+Holm's correction works in large families. Which rows may be the best is one question with one error rate
+(`analysis.best`); how small a gap a design can show is answered by `analysis.power`.
+
+A number of a whole set of images (a distance of distributions) has no per-image values. Its record keeps what each
+prompt adds to it, from the set without that prompt (metrics/jackknife.py): then all of the above holds for it too.
+Without that, its interval is Student's t over trainings. Where the frame carries the standard error of each value (a
+column "<name>_se"), that is added and not divided by the number of trainings, as all of them draw the same prompts.
+
+Shares of events, values that are 0 or 1, have intervals of their own (`analysis.proportions`).
+docs/statistics.md reports error rates, power and coverage in simulations with known truth.
 """
 
 from __future__ import annotations
@@ -36,15 +43,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.analysis import resampling
+from bench.analysis import best, power, proportions, resampling
+from bench.analysis.pairing import LEVELS, Estimate, Rows
+from bench.analysis.power import More
 from bench.analysis.resampling import ALPHA, Mean
 from bench.contracts import BenchError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LEVELS = ("dataset", "seed", "prompt")  # outermost first
-INNER = "image_seed"  # the evaluation seed, nested in the prompt
+INCONCLUSIVE = "inconclusive"
 PAIR = "a b difference low high p p_holm effect verdict n".split()
 
 
@@ -91,8 +99,14 @@ def interval(frame: pd.DataFrame, value: str, levels: Sequence[str] = LEVELS) ->
     A line per image (with "prompt"), or per training (without). Lines where the value is NaN count as absent.
     Raises BenchError when the frame holds several units of a level that is not among those requested.
     """
-    made, units, covers = _mean(frame, value, levels)
-    return Interval(made.value, *made.limits(), int(frame[value].notna().sum()), units, covers)
+    return interval_of(Rows({"": frame}, value, levels).row(""))
+
+
+def interval_of(made: Estimate) -> Interval:
+    """The interval of a row of a block; of events, 0 or 1, that of `analysis.proportions`."""
+    events = proportions.are_events(made.values)
+    limits = proportions.limits(made.mean, made.n) if events else made.mean.limits()
+    return Interval(made.mean.value, *limits, made.n, made.units, made.covers)
 
 
 def compare(
@@ -107,7 +121,7 @@ def compare(
     a and b are names of methods, or {column: value} where that does not tell the rows apart. The verdict asks for
     more than p < 0.05: one training per method says nothing about the next, so it stays inconclusive.
     """
-    return _comparison(_select(frame, a), _select(frame, b), value, levels)
+    return _comparison(Rows({"a": _select(frame, a), "b": _select(frame, b)}, value, levels).pair("a", "b"))
 
 
 def compare_all(frame: pd.DataFrame, value: str, by: Sequence[str], levels: Sequence[str] = LEVELS) -> pd.DataFrame:
@@ -116,25 +130,28 @@ def compare_all(frame: pd.DataFrame, value: str, by: Sequence[str], levels: Sequ
     Columns a, b (tuples of the values of `by`), difference, low, high, p, p_holm, effect, verdict, n; low and high are
     not corrected, the verdict is.
     """
-    rows = split(frame, by)
-    return _pairs(rows, list(combinations(rows, 2)), value, levels)
+    return compare_rows(Rows(split(frame, by), value, levels))
 
 
-def leaders(rows: Mapping[Hashable, pd.DataFrame], value: str, levels: Sequence[str], up: bool) -> set[Hashable]:
-    """The rows to print bold: the best and those that tie with it, if they leave any other significantly behind.
+def compare_rows(rows: Rows, target: float | None = None) -> pd.DataFrame:
+    """The same of rows that were told apart before.
 
-    Holm's family is every pair of the rows, as which of them is best was learned from the same numbers. A row of one
-    training is no part of the contest. The empty set is the result "inconclusive".
+    With a target, p and verdict are of the distances to it: a is nearer, farther or neither (`best.nearness`).
     """
-    found = {key: _mean(rows[key], value, levels) for key in rows}
-    means = {key: mean.value for key, (mean, _, covers) in found.items() if _general(covers)}
-    if len(means) < 2:
-        return set()
-    best = (max if up else min)(means, key=lambda key: means[key])
-    others = [key for key in means if key != best]
-    pairs = _pairs(rows, [(best, key) for key in others], value, levels, math.comb(len(means), 2))
-    beaten = {pair.b for pair in pairs.itertuples() if pair.verdict == ("higher" if up else "lower")}
-    return set(means) - beaten if beaten else set()
+    import pandas as pd
+
+    pairs = list(combinations(rows.lines, 2))
+    made = [rows.pair(a, b) for a, b in pairs]
+    found = [_comparison(one) for one in made]
+    sums = [None if target is None else rows.pair(a, b, sign=1).mean for a, b in pairs]
+    said = [direction(one.mean, plus, target or 0.0) for one, plus in zip(made, sums, strict=True)]
+    adjusted = holm([p if one.general else math.nan for one, (_, p) in zip(made, said, strict=True)])
+    lines = [
+        {"a": a, "b": b, "difference": c.difference, "low": c.low, "high": c.high, "p": p, "p_holm": corrected}
+        | {"effect": c.effect, "verdict": word if corrected < ALPHA else INCONCLUSIVE, "n": c.n}
+        for (a, b), c, (word, p), corrected in zip(pairs, found, said, adjusted, strict=True)
+    ]
+    return pd.DataFrame(lines, columns=PAIR)
 
 
 def more_seeds(
@@ -144,17 +161,17 @@ def more_seeds(
     b: str | Mapping[str, object],
     gap: float,
     family: int = 1,
-) -> int | None:
+) -> More:
     """How many more training seeds would show a true difference of `gap` between a and b with a power of 80 %.
 
     `family` is the number of comparisons that Holm's correction is over; the strictest of its steps is taken. None: no
     number of seeds would, prompts are too few. Raises BenchError with fewer than two common seeds, as nothing is known
     then about how much trainings differ. For rows that pool styles it is the number of more styles.
     """
-    made, _, covers = _mean(_paired(_select(frame, a), _select(frame, b), value, LEVELS), value, LEVELS)
-    if not _general(covers):
+    made = Rows({"a": _select(frame, a), "b": _select(frame, b)}, value).pair("a", "b")
+    if not made.general:
         raise BenchError("How many more seeds are needed was asked of one seed; run at least two of both rows first.")
-    return made.more_units(gap, 0.8, family)
+    return power.more_units(made.mean, gap, family)
 
 
 def ranks(scores: pd.DataFrame, higher_is_better: bool) -> Ranks:
@@ -202,41 +219,6 @@ def split(frame: pd.DataFrame, by: Sequence[str]) -> dict[Hashable, pd.DataFrame
 # --- how ---------------------------------------------------------------------------------------------------------
 
 
-def _mean(frame: pd.DataFrame, value: str, levels: Sequence[str]) -> tuple[Mean, dict[str, int], tuple[str, ...]]:
-    """The mean of a column with its error, the units of each level, and the levels that the error covers."""
-    levels = [level for level in levels if level in frame]
-    kept = frame[frame[value].notna()]
-    units = {level: int(kept[level].nunique(dropna=False)) for level in levels}
-    _refuse_mixed(frame, value, levels)
-    if kept.empty:
-        return Mean(math.nan, 0, 0.0, 0.0, np.empty(0)), units, ()
-    outer = next((level for level in levels if level != "prompt" and units[level] > 1), None)
-    covers = [level for level in levels if level != "prompt"][levels.index(outer) :] if outer else []
-    covers += [level for level in levels if level == "prompt" and units[level] > 1]
-    values = kept[value].to_numpy(dtype=np.float64)
-    se = 0.0 if outer == "dataset" else _shared_error(kept, value)  # independent over styles, so in their spread
-    prompt = "prompt" if "prompt" in levels else None
-    return resampling.mean(values, _codes(kept, outer), _codes(kept, prompt), se), units, tuple(covers)
-
-
-def _refuse_mixed(frame: pd.DataFrame, value: str, levels: Sequence[str]) -> None:
-    for level in LEVELS[:2]:
-        if level in frame and level not in levels and frame[level].nunique() > 1:
-            raise BenchError(f"The values of {value!r} come from several units of {level!r}; add it to the levels.")
-
-
-def _codes(frame: pd.DataFrame, column: str | None) -> np.ndarray:
-    import pandas as pd
-
-    return np.zeros(len(frame), dtype=np.int64) if column is None else pd.factorize(frame[column])[0]
-
-
-def _shared_error(frame: pd.DataFrame, value: str) -> float:
-    """The standard error that each value came with, root mean square over them; 0 when they came without."""
-    errors = frame[f"{value}_se"].dropna() if f"{value}_se" in frame else ()
-    return float(np.sqrt(np.mean(np.square(errors)))) if len(errors) else 0.0
-
-
 def _select(frame: pd.DataFrame, row: str | Mapping[str, object]) -> pd.DataFrame:
     wanted = {"method": row} if isinstance(row, str) else row
     chosen = frame
@@ -247,63 +229,26 @@ def _select(frame: pd.DataFrame, row: str | Mapping[str, object]) -> pd.DataFram
     return chosen
 
 
-def _pairs(
-    rows: Mapping[Hashable, pd.DataFrame],
-    pairs: Sequence[tuple[Hashable, Hashable]],
-    value: str,
-    levels: Sequence[str],
-    family: int | None = None,
-) -> pd.DataFrame:
-    import pandas as pd
-
-    found = [_comparison(rows[a], rows[b], value, levels) for a, b in pairs]
-    known = np.array([c.p if _general(c.covers) else math.nan for c in found], dtype=np.float64)
-    adjusted = resampling.holm(known, family or len(pairs))
-    lines = [
-        {"a": a, "b": b, "difference": c.difference, "low": c.low, "high": c.high, "p": c.p, "p_holm": float(p)}
-        | {"effect": c.effect, "verdict": _verdict(c.difference, float(p), c.covers), "n": c.n}
-        for (a, b), c, p in zip(pairs, found, adjusted, strict=True)
-    ]
-    return pd.DataFrame(lines, columns=PAIR)
+def _comparison(made: Estimate) -> Comparison:
+    mean, values = made.mean, made.values
+    spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    effect = mean.value / spread if spread > 0 else math.nan
+    p = mean.p_value()
+    said = verdict(mean.value, p) if made.general else INCONCLUSIVE
+    return Comparison(mean.value, *mean.limits(), p, effect, said, len(values), made.units, made.covers)
 
 
-def _comparison(a: pd.DataFrame, b: pd.DataFrame, value: str, levels: Sequence[str]) -> Comparison:
-    paired = _paired(a, b, value, levels)
-    made, units, covers = _mean(paired, value, levels)
-    p, spread = made.p_value(), float(paired[value].std())
-    effect = made.value / spread if spread > 0 else math.nan
-    verdict = _verdict(made.value, p, covers)
-    n = int(paired[value].notna().sum())
-    return Comparison(made.value, *made.limits(), p, effect, verdict, n, units, covers)
+def direction(minus: Mean, plus: Mean | None = None, target: float = math.nan) -> tuple[str, float]:
+    """What a is if it is significant, higher or lower, and its two-sided p, from a - b.
 
-
-def _paired(a: pd.DataFrame, b: pd.DataFrame, value: str, levels: Sequence[str]) -> pd.DataFrame:
-    """a minus b, a line for each unit that both have."""
-    keys = [key for key in (*levels, INNER) if key in a and key in b]
-    standard = f"{value}_se"
-    columns = [value, *([standard] if standard in a and standard in b else [])]
-    for side in (a, b):
-        if side.duplicated(keys).any():
-            raise BenchError(
-                f"A row to compare has several values of {value!r} for the same {', '.join(keys)}; "
-                "tell its lines apart, for example with {'method': ..., 'strength': ...}."
-            )
-    joined = a[[*keys, *columns]].merge(b[[*keys, *columns]], on=keys, suffixes=("", " b"))
-    joined[value] = joined[value] - joined[f"{value} b"]
-    if standard in joined:
-        joined[standard] = np.hypot(joined[standard], joined[f"{standard} b"])
-    return joined[[*keys, *columns]]
-
-
-def _general(covers: Sequence[str]) -> bool:
-    """Whether an error speaks of other trainings than those at hand."""
-    return any(level != "prompt" for level in covers)
-
-
-def _verdict(difference: float, p: float, covers: Sequence[str]) -> str:
-    return verdict(difference, p) if _general(covers) else "inconclusive"
+    With a + b as well, nearer to the target or farther from it.
+    """
+    if plus is None:
+        return ("higher" if minus.value > 0 else "lower"), minus.p_value()
+    near, far = best.nearness(minus, plus, target)
+    return ("nearer" if near < far else "farther"), min(1.0, 2 * min(near, far))
 
 
 def verdict(difference: float, p: float) -> str:
     """higher, lower or inconclusive, at 5 %."""
-    return "inconclusive" if not p < ALPHA else "higher" if difference > 0 else "lower"
+    return INCONCLUSIVE if not p < ALPHA else "higher" if difference > 0 else "lower"

@@ -7,14 +7,17 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import frames, statistics
+from bench.analysis import frames, method_titles, quantities, statistics, variants
+from bench.analysis.best import Best, best
+from bench.analysis.pairing import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ROW = ["dataset", "method", "backbone", "settings", "strength"]  # what a row is, besides the seeds it averages over
+POOLED = ["form", "evaluation", *ROW[1:]]  # what a row is that pools datasets
+ABOUT_RUN = [*ROW, *variants.COLUMNS, "seed", "run_id", "trained"]
 RUN_LEVELS = ("dataset", "seed")
-ABOUT = ("_se", "_null")  # endings of numbers about another number: nobody wins in them
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Value:
     n: int = 0
     covers: tuple[str, ...] = ()  # levels over which the interval generalises
     bold: bool = False
+    with_best: bool = False  # it cannot be separated from the best one
     text: str = ""
 
 
@@ -36,10 +40,17 @@ class Column:
     network: str | None = None
     up: bool | None = None  # whether higher is better
     marks: tuple[int, ...] = ()
+    heading: str = ""  # what is shown for the name, with scale and unit
+    ideal: float | None = None  # the best value, where neither higher nor lower is best
+    group: str = ""  # where a wide table is split
 
     @property
     def full(self) -> str:
         return f"{self.name} [{self.network}]" if self.network else self.name
+
+    @property
+    def title(self) -> str:
+        return self.heading or self.name
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Row:
     marks: tuple[int, ...] = ()
     runs: int = 1
     reason: str = ""  # why it has no numbers
+    bound: str = ""  # "floor" or "ceiling": it stands below a rule and does not compete
 
 
 @dataclass
@@ -79,6 +91,12 @@ class Numbers:
     levels: tuple[str, ...]
     up: bool | None
     costs: bool = False  # what was spent, not what was achieved
+    target: float | None = None  # the ideal, where it is a number: the nearer the better
+
+    @property
+    def judged(self) -> bool:
+        """Whether an error over prompts is known: the spread over trainings alone decides nothing."""
+        return not self.of_sets or ("value_se" in self.frame and bool(self.frame.value_se.notna().all()))
 
     @property
     def of_sets(self) -> bool:
@@ -91,24 +109,29 @@ def numbers(scores: pd.DataFrame, images: pd.DataFrame, column: str) -> Numbers:
     name, _, network = column.partition(" [")
     if name in frames.COST:
         rows = scores.drop_duplicates(keys)
-        return Numbers(rows.assign(value=rows[name])[[*ROW, "seed", "run_id", "value"]], RUN_LEVELS, None, costs=True)
-    of_net = scores[scores.network.fillna("") == network.removesuffix("]")]
+        return Numbers(rows.assign(value=rows[name])[[*ABOUT_RUN, "value"]], RUN_LEVELS, None, costs=True)
+    net = network.removesuffix("]")
+    of_net = scores[scores.network == net if net else scores.network.isna()]
     lines = of_net[of_net.metric == name].drop_duplicates(keys, keep="last")
-    rows = lines[[*ROW, "seed", "run_id", "value"]]
+    rows = lines[[*ABOUT_RUN, "value"]]
     up = lines.higher_is_better.dropna().astype(bool)
-    each = _per_image(rows, images, name)
-    direction = bool(up.iloc[0]) if len(up) and not name.endswith(ABOUT) else None
+    each = _per_image(rows, images, name, column)
+    target = quantities.heading(name).ideal
+    direction = bool(up.iloc[0]) if len(up) and not name.endswith(frames.ABOUT) else None
     if each is not None:
-        return Numbers(each, statistics.LEVELS, direction)
+        return Numbers(each, statistics.LEVELS, direction, target=target)
     errors = of_net[of_net.metric == f"{name}_se"].drop_duplicates(keys, keep="last")[[*keys, "value"]]
-    return Numbers(rows.merge(errors.rename(columns={"value": "value_se"}), "left", keys), RUN_LEVELS, direction)
+    rows = rows.merge(errors.rename(columns={"value": "value_se"}), "left", keys)
+    return Numbers(rows, RUN_LEVELS, direction, target=target)
 
 
-def _per_image(rows: pd.DataFrame, images: pd.DataFrame, name: str) -> pd.DataFrame | None:
+def _per_image(rows: pd.DataFrame, images: pd.DataFrame, name: str, column: str) -> pd.DataFrame | None:
+    """Values of images; of a number of a whole set what each prompt adds to it, in a column that names the network."""
     import numpy as np
     import pandas as pd
 
     keys = ["run_id", "strength"]
+    name = column if column in images else name
     if name not in images:
         return None
     each = images[[*keys, "image_seed", name]].rename(columns={name: "value"})
@@ -121,22 +144,39 @@ def _per_image(rows: pd.DataFrame, images: pd.DataFrame, name: str) -> pd.DataFr
 
 
 def cells(found: Numbers, by: Sequence[str], blocks: Sequence[str], bold: bool = True) -> dict[Hashable, Value]:
-    """The value of every row (told apart by `by`), bold by what is significant within a block (a part of `by`)."""
+    """The value of every row (told apart by `by`), the best of each block (a part of `by`) bold."""
     parts = statistics.split(found.frame, by)
-    values = {key: _value(part, found) for key, part in parts.items()}
-    if bold and found.up is not None:
-        for rows in _blocks(parts, [list(by).index(name) for name in blocks]):
-            for key in statistics.leaders(rows, "value", found.levels, found.up):
-                values[key] = replace(values[key], bold=True)
-    return values
+    if found.costs:
+        return {key: _median(part) for key, part in parts.items()}
+    values: dict[Hashable, Value] = {}
+    place = list(by).index("method")
+    for block in _blocks(parts, [list(by).index(name) for name in blocks]):
+        rows = Rows(block, "value", found.levels)
+        values |= {key: _value(rows, key) for key in block}
+        if bold and found.up is not None and found.judged:
+            competing = [key for key in block if not method_titles.bound(key[place])]  # type: ignore[index]
+            _mark_best(values, best(rows, competing, found.up, found.target))
+    return {key: values[key] for key in parts}
 
 
-def _value(part: pd.DataFrame, numbers: Numbers) -> Value:
-    """A mean with its interval; of costs the median alone, as one run beside other work would outweigh all others."""
-    if numbers.costs:
-        return Value(float(part.value.median()), n=int(part.value.count()))
-    found = statistics.interval(part, "value", numbers.levels)
+def _mark_best(values: dict[Hashable, Value], found: Best | None) -> None:
+    """The best value bold, and those that cannot be separated from it marked; nothing where most cannot."""
+    if found is None or found.bold is None:
+        return
+    values[found.best] = replace(values[found.best], bold=True)
+    for key in found.with_best:
+        values[key] = replace(values[key], with_best=True)
+
+
+def _value(rows: Rows, key: Hashable) -> Value:
+    """A mean with its interval."""
+    found = statistics.interval_of(rows.row(key))
     return Value(found.mean, found.low, found.high, found.n, found.covers)
+
+
+def _median(part: pd.DataFrame) -> Value:
+    """Of costs the median alone, as one run beside other work would outweigh all others."""
+    return Value(float(part.value.median()), n=int(part.value.count()))
 
 
 def _blocks(parts: Mapping[Any, pd.DataFrame], places: Sequence[int]) -> list[dict[Hashable, pd.DataFrame]]:

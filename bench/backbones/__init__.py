@@ -20,7 +20,9 @@ from bench.data.weights import weights_folders
 from bench.errors import Unavailable
 from bench.paths import located, mirror_folder
 
-COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+COMPONENTS = (
+    "unet transformer vae text_encoder text_encoder_2 text_encoder_3 tokenizer tokenizer_2 tokenizer_3 scheduler"
+).split()
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 SMALL = ("*.json", "*.txt")  # configurations and vocabularies
 
@@ -34,6 +36,8 @@ def resolve(path: str, variant: str | None = None, download_gb: float | None = N
     `variant` ("fp16") chooses among weight files of a hub repository; `download_gb` is only shown to the user.
     Raises BenchError when the weights are not there and cannot be had.
     """
+    if located(path).is_file():
+        raise BenchError(_single_file(path))
     local = _local(path)
     if local is not None:
         return local
@@ -43,6 +47,14 @@ def resolve(path: str, variant: str | None = None, download_gb: float | None = N
             "give backbone.path=<a folder in diffusers format, or a hub name such as owner/name>."
         )
     return _from_hub(path, variant, download_gb)
+
+
+def _single_file(path: str) -> str:
+    convert = f"StableDiffusionPipeline.from_single_file('{path}').save_pretrained('<folder>')"
+    return (
+        f"{path} is a single-file checkpoint, and a backbone is a folder in diffusers format; convert it with "
+        f"diffusers, {convert} (for SDXL StableDiffusionXLPipeline), and give backbone.path=<folder>."
+    )
 
 
 def _local(path: str) -> Path | None:
@@ -149,16 +161,16 @@ def identity(spec: Mapping[str, Any]) -> str:
 def _identity(path: str, variant: str | None) -> str:
     local = _local(path)
     if local is not None:
-        return _contents(local)
+        return _contents(local, variant)
     if not HUB_NAME.fullmatch(path):
         resolve(path, variant)  # tells that the folder is not there
     repo, _, revision = path.partition("@")
     return f"{repo}@{(_commit(repo, revision or 'main') or revision or 'main')[:12]}"
 
 
-def _contents(folder: Path) -> str:
+def _contents(folder: Path, variant: str | None = None) -> str:
     """First 16 digits of a sha256 over names and contents of the files that loading reads."""
-    files = sorted(file for part in _parts(folder) for file in _read_files(part))
+    files = sorted(file for part in _parts(folder) for file in _read_files(part, variant))
     lines = [f"{file.relative_to(folder).as_posix()} {sha256(file)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -167,17 +179,29 @@ def _parts(folder: Path) -> list[Path]:
     return [folder, *(folder / name for name in COMPONENTS if (folder / name).is_dir())]
 
 
-def _read_files(part: Path) -> list[Path]:
+def _read_files(part: Path, variant: str | None) -> list[Path]:
     """Configurations, vocabularies and weights of one component; of the top folder weights only if it is a model."""
     is_model = (part / "config.json").is_file()
     small = [file for pattern in SMALL for file in part.glob(pattern)] if part.name in COMPONENTS or is_model else []
     index = [part / "model_index.json"] if (part / "model_index.json").is_file() else []
-    return sorted({*small, *index, *(_weights(part) if is_model else ())})
+    return sorted({*small, *index, *(_of_variant(part, variant) if is_model else ())})
 
 
 def _weights(part: Path) -> list[Path]:
     """The weight files of one model: safetensors, or, in a foreign folder that has none, .bin."""
     return sorted(part.glob("*.safetensors")) or sorted(part.glob("*.bin"))
+
+
+def _of_variant(part: Path, requested: str | None) -> list[Path]:
+    """Of the weight files those of the variant that loading reads; all where loading finds none."""
+    files, chosen = _weights(part), variant_of(part, requested)
+    return [file for file in files if _variant(file.name) == chosen] or files
+
+
+def _variant(name: str) -> str | None:
+    """ "fp16" of model.fp16.safetensors and of model.fp16-00001-of-00002.safetensors."""
+    match = re.fullmatch(r"[^.]+\.([^.]+?)(-\d+-of-\d+)?\.\w+", name)
+    return match[1] if match else None
 
 
 def _commit(repo: str, revision: str) -> str | None:
@@ -201,7 +225,7 @@ def _commit(repo: str, revision: str) -> str | None:
 def variant_of(part: Path, requested: str | None = None) -> str | None:
     """Which weight files of one model to read: the ones requested, else plain ones, else the only variant there is."""
     files = [file.name for file in _weights(part)]
-    found = {match[1] for name in files if (match := re.fullmatch(r"[^.]+\.([^.]+?)(-\d+-of-\d+)?\.\w+", name))}
+    found = {variant for name in files if (variant := _variant(name))}
     if requested in found:
         return requested
     has_plain = any("." not in Path(name).stem for name in files)

@@ -6,7 +6,7 @@ Shapes: N images of P pixels per side, C latent channels, H W latent size.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.backbones import read_config
 from bench.backbones.load import load_model
@@ -22,19 +22,23 @@ PIXELS_AT_ONCE = 2**20  # decoding needs about 6 kB per pixel
 class Autoencoder:
     """z = (latent - shift) * scale. Half precision only where the weights say that they survive it."""
 
+    kind: ClassVar[str] = "AutoencoderKL"  # diffusers' class
+
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device, variant: str | None = None):
+        import diffusers
         import torch
-        from diffusers import AutoencoderKL
 
         unsafe = read_config(folder, "config.json").get("force_upcast", True)
         precision = torch.promote_types(dtype, torch.float32) if unsafe else dtype
-        self.network = load_model(AutoencoderKL, folder, precision, variant).to(device)
-        config = self.network.config
-        self.factor = 2 ** (len(config.block_out_channels) - 1)
-        self.channels = config.latent_channels
+        self.network = load_model(getattr(diffusers, self.kind), folder, precision, variant).to(device)
+        self.factor = 2 ** (len(self.network.config.block_out_channels) - 1)
+        self.channels = self.network.config.latent_channels
+        self.shift, self.scale = self._normalisation(self.network.config)
+
+    def _normalisation(self, config: Any) -> tuple[Tensor, Tensor]:
+        """Shift and scale, each (1, C or 1, 1, 1)."""
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        self.shift = self._column(mean or [config.shift_factor or 0.0])
-        self.scale = config.scaling_factor / self._column(std or [1.0])
+        return self._column(mean or [config.shift_factor or 0.0]), config.scaling_factor / self._column(std or [1.0])
 
     def _column(self, values: list[float]) -> Tensor:
         import torch
@@ -70,7 +74,7 @@ class Autoencoder:
         Raises BenchError where the decoder gives NaN or infinity, which would become black or white pixels.
         """
         latents = z.to(self.scale) / self.scale + self.shift
-        x = self.network.decode(latents.to(self.network.dtype)).sample.to(self.scale.dtype)
+        x = self._decoded(latents.to(self.network.dtype)).to(self.scale.dtype)
         if not x.isfinite().all():
             raise BenchError(
                 f"The autoencoder gave NaN or infinity in {self.network.dtype} for latents of at most "
@@ -79,5 +83,35 @@ class Autoencoder:
             )
         return (x / 2 + 0.5).clamp(0, 1)
 
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return self.network.decode(latents).sample
+
     def _at_once(self, pixels: int) -> int:
         return max(1, PIXELS_AT_ONCE // pixels**2)
+
+
+class Flux2Autoencoder(Autoencoder):
+    """FLUX.2's: each latent is a 2 x 2 patch of the network's, normalised by the statistics of its batch norm.
+
+    Its scripts and pipelines use the mode of the posterior, so the standard deviation is zero.
+    """
+
+    kind: ClassVar[str] = "AutoencoderKLFlux2"
+
+    def _normalisation(self, config: Any) -> tuple[Tensor, Tensor]:
+        norm = self.network.bn
+        self.factor, self.channels = self.factor * 2, self.channels * 4
+        std = (norm.running_var + config.batch_norm_eps).sqrt()
+        return self._column(norm.running_mean.tolist()), 1 / self._column(std.tolist())
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        from torch.nn.functional import pixel_unshuffle
+
+        mean, _ = super()._posterior(images)
+        patches = pixel_unshuffle(mean, 2)
+        return patches, patches.new_zeros(patches.shape)
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        from torch.nn.functional import pixel_shuffle
+
+        return super()._decoded(pixel_shuffle(latents, 2))

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, get_args
 
 from bench.backbones import read_config, resolve, sites
-from bench.choices import DType, check_device
+from bench.backbones.quantization import configuration
+from bench.choices import DType, Quantize, check_device
 from bench.contracts import Backbone, BenchError, Text
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from bench.backbones.text_encoder import TextEncoder
 
 DTYPES = get_args(DType)
 
@@ -28,10 +28,11 @@ class LatentDiffusion(Backbone):
     """A frozen UNet, its autoencoder, its noise schedule; subclasses add how prompts are read.
 
     `dtype` is the precision of UNet and text encoders; below float32 the UNet runs under autocast, so adapters in
-    float32 keep their precision, and latents and answers stay float32.
+    float32 keep their precision, and latents and answers stay float32. `quantize` keeps the network's weights in 8 or 4
+    bits.
     """
 
-    network: Any  # diffusers' UNet2DConditionModel
+    network: Any  # diffusers' UNet2DConditionModel, or what `_network_class` gives
     pipeline_class: str  # of diffusers
     conditioning: str | None  # what the UNet's configuration calls its added conditioning
 
@@ -47,21 +48,21 @@ class LatentDiffusion(Backbone):
         channels_last: bool = False,
         gradient_checkpointing: bool = False,
         download_gb: float | None = None,
+        quantize: Quantize | None = None,
     ):
-        from diffusers import UNet2DConditionModel
-
-        from bench.backbones.autoencoder import Autoencoder
         from bench.backbones.load import load_model
-        from bench.backbones.noise_schedule import NoiseSchedule
 
         self.name, self.resolution = name, resolution
         self.dtype, self.device = _dtype(dtype), _device(device)
         self.folder = resolve(path, variant, download_gb)
         vae_folder = resolve(vae) if vae else self.folder / "vae"
-        self._check(read_config(self.folder, "unet/config.json"))
-        self.schedule = NoiseSchedule(read_config(self.folder, "scheduler/scheduler_config.json"))
-        self.network = load_model(UNet2DConditionModel, self.folder / "unet", self.dtype, variant).to(self.device)
-        self.vae = Autoencoder(vae_folder, self.dtype, self.device, variant)
+        self._check(read_config(self.folder, f"{self.part}/config.json"))
+        self.schedule = self._noise(read_config(self.folder, "scheduler/scheduler_config.json"))
+        quantization = configuration(quantize, self.dtype, self.device)
+        network_folder = self.folder / self.part
+        self.network = load_model(self._network_class(), network_folder, self.dtype, variant, quantization)
+        self.network.to(self.device)
+        self.vae = self._autoencoder(vae_folder, variant)
         self.text_encoders = self._text_encoders(self.folder, variant)
         for encoder in self.text_encoders:
             encoder.network.to(self.device)
@@ -71,7 +72,22 @@ class LatentDiffusion(Backbone):
     # --- what subclasses say
 
     @abstractmethod
-    def _text_encoders(self, folder: Path, variant: str | None) -> tuple[TextEncoder, ...]: ...
+    def _text_encoders(self, folder: Path, variant: str | None) -> tuple[Any, ...]: ...
+
+    def _network_class(self) -> type[Any]:
+        from diffusers import UNet2DConditionModel
+
+        return UNet2DConditionModel
+
+    def _noise(self, config: dict[str, Any]) -> Any:
+        from bench.backbones.noise_schedule import NoiseSchedule
+
+        return NoiseSchedule(config)
+
+    def _autoencoder(self, folder: Path, variant: str | None) -> Any:
+        from bench.backbones.autoencoder import Autoencoder
+
+        return Autoencoder(folder, self.dtype, self.device, variant)
 
     # --- pixels and latents
 
@@ -140,12 +156,12 @@ class LatentDiffusion(Backbone):
         return max(encoder.truncated(prompt) for encoder in self.text_encoders)
 
     def parts(self) -> dict[str, Any]:
-        """The UNet and the text encoders by diffusers' names of them."""
+        """The network and the text encoders by diffusers' names of them."""
         encoders = {
             f"text_encoder{suffix}": encoder.network
-            for suffix, encoder in zip(("", "_2"), self.text_encoders, strict=False)
+            for suffix, encoder in zip(("", "_2", "_3"), self.text_encoders, strict=False)
         }
-        return {"unet": self.network, **encoders}
+        return {self.part: self.network, **encoders}
 
     def tokenizers(self) -> list[Any]:
         return [encoder.tokenizer for encoder in self.text_encoders]
@@ -156,7 +172,7 @@ class LatentDiffusion(Backbone):
 
         scheduler = getattr(diffusers, self.schedule.config["_class_name"]).from_config(self.schedule.config)
         parts = {**self.parts(), "vae": self.vae.network, "scheduler": scheduler}
-        for suffix, tokenizer in zip(("", "_2"), self.tokenizers(), strict=False):
+        for suffix, tokenizer in zip(("", "_2", "_3"), self.tokenizers(), strict=False):
             parts[f"tokenizer{suffix}"] = tokenizer
         return getattr(diffusers, self.pipeline_class)(**parts, **self._pipeline_options())
 

@@ -35,12 +35,17 @@ def reading(folder: Path) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_model(kind: type[Any], folder: Path, dtype: torch.dtype, variant: str | None = None) -> Any:
+def load_model(
+    kind: type[Any], folder: Path, dtype: torch.dtype, variant: str | None = None, quantization: Any = None
+) -> Any:
     """A frozen model in evaluation mode, on the CPU. Raises BenchError when a weight is missing or a file broken.
 
-    Safetensors come first; .bin files are opened by the libraries with weights_only.
+    Safetensors come first; .bin files are opened by the libraries with weights_only. `quantization` is a configuration
+    of diffusers, see `bench.backbones.quantization`.
     """
     options = {"dtype": dtype, "variant": variant_of(folder, variant), "output_loading_info": True}
+    if quantization is not None:
+        options["quantization_config"] = quantization
     if not (folder / "config.json").is_file():
         raise BenchError(f"{folder} was opened for a model in diffusers format; it has no config.json.")
     with reading(folder):
@@ -48,5 +53,6 @@ def load_model(kind: type[Any], folder: Path, dtype: torch.dtype, variant: str |
     missing = sorted(report["missing_keys"])
     if missing:
         raise BenchError(f"{folder} lacks {len(missing)} weights of its model, first {missing[0]}; stage it again.")
-    model = model if model.dtype == dtype else model.to(dtype)  # older versions of diffusers know no `dtype`
+    if quantization is None and model.dtype != dtype:  # older versions of diffusers know no `dtype`
+        model = model.to(dtype)
     return model.eval().requires_grad_(False)

@@ -53,5 +53,11 @@ class NoiseSchedule:
         if not 1 <= steps <= self.train_timesteps:
             raise BenchError(f"{steps} sampling steps were requested; give 1 to {self.train_timesteps}.")
         scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(self.config)
-        scheduler.set_timesteps(steps, device="cpu")
+        try:
+            scheduler.set_timesteps(steps, device="cpu")
+        except (ValueError, IndexError) as error:  # Runge-Kutta steps of pndm
+            raise BenchError(
+                f"{steps} sampling steps were requested, with which the scheduler {name!r} cannot begin ({error}); "
+                "give sampler.steps=4 or more, or another sampler.scheduler."
+            ) from error
         return scheduler

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.contracts.dataset import Dataset, Example
-from bench.contracts.prediction import Text
+from bench.contracts.prediction import CONTEXT, Text
 from bench.errors import Impossible
 
 if TYPE_CHECKING:
@@ -38,19 +38,18 @@ class TrainingData(ABC):
         """Embedded prompts, one row each; computed once per prompt."""
 
     def noise(self, like: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Gaussian noise shaped as `like` (B, C, H, W) and uniform timesteps (B,)."""
+        """Gaussian noise shaped as `like` (B, C, H, W) and timesteps (B,) as the backbone draws them for training."""
         import torch
 
         eps = torch.randn(like.shape, generator=rng, dtype=torch.float32).to(like)
-        t = torch.randint(self.backbone.train_timesteps, (len(like),), generator=rng)
-        return eps, t.to(like.device)
+        return eps, self.backbone.draw_timesteps(len(like), rng).to(like.device)
 
     def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Latents diffused to timestep t, all (B, C, H, W)."""
+        """Latents at timestep t of the backbone's path from image to noise, all (B, C, H, W)."""
         return self.backbone.noisy(z, eps, t)
 
     def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the network should predict: eps, or v (Salimans & Ho 2022), as the backbone was trained."""
+        """What the network should predict: eps, v (Salimans & Ho 2022) or eps - z, as the backbone was trained."""
         return self.backbone.target(z, eps, t)
 
     def start_noise(self, rng: torch.Generator) -> Tensor:
@@ -73,6 +72,8 @@ class TrainingData(ABC):
 class Backbone(ABC):
     """A frozen text-to-image model behind one face: encode, decode, embed, diffuse, predict, schedule."""
 
+    part: ClassVar[str] = "unet"  # diffusers' name of the network: its folder, and the prefix in adapter files
+    rollout_scheduler: ClassVar[str] = "ddim"  # for rollouts of the network in training
     name: str
     resolution: int  # P, pixels per side
     network: nn.Module  # where adapters attach
@@ -131,13 +132,38 @@ class Backbone(ABC):
     @abstractmethod
     def train_timesteps(self) -> int: ...
 
+    def draw_timesteps(self, n: int, rng: torch.Generator) -> Tensor:
+        """(n,) timesteps for training, on the CPU: uniform integers, unless the family is trained in another way."""
+        import torch
+
+        return torch.randint(self.train_timesteps, (n,), generator=rng)
+
+    def timestep(self, ddpm: float) -> float:
+        """The timestep here that has the noise-to-signal ratio of a DDPM timestep of Stable Diffusion."""
+        return ddpm
+
+    def drawing(self, text: Text) -> Text:
+        """Prompts as they condition the network while images are drawn, from prompts as they do in training.
+
+        Raises Impossible for prompts that show pictures (`CONTEXT`) to a network that does not read any.
+        """
+        if CONTEXT in text.images:
+            raise Impossible(
+                f"{self.name} does not read reference images beside a prompt; choose backbone=flux2_klein."
+            )
+        return text
+
+    def conventions(self) -> Mapping[str, str]:
+        """What a record says of choices that the family leaves open, such as the sampling of timesteps."""
+        return {}
+
     def truncated(self, prompt: str) -> int:
         """Tokens of the prompt beyond what the text encoder reads."""
         return 0
 
     def parts(self) -> Mapping[str, nn.Module]:
-        """What full fine-tuning can train, by diffusers' folder names: "unet", "text_encoder", ..."""
-        return {"unet": self.network}
+        """What full fine-tuning can train, by diffusers' folder names: "unet" or "transformer", "text_encoder", ..."""
+        return {self.part: self.network}
 
     def tokenizers(self) -> Sequence[Any]:
         """One per text encoder, in transformers' form; none where prompts are not read in tokens."""

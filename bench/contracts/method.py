@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.choices import LearningRate
 from bench.contracts.adapters import Spec
@@ -21,6 +21,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.contracts.dataset import Images
+
+
+def at_least_one(**counts: int) -> None:
+    """Raises BenchError for a setting of a method that counts something and is less than 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise BenchError(f"method.{name}={count} was requested; give at least 1.")
+
+
+def check_entries(setting: str, entries: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    """Raises BenchError unless each entry of a method's list setting has these keys and no others."""
+    for i, entry in enumerate(entries):
+        lacks, strange = [key for key in keys if key not in entry], [key for key in entry if key not in keys]
+        if lacks or strange:
+            found = f"lacks {', '.join(lacks)}" if lacks else f"has {', '.join(map(str, strange))}, which has no effect"
+            raise BenchError(f"method.{setting}[{i}] {found}; give {', '.join(keys)} and nothing else.")
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,7 @@ class Method(ABC):
     """A customization method. It never calls the network: it asks, and the trainer or the sampler answers."""
 
     needs: ClassVar[frozenset[str]] = frozenset()  # of "pairs", "references", "auxiliary", "class", "oracle"
+    bound: ClassVar[str] = ""  # "floor" or "ceiling" of the scale: such a method does not compete with others
     strength_knob: ClassVar[str]  # what `strength` turns, in the paper's words
     strength: float = 1.0  # the value used when none is requested
     neutral_strength: ClassVar[float | None] = 0.0  # nothing that was learned shows; None: there is no such strength

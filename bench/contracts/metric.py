@@ -35,12 +35,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Score:
-    """Numbers of one metric: `values` by id, per-image values where they exist, and what they depend on."""
+    """Numbers of one metric: `values` by id, per-image values where they exist, and what they depend on.
+
+    `per_prompt` is for numbers of the whole set: for each image what its prompt adds, with the number as its mean
+    (metrics/jackknife.py). Their errors over prompts, and those of differences, come from it.
+    """
 
     values: Mapping[str, float]
     per_image: Mapping[str, np.ndarray] = field(default_factory=dict)  # id -> float (N,), NaN where undefined
     fingerprint: Mapping[str, Any] = field(default_factory=dict)  # network, weights hash, preprocessing, n, versions
     notes: Sequence[str] = ()  # sentences for the record: which value is absent and why, what was cut
+    per_prompt: Mapping[str, np.ndarray] = field(default_factory=dict)  # id -> float (N,)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Quantity:
     source: str  # paper or program that defines it
     unit: str = "none"  # with its scale
     ideal: str = ""  # the best value, or what the number is for when it is not a score
+    heading: str = ""  # of its column in a table, without unit and network; the id where there is none
+    target: float | None = None  # the ideal where it is a value: then the number nearest to it is the best one
 
 
 class Metric(ABC):

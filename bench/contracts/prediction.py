@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+CONTEXT = "context"  # in `Text.images`: pictures that the network itself reads
+
+
 @dataclass(frozen=True)
 class Text:
     """Embedded prompts: token states and what else the backbone's network needs, one row per prompt.
 
     A prompt may show an image, too: `images` holds, for adapters at the cross-attention, the features of what is shown,
-    a vector or a row of patches for each prompt.
+    a vector or a row of patches for each prompt. Under `CONTEXT` are pictures (B, N, 3, P, P) in uint8, which the
+    backbone encodes for networks that read reference images as further tokens.
     """
 
     states: Tensor  # (B, L, D)

@@ -19,6 +19,8 @@ from bench.paths import staged_folder
 CHUNK = 1 << 18  # bytes
 TIMEOUT_S = 30.0
 TRIES = 5
+MARGIN = 1.05  # of a size that is known; the registry's are rounded
+MOST = 40 << 30  # bytes of a file whose size is not known
 
 
 def _refuse_links(target: Path) -> None:
@@ -59,24 +61,35 @@ def _chunks(url: str, offset: int) -> Iterator[tuple[int, int | None, bytes]]:
             raise ConnectionError(f"the connection closed after {position} of {total} bytes")
 
 
-def _attempt(url: str, part: Path, label: str) -> None:
-    """One try: append to `part`, or write it anew when the server cannot resume."""
+def _attempt(url: str, part: Path, label: str, most: int) -> None:
+    """One try: append to `part`, or write it anew when the server cannot resume. Raises BenchError beyond `most`."""
     from tqdm import tqdm
 
     chunks = _chunks(url, part.stat().st_size if part.exists() else 0)
     start, total, _ = next(chunks)
+    _check_size(total or 0, most, url, part)
     _room((total or 0) - start, part.parent)
     with (
         open(part, "r+b" if start else "wb") as file,
         tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=label, mininterval=0.5) as bar,
     ):
         file.seek(start)
-        for _, _, data in chunks:
+        for position, _, data in chunks:
+            _check_size(position + len(data), most, url, part)
             file.write(data)
             bar.update(len(data))
         file.truncate()
         file.flush()
         os.fsync(file.fileno())
+
+
+def _check_size(size: int, most: int, url: str, part: Path) -> None:
+    if size > most:
+        part.unlink(missing_ok=True)
+        raise BenchError(
+            f"{url} sends {human(size)} or more, and at most {human(most)} are expected; what came was thrown away. "
+            "Check the address, or copy the file to its place yourself."
+        )
 
 
 def _refused(error: urllib.error.HTTPError, url: str, part: Path) -> bool:
@@ -92,13 +105,16 @@ def _refused(error: urllib.error.HTTPError, url: str, part: Path) -> bool:
     return whole
 
 
-def download(url: str, part: Path, label: str, wait_s: float = 1.0) -> None:
-    """Fetch `url` into `part`, resuming what is there, with retries. Raises BenchError."""
+def download(url: str, part: Path, label: str, wait_s: float = 1.0, size: int | None = None) -> None:
+    """Fetch `url` into `part`, resuming what is there, with retries. `size` are the bytes that are expected.
+
+    Raises BenchError.
+    """
     problem: Exception | None = None
     for k in range(TRIES):
         time.sleep(wait_s * 2 ** (k - 1) if k else 0)
         try:
-            return _attempt(url, part, label)
+            return _attempt(url, part, label, MOST if size is None else int(size * MARGIN))
         except urllib.error.HTTPError as error:
             if _refused(error, url, part):
                 return
@@ -140,7 +156,7 @@ def stage(file: File, wait_s: float = 1.0) -> Path:
     _refuse_links(target)
     _refuse_links(part)
     target.parent.mkdir(parents=True, exist_ok=True)
-    download(file.url, part, target.name, wait_s)
+    download(file.url, part, target.name, wait_s, file.size)
     _accept(file, part, target, expected)
     return target
 

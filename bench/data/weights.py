@@ -128,7 +128,7 @@ def hub_command(entry: Mapping[str, Any]) -> str:
 def weights_as_file(id: str) -> File:
     """A plain weights file of the registry as a file to stage."""
     entry = entry_of(id)
-    return File(f"weights/{entry['file']}", entry["url"], entry.get("sha256"), licence=entry["licence"])
+    return File(f"weights/{entry['file']}", entry["url"], entry.get("sha256"), entry.get("size"), entry["licence"])
 
 
 def weights_state(id: str) -> tuple[str, str]:

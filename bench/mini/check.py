@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 
 from bench.mini import scenes, styles
 from bench.mini.recipe.training import fast_precision
+from bench.paths import cache_folder
 
 WEIGHTS = Path(__file__).parent / "weights"
 GUIDANCE, STEPS = 4.0, 25
@@ -328,7 +328,7 @@ def show_learned(results: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "mini-check")
+    parser.add_argument("--cache", type=Path, default=cache_folder() / "mini-check")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--styles", type=Path, metavar="RESULTS", help="read learnt styles from these records instead")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.contracts import BenchError
 from bench.environment import one_sentence
 from bench.paths import results_folder
 from bench.settings import finite
@@ -34,14 +33,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from bench.files import atomic_write
+    from bench.files import atomic_write, check_place
     from bench.report.page import TITLE, Wishes, build, gathered
 
     requested = parser().parse_args(arguments)
     out = requested.out or requested.results / "report.html"
-    for folder in [out.parent, *([requested.figures.parent] if requested.figures else [])]:
-        if not folder.is_dir():
-            raise BenchError(f"{folder} is no folder that exists; make it first, or write elsewhere.")
+    check_place("--out", out)
+    if requested.figures and not requested.figures.is_dir():
+        check_place("--figures", requested.figures)
     wishes = Wishes(
         requested.results,
         requested.where,

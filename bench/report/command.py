@@ -66,7 +66,8 @@ def _described(dataset: str) -> Mapping[str, Any]:
 def _overrides(path: str, default: Any, requested: Any) -> Iterator[str]:
     """Hydra overrides that turn `default` into `requested`, leaf by leaf."""
     if not (isinstance(default, Mapping) and isinstance(requested, Mapping) and default):
-        yield from [] if canonical(default) == canonical(requested) else [f"{path}={value(requested)}"]
+        if canonical(default) != canonical(requested):
+            yield from _replaced(path, default, requested)
         return
     for key, wanted in requested.items():
         if key in default:
@@ -74,6 +75,13 @@ def _overrides(path: str, default: Any, requested: Any) -> Iterator[str]:
         else:
             yield f"+{path}.{key}={value(wanted)}"
     yield from (f"~{path}.{key}" for key in default if key not in requested and key not in SPEED)
+
+
+def _replaced(path: str, default: Any, requested: Any) -> list[str]:
+    """Hydra merges nothing into a list and no list into a mapping, so the key goes and comes back."""
+    if isinstance(default, Sequence) and not isinstance(default, str) and isinstance(requested, Mapping):
+        return [f"~{path}", f"+{path}={value(requested)}"]
+    return [f"{path}={value(requested)}"]
 
 
 def value(plain: Any) -> str:

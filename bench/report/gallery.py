@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import reading
-from bench.analysis.frames import name_of, settings_hash
+from bench.analysis import variants
+from bench.analysis.frames import settings_hash
+from bench.analysis.variants import name_of
 from bench.cell import default_strength_of
 from bench.data.image_files import strength_folder
 from bench.errors import BenchError
@@ -124,13 +126,19 @@ class Gallery:
         return sorted(means, key=lambda shot: (means[shot] if self.higher else -means[shot], shot))
 
 
-def galleries(records: Sequence[Record], root: Path, wanted: Sequence[str]) -> list[Gallery]:
-    """One per dataset and backbone; `wanted` are per-image metrics, the first that a gallery's rows have decides."""
+def galleries(
+    records: Sequence[Record], root: Path, wanted: Sequence[str], labels: Mapping[str, str] | None = None
+) -> list[Gallery]:
+    """One per dataset and backbone; `wanted` are per-image metrics, the first that a gallery's rows have decides.
+
+    `labels` are the datasets' labels by run id; by default those that tell apart the datasets of these records.
+    """
+    labels = variants.labels(records) if labels is None else labels
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         if record.status == "done":
             groups.setdefault(_family(record), []).append(record)
-    made = [_gallery(group, root, wanted) for _, group in sorted(groups.items())]
+    made = [_gallery(group, root, wanted, labels) for _, group in sorted(groups.items())]
     return [gallery for gallery in made if gallery.rows]
 
 
@@ -142,7 +150,7 @@ def _family(record: Record) -> tuple[str, ...]:
     return *names, hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _gallery(records: Sequence[Record], root: Path, wanted: Sequence[str]) -> Gallery:
+def _gallery(records: Sequence[Record], root: Path, wanted: Sequence[str], labels: Mapping[str, str]) -> Gallery:
     tables = {record.run_id: _per_image(root / record.run_id) for record in records}
     metric = next((m for m in wanted if all(m in t for t in tables.values())), None)
     rows = [
@@ -155,7 +163,7 @@ def _gallery(records: Sequence[Record], root: Path, wanted: Sequence[str]) -> Ga
     rows.sort(key=lambda row: (*row.key, row.strength, row.seed))
     first = records[0].config
     return Gallery(
-        str(name_of(first.get("dataset"))),
+        labels[records[0].run_id],
         str(name_of(first.get("backbone"))),
         rows,
         _prompts(first),

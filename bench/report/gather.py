@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection, Container, Iterable, Sequence
+import math
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import frames, shown_columns
+from bench.analysis import frames, shown_columns, variants
 from bench.analysis.table_model import ROW, Column, Row, TableModel
 from bench.report.command import command
 from bench.store.record import Record, Store
@@ -32,11 +33,17 @@ def chosen(
     return [record for record in records if record.run_id in wanted], lines
 
 
-def cells(records: Sequence[Record], root: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """One dictionary per record; provenances are shared, so each stands once and cells hold its place."""
+def cells(
+    records: Sequence[Record], root: Path, datasets: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """One dictionary per record; provenances are shared, so each stands once and cells hold its place.
+
+    `datasets` are the datasets' labels by run id.
+    """
     places: dict[str, int] = {}
     shared: list[dict[str, Any]] = []
-    return [_cell(record, root, places, shared) for record in records], shared
+    made = [_cell(record, root, places, shared) for record in records]
+    return [cell | {"dataset": datasets[cell["id"]]} for cell in made], shared
 
 
 def _cell(record: Record, root: Path, places: dict[str, int], shared: list[dict[str, Any]]) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def _cell(record: Record, root: Path, places: dict[str, int], shared: list[dict[
         shared.append(common)
     return {
         "id": record.run_id,
-        **{key: frames.name_of(record.config.get(key)) for key in ("method", "dataset", "backbone", "seed")},
+        **{key: variants.name_of(record.config.get(key)) for key in ("method", "backbone", "seed")},
         "settings": frames.settings_hash(record.config),
         "status": record.status,
         "reason": record.reason,
@@ -159,3 +166,20 @@ def fingerprints(records: Sequence[Record]) -> list[tuple[str, str]]:
         text = json.dumps(score.get("fingerprint") or {}, sort_keys=True, default=str)
         found[score.get("group") or score.get("metric"), text] = None
     return [(str(name), text[1:-1].replace('"', "")) for name, text in sorted(found, key=str)]
+
+
+def package_differences(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Our metric, its network, the package that computed it too, values compared, and the largest difference.
+
+    A fingerprint says which package (`engine`) computed a value, and of which metric of ours (`same_as`).
+    """
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for record in records:
+        ours = {(s["strength"], s["metric"], s.get("network")): s["value"] for s in record.scores if "strength" in s}
+        for score in record.scores:
+            about = score.get("fingerprint") or {}
+            same = about["same_as"].get(score["metric"]) if isinstance(about.get("same_as"), dict) else None
+            value = ours.get((score.get("strength"), same, score.get("network")))
+            if value is not None and math.isfinite(gap := abs(score["value"] - value)):
+                found.setdefault((str(same), str(score.get("network")), str(about.get("engine"))), []).append(gap)
+    return [(*key, str(len(gaps)), f"{max(gaps):.2g}") for key, gaps in sorted(found.items())]

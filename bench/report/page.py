@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import comparisons, formats, frames, layouts, shown_columns
+from bench.analysis import comparisons, formats, frames, layouts, settings_in_words, shown_columns
 from bench.analysis.table_model import TableModel
 from bench.contracts import BenchError
 from bench.report import gather
@@ -84,10 +84,16 @@ class Gathered:
     @cached_property
     def source(self) -> layouts.Source:
         images = frames.images(self.wishes.root)
-        return layouts.Source(self.lines, images[images.run_id.isin(self.lines.run_id)], self.wishes.mix)
+        chosen = images[images.run_id.isin(self.lines.run_id)]
+        return layouts.Source(self.lines, chosen, self.wishes.mix, lambda: self.configs)
 
     @cached_property
-    def configs(self) -> layouts.Configs:
+    def datasets(self) -> dict[str, str]:
+        """Run id -> the label of its dataset."""
+        return dict(zip(self.lines.run_id, self.lines.dataset, strict=True))
+
+    @cached_property
+    def configs(self) -> settings_in_words.Configs:
         return {record.run_id: record.config for record in self.records}
 
     @cached_property
@@ -113,7 +119,7 @@ class Gathered:
     def worded(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows with words in place of the hash of their settings, where words tell those of a method apart."""
         keys = set(zip(self.lines.method, self.lines.settings, strict=True))
-        words = layouts.distinctions(keys, layouts.by_settings(self.configs))
+        words = settings_in_words.distinctions(keys, settings_in_words.by_settings(self.configs))
         return [row | {"settings": words.get((row["method"], row["settings"]), row["settings"])} for row in rows]
 
     @cached_property
@@ -129,7 +135,8 @@ def gathered(wishes: Wishes) -> Gathered:
         raise BenchError(
             f"No record below {wishes.root} meets --where {' '.join(wishes.conditions)}; see python -m bench.table."
         )
-    shown = galleries(records, wishes.root, [wishes.metric] if wishes.metric else settings()["gallery"])
+    names = dict(zip(lines.run_id, lines.dataset, strict=True))
+    shown = galleries(records, wishes.root, [wishes.metric] if wishes.metric else settings()["gallery"], names)
     _check_metric(shown, wishes.metric)
     return Gathered(wishes, records, lines, shown)
 
@@ -156,7 +163,7 @@ def _check_metric(shown: Sequence[Gallery], metric: str | None) -> None:
 
 def _content(found: Gathered) -> dict[str, Any]:
     records, wishes, shown = found.records, found.wishes, found.galleries
-    cells, provenances = gather.cells(records, wishes.root)
+    cells, provenances = gather.cells(records, wishes.root, found.datasets)
     return {
         **found.drawn,
         "comparisons": [(title, _markup(formats.html_table(model))) for title, _, model in found.comparisons],
@@ -167,6 +174,7 @@ def _content(found: Gathered) -> dict[str, Any]:
         "legend": found.model.legend,
         "failures": gather.failures(records, wishes.root, not wishes.conditions),
         "fingerprints": gather.fingerprints(records),
+        "packages": gather.package_differences(records),
         "images": sum(len(row.files) for gallery in shown for row in gallery.rows),
         "rule": RULE.format(metric=_metric_words(shown)),
     }
@@ -271,7 +279,10 @@ def _render(content: dict[str, Any], chunks: Sequence[dict[str, str]], left_out:
         reading=READING,
         counts=_counts(content),
         about=_about(wishes),
-        **{key: content[key] for key in ("legend", "footnotes", "comparisons", "failures", "fingerprints", "rule")},
+        **{
+            key: content[key]
+            for key in ("legend", "footnotes", "comparisons", "failures", "fingerprints", "packages", "rule")
+        },
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.adapters.bank import Bank
 from bench.backbones.embedding import embedded
 from bench.choices import Scheduler
-from bench.contracts import Ask, BenchError, Dataset, Method, Text, plain_guidance
+from bench.contracts import Ask, Backbone, BenchError, Dataset, Method, Text, plain_guidance
 from bench.seeding import EVALUATION_SEED_OFFSET, generator
 
 Guide = Generator[Ask, Any, Tensor]
@@ -130,7 +130,7 @@ def _begun(
     """
     backbone = bank.backbone
     scheduler = backbone.scheduler(sampler.scheduler, sampler.steps)
-    start = max(_start(request.method, sampler) for request, _ in parts)
+    start = max(_start(backbone, request.method, sampler) for request, _ in parts)
     plain = sum(float(t) > start for t in scheduler.timesteps)
     rows = [(shot, req.method.prompts(shot.prompt, req.dataset)) for req, chosen in parts for shot in chosen]
     key = (sampler, plain, *((shot, prompts["content"], prompts["negative"]) for shot, prompts in rows))
@@ -158,7 +158,7 @@ def denoise(
     for k, t in enumerate(steps):
         scaled = scheduler.scale_model_input(z, t)
         guides = [
-            (request.cell, _guide(request, part, t, text, sampler))
+            (request.cell, _guide(bank.backbone, request, part, t, text, sampler))
             for (request, _), part, text in zip(parts, scaled.split(counts), texts, strict=True)
         ]
         z = scheduler.step(torch.cat(resolve(bank, guides)), t, z).prev_sample
@@ -188,20 +188,22 @@ def _texts(backbone, request: Request, chosen: Sequence[Shot]) -> dict[str, Text
         role: embedded(backbone, [prompts[role] or (None if role == "negative" else "") for prompts in roles])
         for role in roles[0]
     }
-    return {role: text.showing(shown.get(role, {})) for role, text in texts.items()}
+    return {role: backbone.drawing(text.showing(shown.get(role, {}))) for role, text in texts.items()}
 
 
-def _guide(request: Request, z: Tensor, t: Tensor, texts: Mapping[str, Text], sampler: Sampler) -> Guide:
+def _guide(
+    backbone: Backbone, request: Request, z: Tensor, t: Tensor, texts: Mapping[str, Text], sampler: Sampler
+) -> Guide:
     rows = torch.full((len(z),), float(t), device=z.device)
     rows = rows.long() if float(t).is_integer() else rows
-    if float(t) > _start(request.method, sampler):
+    if float(t) > _start(backbone, request.method, sampler):
         return plain_guidance(z, rows, texts, sampler.cfg)
     return request.method.guide(z, rows, texts, sampler.cfg, request.strength)
 
 
-def _start(method: Method, sampler: Sampler) -> float:
+def _start(backbone: Backbone, method: Method, sampler: Sampler) -> float:
     """Timesteps above it are the backbone's alone."""
-    return method.start_t if sampler.start_t is None else sampler.start_t
+    return backbone.timestep(method.start_t if sampler.start_t is None else sampler.start_t)
 
 
 def resolve(bank: Bank, guides: Sequence[tuple[int, Guide]]) -> list[Tensor]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.cell import Cell
+from bench.steps import tracking
 from bench.steps.load import possible
 from bench.steps.record import note_departures
 from bench.steps.score import forget, measure
@@ -34,7 +35,18 @@ def extend(cell: Cell, store: Store, record: Record) -> Record:
         note_departures(record, cell)
         store.update(record)
         empty.rmdir()
+        if work.scored:
+            _show(work, record)
+            store.update(record)  # with the tracker's id
     return record
+
+
+def _show(work: Work, record: Record) -> None:
+    """What was added, in the tracker's run of the cell."""
+    if work.tracker.silent:
+        return
+    tracking.show_record(work, record)
+    work.tracker.finish(record.status)
 
 
 @contextmanager

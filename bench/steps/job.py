@@ -20,15 +20,17 @@ def training_job(work: Work) -> Job:
     if scale != 1:
         work.note(f"the method's learning rate {published.lr:g} times {scale:g} for this backbone")
     data = Latents(work.dataset, work.backbone, recipe, prior(work), work.trainer.resample)
-    return Job(work.slot or 0, work.method, data, recipe, work.cell.seed, work.folder / "checkpoint.safetensors")
+    file, mine = work.folder / "checkpoint.safetensors", lambda: not work.is_lost(look=True)
+    return Job(work.slot or 0, work.method, data, recipe, work.cell.seed, file, mine)
 
 
 def log_step(work: Work, step: Step) -> None:
     """A finished training step, or the error that was its last."""
     work.error = step.error
-    if step.error is None:
+    if step.error is None and not work.is_lost():
         work.training_log.write(step)
-        work.tracker.log(step.k, {"loss": step.losses[-1], "lr": step.lr})
+        parts = {f"loss/{i}": loss for i, loss in enumerate(step.losses, start=1)} if len(step.losses) > 1 else {}
+        work.tracker.log(step.k, {"loss": sum(step.losses), "lr": step.lr, **parts})
         work.spend("steps", 1)
 
 
@@ -37,5 +39,7 @@ def save_adapters(work: Work) -> None:
     if work.method.recipe is not None:
         for sentence in high_ends(work.training_log.path):
             work.note(sentence)
+    if work.store is not None:
+        work.store.check_mine(work.cell.run_id)
     for name in work.trained(work.bank):
         work.bank.save(name, work.slot or 0, work.folder / "adapters")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bench.backbones.rare_tokens import split_notes
 from bench.contracts import BenchError, Dataset, Impossible, Unbound
-from bench.errors import Unavailable
 from bench.fairness import contract
+from bench.steps.missing import check_missing
 from bench.steps.work import Work
 
 
@@ -25,10 +25,8 @@ def load(work: Work) -> None:
 def possible(work: Work) -> None:
     """Raises what stops a cell, as far as it can be known without the backbone."""
     contract(work.cell).check(work.cell)
+    check_missing(work)
     _ = work.metrics, work.sampler, work.trainer
-    absent = work.method.missing()
-    if absent:
-        raise Unavailable(absent)
     lacks = work.method.lacks(work.dataset)
     if lacks:
         raise Impossible(

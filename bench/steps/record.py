@@ -10,6 +10,7 @@ from bench.cell import Cell
 from bench.contracts import BenchError, Impossible
 from bench.errors import Unavailable
 from bench.files import atomic_write
+from bench.steps import tracking
 from bench.steps.baseline import baseline
 from bench.steps.costs import costs
 from bench.steps.sample import images
@@ -23,13 +24,14 @@ def record(work: Work, scores: list[dict[str, Any]]) -> Record:
     """Publish the record of a cell that has ended, well or not. Raises Unavailable where the environment ended it."""
     cell = work.cell
     made = Record(cell.run_id, "done", notes=work.notes, scores=scores)
-    work.attempt(lambda: show(work, made))
+    work.attempt(lambda: show(work))
     _check_environment(work)
     made.status, made.reason = _status(work)
     made.config, made.cost = work.config() | {contents.KEY: contents.contents(work.folder)}, costs(work)
     note_departures(made, cell)
     identity = cell.identity
     made.provenance = provenance(identity["dataset"]["content"], identity["backbone"]["weights"], work.started)
+    tracking.show_record(work, made)
     with environment.using(work.folder):
         work.publish(made)
     return made
@@ -67,9 +69,8 @@ def note_departures(made: Record, cell: Cell) -> bool:
     return made.notes != before
 
 
-def show(work: Work, made: Record) -> None:
+def show(work: Work) -> None:
     """A grid of images, and what the tracker wants to see."""
-    from bench.analysis import frames
     from bench.sampling.grid import grid
 
     shown = [shot.index for shot in work.shots]
@@ -82,7 +83,5 @@ def show(work: Work, made: Record) -> None:
         rows.append(("style itself", np.stack([work.dataset.oracle(image) for image in baseline(work)[first]])))
     path = work.folder / "grid.png"
     grid(rows, [work.shots[i].prompt for i in first], path)
-    work.tracker.images("grid", path)
-    work.tracker.table("metrics", frames.long([made]))
-    for file in sorted((work.folder / "adapters").glob("*.safetensors")):
-        work.tracker.artifact(f"{work.cell.run_id}-{file.stem}", file, "adapter")
+    tracking.show_images(work)
+    tracking.keep_adapters(work)

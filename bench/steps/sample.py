@@ -102,6 +102,8 @@ def keep(work: Work, strength: float, made: np.ndarray) -> None:
 
 
 def _save(work: Work, folder: Path, made: np.ndarray, called: Sequence[str]) -> None:
+    if work.store is not None:
+        work.store.check_mine(work.cell.run_id)
     save_images(folder, made, called)
     work.drawn.add(folder.relative_to(work.folder).as_posix())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench import reading
-from bench.contracts import BenchError, Evaluation, Impossible
+from bench.contracts import BenchError, Evaluation, Impossible, Score
 from bench.files import atomic_write
 from bench.paths import cache_folder
 from bench.progress import progress
@@ -68,7 +69,8 @@ def _measured(work: Work, name: str, strength: float, evaluation: Evaluation) ->
         return []
     for note in found.notes:
         work.note(f"metric {name}: {note}")
-    _keep_per_image(work, strength, evaluation, found.per_image)
+    of_sets = {_of_set(key, found): values for key, values in found.per_prompt.items()}
+    _keep_per_image(work, strength, evaluation, {**found.per_image, **of_sets})
     return [
         {
             "strength": strength,
@@ -86,6 +88,12 @@ def _measured(work: Work, name: str, strength: float, evaluation: Evaluation) ->
 # --- per_image.csv
 
 
+def _of_set(key: str, found: Score) -> str:
+    """The column of what prompts add to a number of a set; a record holds such numbers of several networks."""
+    network = found.fingerprint.get("network")
+    return f"{key} [{network}]" if network else key
+
+
 def _keep_per_image(work: Work, strength: float, evaluation: Evaluation, values: Mapping[str, np.ndarray]) -> None:
     """Add columns to per_image.csv: one line for each strength, prompt and seed."""
     import pandas as pd
@@ -94,7 +102,7 @@ def _keep_per_image(work: Work, strength: float, evaluation: Evaluation, values:
     columns = {"strength": strength, "prompt": evaluation.prompts, "seed": evaluation.seeds, **values}
     new = pd.DataFrame(columns).set_index(INDEX)
     old = new if (kept := _per_image(work)) is None else kept
-    atomic_write(path, new.combine_first(old).to_csv().encode())
+    atomic_write(path, _csv(new.combine_first(old)))
 
 
 def _per_image(work: Work) -> pd.DataFrame | None:
@@ -115,7 +123,13 @@ def forget(work: Work, strength: float, columns: Sequence[str]) -> None:
     lines = _per_image(work) if columns else None
     if lines is None:
         return
-    known = [name for name in columns if name in lines]
+    known = [name for name in lines if name.partition(" [")[0] in columns]
     lines.loc[lines.index.get_level_values("strength") == strength, known] = math.nan
     empty = [name for name in known if lines[name].isna().all()]
-    atomic_write(path, lines.drop(columns=empty).to_csv().encode())
+    atomic_write(path, _csv(lines.drop(columns=empty)))
+
+
+def _csv(lines: pd.DataFrame) -> bytes:
+    whole = reading.spreadsheet(lines.reset_index())
+    quoting = csv.QUOTE_NONNUMERIC if whole.prompt.str.contains("\r").any() else csv.QUOTE_MINIMAL
+    return whole.to_csv(index=False, quoting=quoting).encode()

@@ -142,7 +142,10 @@ class Slots:
 
     def _tick(self) -> None:
         """One tick, its seconds split evenly among the works that took part."""
+        self._leave_lost()
         sharing = [self.works[run.job.cell] for run in self.training.live]
+        if not sharing:
+            return
         timing, started = self._timing(len(sharing)), time.perf_counter()
         with timing.running():
             for step in self.training.tick():
@@ -155,6 +158,13 @@ class Slots:
             if timing.ran() != timing.on:
                 work.note(str(self.backends.failure))
         timing.passed(seconds, self._ticks_left())
+
+    def _leave_lost(self) -> None:
+        """Works that another process took over while this one was paused end here, without a trace."""
+        for run in [run for run in self.training.live if self.works[run.job.cell].is_lost()]:
+            work = self.works[run.job.cell]
+            work.attempt(work.heed)
+            self.training.live.remove(run)
 
     def _timing(self, cells: int) -> Timing:
         """How ticks of so many cells run: others would be compiled anew."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LABELS = (
     "name",
+    "title",
     "version",
     "strength_sweep",
     "curve",
@@ -66,9 +67,18 @@ class Work:
         return None
 
     def heed(self) -> None:
-        """Raise Stopped when this process was asked to leave; called between batches and between metrics."""
+        """Raise Stopped when this process was asked to leave, and Taken when another one took the cell over meanwhile.
+
+        Called between batches, between metrics, and before what was made is kept.
+        """
+        if self.store is not None:
+            self.store.check_mine(self.cell.run_id)
         if self.stop():
             raise Stopped
+
+    def is_lost(self, look: bool = False) -> bool:
+        """Whether another process took the cell over while this one was paused; see `Store.lost`."""
+        return self.store is not None and self.store.lost(self.cell.run_id, look)
 
     # --- the parts
 
@@ -150,7 +160,10 @@ class Work:
     def tracker(self) -> Tracker:
         tracker = build({"folder": str(self.cell.results), **self.cell.tracker}, "tracker")
         tags = (self.cell.method["name"], self.cell.dataset["name"], self.cell.backbone["name"])
-        tracker.start(self.cell.run_id, self.cell.identity, self.cell.group or "", tags)
+        again = (
+            {"resume": run} if self.record is not None and (run := self.record.provenance.get("tracker_run")) else {}
+        )
+        tracker.start(self.cell.run_id, self.cell.identity, self.cell.group or "", tags, **again)
         return tracker
 
     @cached_property

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
+from bench.errors import Unavailable
 from bench.reading import Damaged, content
 
 LEASE_S = 120.0  # without a sign of life for so long, an owner counts as gone
@@ -38,7 +38,7 @@ _wake = threading.Condition(_guard)
 _keeper: list[threading.Thread] = []
 
 
-class Taken(BenchError):
+class Taken(Unavailable):
     """Somebody else works on it."""
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from bench import reading
 from bench.environment import using
 from bench.errors import BenchError
-from bench.files import atomic_write, replace_folder
+from bench.files import atomic_write, replace_folder, set_aside
 from bench.store import leases
 from bench.store.old_names import renewed
 
@@ -145,7 +145,7 @@ class Store:
     def read(self, run_id: str) -> Record | None:
         """The record of a finished cell, or None. A publication that was killed halfway is completed first."""
         path = self.folder(run_id) / "record.json"
-        if not path.exists():
+        if not path.exists() or set_aside(self._unfinished(run_id)).exists():
             self._complete(run_id)
         return read_record(path)
 
@@ -188,13 +188,18 @@ class Store:
         import yaml
 
         folder = self.work(record.run_id)
+        self.check_mine(record.run_id)
         atomic_write(folder / "config.yaml", yaml.safe_dump(_plain(record.config), sort_keys=False).encode())
         atomic_write(folder / "record.json", dumps(record).encode())
-        if not self._leases[record.run_id].mine():
-            raise leases.Taken(f"Cell {record.run_id} was taken over while this process was paused; nothing is lost.")
+        self.check_mine(record.run_id)
         finished = self._move(record.run_id)
         self.release(record.run_id)
         return finished
+
+    def check_mine(self, run_id: str) -> None:
+        """Raises Taken when another process took the cell over while this one was paused."""
+        if self.lost(run_id, look=True):
+            raise leases.Taken(f"Cell {run_id} was taken over while this process was paused; nothing is lost.")
 
     def update(self, record: Record) -> None:
         """Rewrite record.json of a finished cell, for example with a new metric."""
@@ -208,24 +213,34 @@ class Store:
         return self.root / ".work" / run_id
 
     def _complete(self, run_id: str) -> None:
-        """Finish a publication that was killed between record.json and the rename."""
-        if run_id in self._leases or read_record(self._unfinished(run_id) / "record.json") is None:
+        """Finish a publication that was killed between record.json and the end of its cleaning up."""
+        work = self._unfinished(run_id)
+        if run_id in self._leases or not (set_aside(work).exists() or read_record(work / "record.json") is not None):
             return
         with contextlib.suppress(OSError, BenchError):  # no right to write, or another process is at it
             self._leases[run_id] = leases.take(self.lease_file(run_id), f"Cell {run_id}")
             try:
-                if read_record(self._unfinished(run_id) / "record.json") is not None:
+                if read_record(work / "record.json") is not None:
                     self._move(run_id)
+                elif self.folder(run_id).exists():
+                    shutil.rmtree(set_aside(work))
+                leases.forget_deaths(self.lease_file(run_id))
             finally:
                 self.release(run_id)
 
     def _move(self, run_id: str) -> Path:
+        """What nobody needs goes before the folder appears in its place, so that a kill leaves nothing behind."""
         source, target = self._unfinished(run_id), self.folder(run_id)
+        for path in [*source.glob("checkpoint*"), *source.glob("**/.*")]:  # the latter from killed writes
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         replace_folder(source, target)
-        for path in [*target.glob("checkpoint*"), *target.glob("**/.*")]:  # the latter from killed writes
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         leases.forget_deaths(self.lease_file(run_id))
         return target
+
+    def lost(self, run_id: str, look: bool = False) -> bool:
+        """Whether another process took over a cell while this one was paused; `look` reads the lease again."""
+        lease = self._leases.get(run_id)
+        return lease is not None and (lease.lost or (look and not lease.mine()))
 
 
 def read_record(path: Path) -> Record | None:

@@ -58,17 +58,19 @@ def _make(requested: Any) -> None:
 
 
 def _read(requested: Any) -> None:
-    from bench.files import atomic_write
+    from bench.files import atomic_write, check_place
+    from bench.reading import spreadsheet
     from bench.study.answers import read
     from bench.study.strengths import metrics_agree, strengths, with_metrics
 
+    check_place("--csv", requested.csv)
     answers = read(requested.key, requested.files, requested.missed)
     if not answers.votes:
         raise BenchError("No answer is left: every rater missed too many attention checks; see --missed.")
     joined = with_metrics(strengths(answers.votes, answers.items), answers, requested.results)
     print(_shown(answers, joined, metrics_agree(answers, requested.results, joined)))
     if requested.csv:
-        atomic_write(requested.csv, joined.to_csv(index=False).encode())
+        atomic_write(requested.csv, spreadsheet(joined).to_csv(index=False).encode())
 
 
 def _shown(answers: Answers, joined: Any, agreement: Any) -> str:

@@ -6,8 +6,7 @@ import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ from bench.paths import results_folder
 from bench.settings import build
 from bench.steps.identify import identify
 from bench.store.stored_status import line
-from bench.sweeps import local, plan, pool
+from bench.sweeps import local, plan, plan_memory, pool
 from bench.sweeps.local import Local
+from bench.sweeps.obstacles import obstacles
 from bench.sweeps.settings import Settings
 from bench.sweeps.sweep import State, Sweep, judge, merged, submit
-from bench.sweeps.worker import Leave, Worker
+from bench.sweeps.worker import STOPPED, Worker, asked_to_leave
 
 failed: list[str] = []  # run ids without a good end in any batch of this process
 ROWS = 20  # of the table that ends a sweep
@@ -54,21 +54,23 @@ def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mappin
 def show_plan(cells: Sequence[Cell], settings: Settings, workers: int) -> None:
     """Print what would be done, what stops it and what it would cost."""
     statuses = judge(cells)
-    found = plan.obstacles(statuses.todo)
+    found = obstacles(statuses.todo)
     runnable = [cell for cell in statuses.todo if cell.run_id not in found.stopped]
     made = plan.forecast(runnable, cells[0].results)
     if settings.plan == "probe" and made.unknown:
         plan.probe(made.unknown)
         made = plan.forecast(runnable, cells[0].results)
     print(plan.text(cells, statuses, found, made, settings, workers))
+    for sentence in plan_memory.sentences(statuses.todo, settings.pack if isinstance(settings.pack, int) else 1):
+        print(sentence)
 
 
 def _work(sweep: Sweep, kind: str, options: Mapping[str, Any], workers: int) -> None:
     if kind == "packed":
-        with _signals(signal.SIGINT, signal.SIGTERM) as leave:
+        with asked_to_leave(signal.SIGINT, signal.SIGTERM) as leave:
             why = Worker(sweep, leave).work()
         if leave:
-            sys.exit("Stopped; what was begun is kept, and the same command goes on from there.")
+            sys.exit(STOPPED)
         if sweep.open():
             print(f"This process ends ({why}); {_look(sweep)}")
         return
@@ -103,17 +105,6 @@ def _look(sweep: Sweep) -> str:
     return f"python -m bench.status --results {sweep.results} {sweep.folder.name} shows the sweep."
 
 
-@contextmanager
-def _signals(*numbers: int) -> Iterator[Leave]:
-    """Signals ask the worker in this process to leave; afterwards they mean what they did before."""
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield Leave().catch(*numbers)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _show_table(sweep: Sweep) -> None:
     """The rows of the sweep's finished cells, the first 20 of them, and the commands for more."""
     from bench.analysis import frames, plain_text
@@ -140,7 +131,7 @@ def _summarise(sweep: Sweep, cell: Cell) -> None:
             from bench.report.publish import of_sweep
 
             runs = [entry.run_id for entry in sweep.entries]
-            of_sweep(sweep.folder.name, sweep.results, runs, tracker, cell.group or "")
+            of_sweep(sweep.folder.name, sweep.results, runs, tracker, cell.group or sweep.folder.name)
     except Exception as error:
         print(f"The tracker got no summary ({type(error).__name__}: {' '.join(str(error).split())}).")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FREE = (
     "recipe",
+    "title",
     "strength",
     "strength_sweep",
     "curve",

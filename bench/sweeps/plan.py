@@ -9,8 +9,6 @@ measures short cells for it.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,17 +17,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench import backbones, reading
 from bench.cell import Cell
-from bench.contracts import BenchError, Impossible
-from bench.data import evaluation, sources
-from bench.files import atomic_write
-from bench.paths import cache_folder
+from bench.contracts import BenchError
+from bench.data import evaluation
 from bench.progress import clock
 from bench.settings import digest
+from bench.steps.missing import staging_command, without_remedy
 from bench.store.record import Record, Store
+from bench.sweeps.obstacles import Obstacles
 from bench.sweeps.settings import Settings
-from bench.sweeps.sources import code
 from bench.sweeps.sweep import Statuses, Sweep
 
 PROBES = ".probe"
@@ -154,77 +150,6 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-# --- what cannot run, and what is missing
-
-
-@dataclass
-class Obstacles:
-    impossible: Counter[str] = field(default_factory=Counter)  # reason -> cells
-    missing: Counter[str] = field(default_factory=Counter)  # data, weights, networks of metrics
-    stopped: set[str] = field(default_factory=set)  # run ids of both
-
-
-def obstacles(cells: Sequence[Cell]) -> Obstacles:
-    """What stops cells, found once for each combination. A combination never met needs its method imported.
-
-    What is found of a combination holds as long as sources and settings do, and is remembered in the cache folder.
-    """
-    found, memory = Obstacles(), _Memory()
-    combinations: dict[str, list[Cell]] = {}
-    for cell in cells:
-        settings = [cell.method, cell.identity["dataset"], cell.backbone, cell.metrics, cell.fairness]
-        combinations.setdefault(digest([*settings, cell.missing_metrics], 32), []).append(cell)
-    for key, group in combinations.items():
-        try:
-            _stop_if_absent(group[0])
-            memory.possible(key, group[0])
-        except BenchError as reason:
-            kind = found.impossible if isinstance(reason, Impossible) else found.missing
-            kind[str(reason)] += len(group)
-            found.stopped |= {cell.run_id for cell in group}
-    memory.keep()
-    return found
-
-
-class _Memory:
-    """Combination -> why it is impossible, or ""."""
-
-    def __init__(self) -> None:
-        self.file = cache_folder() / "plan" / f"{code()['sources']}.json"
-        self.known: dict[str, str] = {}
-        with contextlib.suppress(OSError, BenchError):  # a damaged one is made anew
-            self.known = {key: why for key, why in reading.mapping(self.file).items() if type(why) is str}
-
-    def possible(self, key: str, cell: Cell) -> None:
-        """Raises Impossible, or BenchError for what is missing, which is not remembered."""
-        if key not in self.known:
-            self.known[key] = _impossible_because(cell)
-        if self.known[key]:
-            raise Impossible(self.known[key])
-
-    def keep(self) -> None:
-        with contextlib.suppress(OSError, BenchError):  # a cache that cannot be written costs time only
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(self.file, json.dumps(self.known).encode())
-
-
-def _impossible_because(cell: Cell) -> str:
-    from bench.steps.load import possible
-    from bench.steps.work import Work
-
-    try:
-        possible(Work(cell, cell.results))
-    except Impossible as reason:
-        return str(reason)
-    return ""
-
-
-def _stop_if_absent(cell: Cell) -> None:
-    for sentence in (sources.missing(dict(cell.dataset)), backbones.missing(dict(cell.backbone))):
-        if sentence:
-            raise BenchError(sentence)
-
-
 # --- probe
 
 
@@ -265,7 +190,9 @@ def text(
     lines = [f"{len(cells)} cells: {counts(statuses, found)}"]
     lines += [f"  failed: {n} of them: {reason}" for reason, n in Counter(r for _, r in statuses.failed).items()]
     lines += [f"  impossible: {n} cells: {reason}" for reason, n in _impossible(statuses, found).items()]
-    lines += [f"  missing: {n} cells: {reason}" for reason, n in found.missing.items()]
+    lines += [f"  missing: {n} cells: {reason}" for reason, n in _listed(found.missing).items()]
+    if len(found.missing) > 1:
+        lines.append(f"  to stage everything: {staging_command(list(found.missing))}")
     return "\n".join([*lines, *_estimate(forecasted, settings, workers)])
 
 
@@ -275,13 +202,18 @@ def counts(statuses: Statuses, found: Obstacles | None = None) -> str:
     runs = len(statuses.todo) - len(found.stopped)
     words = {"to run": runs, "finished": len(statuses.done), "failed": len(statuses.failed)}
     words |= {"impossible": sum(_impossible(statuses, found).values())}
-    words |= {"stopped by what is missing": sum(found.missing.values())}
+    words |= {"stopped by what is missing": found.lacking}
     text = ", ".join(f"{n} {word}" for word, n in words.items() if n or word == "to run")
     return text + (f" ({len(statuses.again)} with a record already)" if statuses.again else "")
 
 
 def _impossible(statuses: Statuses, found: Obstacles) -> Counter[str]:
     return found.impossible + Counter(reason for _, reason in statuses.skipped)
+
+
+def _listed(missing: Counter[str]) -> Counter[str]:
+    """Of several things only what they are, since one command stages all of them."""
+    return missing if len(missing) == 1 else Counter({without_remedy(text): n for text, n in missing.items()})
 
 
 def _estimate(made: Forecast, settings: Settings, workers: int) -> list[str]:

@@ -100,8 +100,8 @@ class Sweep:
         """A combination, with the seed of its first cell."""
         if index not in self._bases:
             first = next(entry for entry in self.entries if entry.base == index)
-            stored_classes.check(self.bases[index], self.folder / "sweep.json")
-            settings = self.bases[index] | {"strengths": tuple(self.bases[index]["strengths"])}
+            stored_classes.check(base := self.bases[index], self.folder / "sweep.json")
+            settings = base | {"strengths": tuple(base["strengths"]), "group": base.get("group") or self.folder.name}
             try:
                 made = Cell(**settings, seed=first.seed, results=self.results)
                 _ = made.identity

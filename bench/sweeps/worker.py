@@ -15,6 +15,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ from bench.sweeps.packs import shapes
 from bench.sweeps.sweep import Entry, Sweep, seconds
 
 LOST_GPU = re.compile(r"CUDA error|CUBLAS_STATUS|CUDNN_STATUS|device-side assert")  # the process cannot go on
+STOPPED = "Stopped; what was begun is kept, and the same command goes on from there."
 SLACK = 1.3  # a cell may take so many times what was expected
 
 
@@ -55,6 +57,17 @@ class Leave:
 
     def __bool__(self) -> bool:
         return self.by is not None
+
+
+@contextmanager
+def asked_to_leave(*numbers: int) -> Iterator[Leave]:
+    """Signals ask the worker in this process to leave; afterwards they mean what they did before."""
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield Leave().catch(*numbers)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Worker:

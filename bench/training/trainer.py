@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Job:
     recipe: Recipe
     seed: int
     checkpoint: Path | None = None
+    mine: Callable[[], bool] = lambda: True  # whether this process may still write the checkpoint
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ class _Run:
     def _save_when_due(self, now: bool) -> None:
         """Save at the end, and on the way as often as `CHECKPOINT_SHARE` allows."""
         due = now or (time.monotonic() - self.saved_at) * CHECKPOINT_SHARE > max(self.save_s, 0.02)
-        if self.job.checkpoint is not None and (due or self.k == self.job.recipe.steps):
+        if self.job.checkpoint is not None and (due or self.k == self.job.recipe.steps) and self.job.mine():
             started = time.monotonic()
             self._save(self.job.checkpoint)
             self.saved_at = time.monotonic()

@@ -113,7 +113,7 @@ def test_settings_of_methods_are_checked_when_the_method_is_built(override, word
     overrides = override.split()
     made = cell(config("method=dreambooth", *overrides))
     method = {key: value for key, value in made.method.items() if key not in ("name", "version", "deviations")}
-    method = {key: value for key, value in method.items() if key not in ("curve", "strength_sweep")}
+    method = {key: value for key, value in method.items() if key not in ("title", "curve", "strength_sweep")}
     with pytest.raises(BenchError, match=re.escape(words)):
         build(method, "method")
 
@@ -192,6 +192,8 @@ def test_no_comment_of_a_yaml_lists_values_that_are_not_checked():
         "preserve",
         "where",
         "images",
+        "quantize",
+        "time_sampling",
     }
     assert {"mode", "dtype", "scheduler", "tune"} <= promised
 

@@ -121,12 +121,12 @@ def test_strict_refuses_before_anything_runs_and_leaves_a_row(requested, monkeyp
     assert [found.status for found in Store(requested.results).records() if found.run_id == strict.run_id] == [
         "skipped"
     ]
-    monkeypatch.setattr(order, "run_together", lambda *args: ["it runs"])
+    monkeypatch.setattr(order, "run_together", lambda *args, **more: ["it runs"])
     assert run(replace(strict, fairness={"budget": {"steps": 5}})) == "it runs"
 
 
 def test_a_finished_cell_is_judged_anew_without_running(requested, monkeypatch):
-    monkeypatch.setattr(order, "run_together", lambda *args: pytest.fail("it ran"))
+    monkeypatch.setattr(order, "run_together", lambda *args, **more: pytest.fail("it ran"))
     store, noted = Store(requested.results), ["metric fid left out", f"{PREFIX}of an earlier contract"]
     store.publish(Record(requested.run_id, "done", None, {"scored": []}, {"train_s": 9.0}, notes=noted))
     for rules in ({"budget": {"steps": 700, "train_s": 8}}, {"start_t": 1, "strict": True}, {}):

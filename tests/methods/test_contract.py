@@ -13,8 +13,9 @@ import torch
 import yaml
 from analytic import shares
 from omegaconf import OmegaConf
+from PIL import Image
 from safetensors.torch import save_file
-from tiny import tiny, tiny_dataset, tiny_image_encoder
+from tiny import picture, tiny, tiny_dataset, tiny_image_encoder
 from training_steps import global_random, walk, walk_on
 
 from bench.adapters.bank import Bank
@@ -53,6 +54,10 @@ def method(name, folder):
         spec["scales"] = {"up": 0.7}
     if "encoder" in spec:
         spec["encoder"] = encoder(spec["encoder"]["_target_"], spec["encoder"].get("features", "pooled"))
+    if name == "external_adapter":
+        spec["file"] = "a file"
+    if name == "external_images":
+        spec["path"] = pictures(folder)
     if spec.get("file"):
         spec["file"] = random_weights(build(spec), folder)
     made = build(spec)
@@ -80,6 +85,13 @@ def random_weights(made, folder):
     save_file(bank.state(name, 0), folder / "weights.safetensors")
     bank.close()
     return str(folder / "weights.safetensors")
+
+
+def pictures(folder):
+    """A folder with a picture for each evaluation image of the tiny dataset."""
+    for shot in shots(tiny_dataset()):
+        Image.fromarray(picture(shot.seed).transpose(1, 2, 0)).save(folder / f"{shot.index:03d}-s{shot.seed}.png")
+    return str(folder)
 
 
 def training_data(made, backbone):
@@ -282,7 +294,7 @@ def test_guidance_moves_a_sample_towards_the_prompt_and_away_from_the_negative_o
     texts = made.prompts(data.prompts[0], data)
     less, more = (shares(made, data, cfg, made.strength) for cfg in (2.0, 5.0))
     gain = {label: more.get(label, 0) - less.get(label, 0) for label in {**less, **more}}
-    wanted = {("prompt", text) for role, text in texts.items() if role != "negative"}
+    wanted = {("prompt", text) for text in texts.values() if text != texts["negative"]}
     away = ("prompt", texts["negative"])
     assert max(gain.get(label, 0) for label in wanted) > ROUNDING, "more guidance, no more of the prompt"
     assert min(gain.get(label, 0) for label in wanted) > -ROUNDING, "more guidance, less of a prompt"

@@ -16,7 +16,7 @@ from metrics.clip_score import ClipScore
 from metrics.features import feature_store
 from metrics.oracle import Oracle, OracleClip
 from metrics.perceptual import embed
-from metrics.style import StyleClip, StyleGram
+from metrics.style import RawCsd, StyleClip, StyleGram, TextStyle
 
 
 def cosine(a, b):
@@ -158,6 +158,25 @@ def test_style_differences_agree_with_loops(alex, clip, evaluation):
     np.testing.assert_allclose(StyleClip(clip).score(case).per_image["style_clip"], features, atol=1e-3)
 
 
+def test_raw_similarity_and_the_harmonic_mean_agree_with_loops(clip, evaluation):
+    case = evaluation()
+    targets = [pair.style.image for pair in case.dataset.pairs]
+    near, both = [], []
+    for y, q in zip(case.images, case.prompts, strict=True):
+        b = np.mean([cosine(clip(y[None])[0], clip(t[None])[0]) for t in targets])
+        a = cosine(clip(y[None])[0], clip.embed_text([q])[0])
+        near.append(b)
+        both.append(0.0 if a <= 0 or b <= 0 else 100 * 2 / (1 / a + 1 / b))
+    np.testing.assert_allclose(RawCsd(clip).score(case).per_image["csd"], near, atol=1e-5)
+    found = TextStyle(clip).score(case)
+    np.testing.assert_allclose(found.per_image["text_style"], both, atol=1e-3)
+    assert found.values["text_style"] == pytest.approx(np.mean(both), abs=1e-3)
+    subject = evaluation(dataset=dataset(style_words=None))
+    for metric in (RawCsd(clip), TextStyle(clip)):
+        with pytest.raises(Impossible, match="is a subject"):
+            metric.score(subject)
+
+
 def test_the_right_style_is_closer_and_the_baseline_is_at_zero(alex, evaluation):
     assert StyleGram(alex).score(evaluation()).values["style_gram"] < -0.01
     baseline = scenes(4, 7)
@@ -211,7 +230,7 @@ def configured(name):
         return OmegaConf.to_container(hydra.compose(overrides=[f"+metrics={name}"]).metrics)
 
 
-@pytest.mark.parametrize("name", ["mini", "sd", "sd_legacy", "sd15", "sdxl", "sd_style"])
+@pytest.mark.parametrize("name", ["mini", "sd", "sd_legacy", "sd15", "sdxl", "sd_style", "libraries", "libraries_mini"])
 def test_configured_metrics_are_built_without_weights_and_say_what_they_lack(name):
     metrics = build(configured(name))
     everywhere = {"clip_score", "lpips_leakage", "clip_text_leak", "clip_i", "div", "oracle"}
@@ -224,7 +243,7 @@ def test_configured_metrics_are_built_without_weights_and_say_what_they_lack(nam
         assert all(isinstance(direction, bool) for direction in metric.higher_is_better.values())
 
 
-@pytest.mark.parametrize("name", ["mini", "sd_style"])
+@pytest.mark.parametrize("name", ["mini", "sd_style", "libraries", "libraries_mini"])
 def test_no_two_metrics_of_a_config_give_the_same_id(name):
     ids = [key for metric in build(configured(name)).values() for key in metric.higher_is_better]
     assert len(ids) == len(set(ids))

@@ -3,6 +3,8 @@
 The records are synthetic (two strengths, 20 metrics, 24 images a strength); the first load builds the index.
 """
 
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +30,20 @@ def main(count: int, root: Path) -> None:
     clock("images, no index", lambda: frames.images(root))
     images = clock("images, indexed", lambda: frames.images(root))
     print(f"{found.run_id.nunique()} records, {len(found)} scores, {len(images)} images")
+    shutil.rmtree(root / ".index")
+    for what in ("table, no index", "table, indexed"):
+        command(what, ["-m", "bench.table", "--results", str(root)])
+
+
+def command(what: str, words: list[str]) -> None:
+    """Seconds and peak memory of a process of its own."""
+    code = (
+        "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL, check=True)"
+    )
+    code += "; import resource; u = resource.getrusage(resource.RUSAGE_CHILDREN)"
+    code += "; print(f'{u.ru_utime + u.ru_stime:7.2f} s of CPU, {u.ru_maxrss / 1024:.0f} MB')"
+    made = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    print(f"{what:26} {made.stdout.strip()}", flush=True)
 
 
 def clock(what, work):

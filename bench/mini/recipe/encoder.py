@@ -89,7 +89,9 @@ def train(
 ) -> dict[str, Tensor]:
     """The adapter's weights in half precision under the names of the public format. A killed training goes on."""
     settings = yaml.safe_load(SETTINGS.read_text())
-    settings = {key: value for key, value in settings.items() if key not in ("name", "version", "strength_sweep")}
+    settings = {
+        key: value for key, value in settings.items() if key not in ("name", "title", "version", "strength_sweep")
+    }
     settings["encoder"]["path"] = str(clip.resolve())
     method = build(settings)
     recipe = replace(method.recipe, steps=steps, lr=LR, batch_size=batch, schedule="cosine", warmup_steps=WARMUP)

@@ -8,7 +8,17 @@ import pandas as pd
 import pytest
 
 from bench import table
-from bench.analysis import comparisons, formats, frames, layouts, matched, resampling, shown_columns, statistics
+from bench.analysis import (
+    comparisons,
+    formats,
+    frames,
+    layouts,
+    matched,
+    resampling,
+    settings_in_words,
+    shown_columns,
+    statistics,
+)
 from bench.analysis.matched import Pair, StrengthSweep
 from bench.contracts import BenchError, Impossible
 from bench.store.record import Record, Store
@@ -91,12 +101,22 @@ def test_what_is_inconclusive_says_how_many_more_and_one_training_says_nothing()
     images = made[1].assign(method=made[1].run_id.str.split("-").str[0], seed=made[1].run_id.str[-1].astype(int))
     own = images[images.strength == images.method.map(OWN)]
     more = statistics.more_seeds(own, "leak", "lora", "pair", abs(line["difference"]))
-    assert line["verdict"] == "inconclusive" and (line["more"] == more or (math.isnan(line["more"]) and more is None))
+    assert line["verdict"] == "inconclusive" and (
+        line["more"] == more.advised or (math.isnan(line["more"]) and more.advised is None)
+    )
     shown = formats.text(requested(made).table_model())
-    assert ("none" if more is None else f"{more} training seeds") in shown
-    undecided = {"verdict": "inconclusive", "difference": 0.1, "reason": "", "more": 1.0}
+    assert ("none" if more.advised is None else f"{more.advised} (") in shown
+    undecided = {
+        "verdict": "inconclusive",
+        "difference": 0.1,
+        "reason": "",
+        "more": 1.0,
+        "more_low": 1.0,
+        "more_high": 1.0,
+    }
     assert comparisons._needed({**undecided, "dataset": "all 4"}).text == "1 style"
-    assert comparisons._more(0, "inconclusive") == 1 and comparisons._more(0, "higher") == 0
+    none = comparisons.More(0, 0, 0)
+    assert comparisons._more(none, "inconclusive")["more"] == 1 and comparisons._more(none, "higher")["more"] == 0
     (single,) = requested(world(seeds=1)).frame().to_dict("records")
     assert single["verdict"] == "inconclusive" and single["reason"] == layouts.ONE and math.isnan(single["more"])
 
@@ -104,10 +124,10 @@ def test_what_is_inconclusive_says_how_many_more_and_one_training_says_nothing()
 def test_settings_tell_apart_methods_of_one_name_and_several_networks_are_asked_about():
     keys = [("pair", "aa"), ("pair", "bb"), ("lora", "cc")]
     told = {"aa": {"method": {"name": "pair", "rank": 4}}, "bb": {"method": {"name": "pair", "rank": 8}}, "cc": {}}
-    assert layouts.labels(keys, told) == dict(zip(keys, ["pair rank=4", "pair rank=8", "lora"], strict=True))
-    long = {name: {"method": {"recipe": name * 50}} for name in ("aa", "bb")}
+    assert settings_in_words.labels(keys, told) == dict(zip(keys, ["pair rank=4", "pair rank=8", "lora"], strict=True))
+    long = {name: {"method": {"recipe": name * 80}} for name in ("aa", "bb")}
     for unclear in ({}, long):
-        assert list(layouts.labels(keys, unclear).values()) == ["lora", "pair aa", "pair bb"]
+        assert list(settings_in_words.labels(keys, unclear).values()) == ["lora", "pair aa", "pair bb"]
     records, images = world(seeds=1)
     records[0].scores.append(records[0].scores[1] | {"network": "other"})
     with pytest.raises(BenchError, match=r"several networks; name one of leak \[net\], leak \[other\]"):
@@ -188,7 +208,7 @@ def test_on_parallel_lines_the_interval_is_that_of_the_mean_gap(seeds, prompts):
     assert found.difference == pytest.approx(apart.mean())
     assert (found.low, found.high) == pytest.approx(expected.limits(), abs=0.05 * width)
     assert found.p == pytest.approx(expected.p_value(), abs=0.03)
-    assert found.linear.more_units(0.3, 0.8) == expected.more_units(0.3, 0.8)
+    assert found.linear.variance == pytest.approx(expected.variance) and found.linear.free == expected.free
     assert found.effect == pytest.approx(apart.mean() / apart.std(ddof=1))
 
 
@@ -283,3 +303,25 @@ def test_the_command_prints_and_writes_comparisons(tmp_path, capsys):
     assert "verdict" in capsys.readouterr().out
     with pytest.raises(BenchError, match="--compare METRIC"):
         table.main([*command[:2], "--matched", "closed"])
+
+
+def test_where_the_ideal_is_a_value_the_nearer_one_is_better(monkeypatch):
+    """A leak of -1 is worse than one of 0.1, though it is lower; matched or not."""
+    from bench.analysis import table_model
+    from bench.analysis.quantities import Heading
+
+    made = world(seeds=3)
+    by = {False: requested(made), True: requested(made, by="closed")}
+    plain = {key: one.frame().set_index(["a", "b"]) for key, one in by.items()}
+    monkeypatch.setattr(table_model.quantities, "heading", lambda name: Heading(name, ideal=IDEAL))
+    for key, frame in plain.items():
+        one = requested(made, by="closed") if key else requested(made)
+        found = one.frame().set_index(["a", "b"])
+        for pair, line in frame.iterrows():
+            turned = {"better": "worse", "worse": "better"}
+            expected = turned.get(line.verdict, line.verdict)
+            assert found.verdict[pair] == expected and found.difference[pair] == line.difference
+        assert "The ideal is 50" in formats.text(one.table_model())
+
+
+IDEAL = 50.0  # far above all leaks: then the higher one is nearer

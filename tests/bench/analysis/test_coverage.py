@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.analysis import resampling, statistics
+from bench.analysis import proportions, resampling, statistics
 
 NORMAL, SKEWED = "normal", "skewed"
 # trainings, prompts, sd of trainings, of prompts, of images, shape of the latter two
@@ -111,3 +111,37 @@ def test_false_alarms_at_large(methods, fewer_draws):
         found, _ = false_alarms(methods, (3, 24, training, 1.0, 1.0, SKEWED), 400, seed=methods)
         print(f"false alarms, {methods} methods, sd of trainings {training}: {found:.3f}")
         assert found <= 0.05
+
+
+# --- events
+
+
+def events(rng, rate, prompts=12, trainings=3):
+    """0 or 1 for each image: some prompts are prone to the event in all trainings."""
+    prone = rng.beta(10 * rate, 10 * (1 - rate), size=(1, prompts, 1))
+    return (rng.random((trainings, prompts, 2)) < prone).astype(float)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.05, 0.3])
+def test_intervals_of_rare_events_cover_the_truth(rate):
+    rng, held, plain = np.random.default_rng(2), 0, 0
+    for _ in range(200):
+        made = mean_of(values := events(rng, rate))
+        low, high = proportions.limits(made, values.size)
+        held += low <= rate <= high
+        low, high = made.limits()
+        plain += low <= rate <= high
+    assert held / 200 >= 0.93
+    assert rate > 0.1 or plain / 200 < 0.93  # the bootstrap of prompts is what this replaces
+
+
+def test_the_interval_of_independent_events_is_clopper_and_pearsons():
+    from scipy import stats
+
+    values = np.zeros((1, 400, 1))
+    values[0, :6] = 1
+    expected = stats.binomtest(6, 400).proportion_ci(0.95, "exact")
+    assert proportions.limits(mean_of(values), 400) == pytest.approx((expected.low, expected.high), rel=0.03)
+    assert proportions.limits(mean_of(0 * values), 400) == pytest.approx((0, 1 - 0.025 ** (1 / 400)))
+    frame = pd.DataFrame({"seed": 0, "prompt": range(400), "x": values.ravel()})
+    assert statistics.interval(frame, "x").low > 0

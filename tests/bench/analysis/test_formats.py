@@ -8,7 +8,7 @@ import subprocess
 import pandas as pd
 import pytest
 
-from bench.analysis import formats
+from bench.analysis import formats, latex_tables
 from bench.analysis.table_model import Column, Row, TableModel, Value
 
 HOSTILE = [
@@ -100,10 +100,10 @@ def test_frames_hold_every_number():
 
 
 def test_latex_leaves_no_sign_that_it_would_read():
-    body = formats._tex("".join(HOSTILE)).replace(r"\textbackslash{}", "")
+    body = latex_tables._tex("".join(HOSTILE)).replace(r"\textbackslash{}", "")
     for sign in "&%$#_{}":
         assert body.count(sign) == body.count("\\" + sign) + body.count(sign + "}") * (sign in "{}") or sign in "{}"
-    assert formats._tex("中☃é") == r"\texttt{U+4E2D}\texttt{U+2603}é" and "\n" not in body
+    assert latex_tables._tex("中☃é") == r"\texttt{U+4E2D}\texttt{U+2603}é" and "\n" not in body
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex on this machine")
@@ -115,3 +115,14 @@ def test_latex_compiles(tmp_path):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert result.returncode == 0, result.stdout[-2000:]
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF") and "Overfull" not in result.stdout
+
+
+def test_what_cannot_be_separated_from_the_best_is_italic():
+    values = [Value(2.0, bold=True), Value(1.9, with_best=True), Value(0.5)]
+    rows = [Row({"method": str(i)}, (str(i),), (value,)) for i, value in enumerate(values)]
+    model = TableModel(["method"], [Column("up")], rows, legend=["Bold: the best. Italic: near it."])
+    assert all(part in formats.markdown(model) for part in ("**2.00**", "*1.90*", "0.50"))
+    assert all(part in formats.latex(model) for part in (r"\textbf{2.00}", r"\textit{1.90}"))
+    assert all(part in formats.html(model) for part in ("<b>2.00</b>", "<i>1.90</i>"))
+    shown = formats.text(model)
+    assert "2.00*" in shown and "1.90+" in shown and "*: the best. +: near it." in shown

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.analysis import fingerprints, frames, layouts, statistics
+from bench.analysis import fingerprints, frames, layouts, pairing, statistics
 from bench.contracts import BenchError
 from bench.store.record import Record
 
@@ -53,12 +53,16 @@ def test_every_value_is_the_interval_of_its_own_images(source):
     model = layouts.metrics(source, ["up_a", "low_set"])
     rows = by_key(model, "method", "dataset")
     assert len(rows) == 6 and [column.full for column in model.columns] == ["up_a [net-a]", "low_set [net-a]"]
+    head = source.scores.drop_duplicates("run_id").set_index("run_id")[["method", "dataset", "seed"]]
+    images = source.images.join(head, on="run_id")
+    sets = source.scores[source.scores.metric == "low_set"]
     for (method, dataset), row in rows.items():
-        mine = source.images[source.images.run_id.str.startswith(f"{method}-{dataset}-")]
-        expected = statistics.interval(mine.assign(seed=mine.run_id.str[-1]), "up_a", ("seed", "prompt"))
-        runs = source.scores[(source.scores.method == method) & (source.scores.dataset == dataset)]
-        sets = statistics.interval(runs[runs.metric == "low_set"], "value", ("seed",))
-        for value, interval in zip(row.values, (expected, sets), strict=True):
+        of_images, of_sets = (
+            pairing.Rows(dict(iter(part[part.dataset == dataset].groupby("method"))), name, levels).row(method)
+            for part, name, levels in ((images, "up_a", ("seed", "prompt")), (sets, "value", ("seed",)))
+        )
+        for value, found in zip(row.values, (of_images, of_sets), strict=True):
+            interval = statistics.interval_of(found)
             assert (value.mean, value.low, value.high) == pytest.approx((interval.mean, interval.low, interval.high))
         assert row.values[0].covers == ("dataset", "seed", "prompt")[1:] and row.values[1].covers == ("seed",)
 
@@ -140,9 +144,9 @@ def test_an_ablation_shows_what_differs_in_the_settings():
     records = [cell("one", "dots", s, [score("up_a", steps + s)], steps) for s in range(2) for steps in (5, 50)]
     configs = {record.run_id: record.config for record in records}
     model = layouts.ablation(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a"], configs)
-    place = model.keys.index("recipe.steps")
+    place = model.keys.index("steps")
     assert {row.labels[place]: row.values[0].mean for row in model.rows} == {"5": 5.5, "50": 50.5}
-    assert "settings" not in model.keys and "recipe.lr" not in model.keys
+    assert "settings" not in model.keys and "lr" not in model.keys
     same = layouts.Source(frames.frame(records[::2]), pd.DataFrame())
     with pytest.raises(BenchError, match="same settings"):
         layouts.ablation(same, ["up_a"], configs)
@@ -228,3 +232,11 @@ def test_numbers_that_are_not_fit_to_publish_say_so():
     model = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a", "low_b"])
     said = [[model.notes[i - 1] for i in column.marks] for column in model.columns]
     assert "do not publish" in said[0][0] and said[1] == [layouts.SETS]
+
+
+@pytest.mark.parametrize("value, said", [(30.0, False), (5.0, True)])
+def test_a_bias_that_is_small_against_the_number_is_no_reason(value, said):
+    """The null is what a perfect set scores at this size: 1 of 30 is little, 1 of 5 is not."""
+    records = [cell("one", "dots", 0, [score("up_a", value, publishable=False), score("up_a_null", 1.0)])]
+    model = layouts.metrics(layouts.Source(frames.frame(records), pd.DataFrame()), ["up_a"])
+    assert any("do not publish" in note for note in model.notes) == said

@@ -176,7 +176,7 @@ def test_command_writes_files_that_read_back(records, tmp_path, capsys):
     csv, parquet = pd.read_csv(files["csv"]), pd.read_parquet(files["parquet"])
     assert len(csv) == len(parquet) == 28
     assert csv["up_a [net-a]"].dropna().tolist() == parquet["up_a [net-a]"].dropna().tolist()
-    assert files["markdown"].read_text().startswith("backbone tiny\n\n| method")
+    assert files["markdown"].read_text().startswith("backbone tiny\n\n| Dataset | Method |")
     assert "it needs pairs" in shown and max(map(len, shown.splitlines())) <= 120
 
 
@@ -203,6 +203,23 @@ def test_command_writes_every_layout_and_format(records, tmp_path, capsys):
     assert "up_a" in command("--layout", "sweep") and "dots" not in command("--pool", "--where", "method=one")
     with pytest.raises(BenchError, match="same settings"):
         command("--layout", "ablation")
+
+
+def test_what_is_not_read_changes_nothing_that_is_shown(records, tmp_path, capsys):
+    """The table at first reads only what it shows; with --metrics and --where all is read."""
+    names = ["clip_t", "kid", "kid_se", "fid", "fid_null", "cmmd_u", "up_other"]
+    store = Store(tmp_path / "results")
+    for k, record in enumerate(records[1]):
+        record.scores += [
+            score(g, name, k + g + i) for i, name in enumerate(names) for g in (0.5, 1.0) if record.scores
+        ]
+        store.publish(record)
+    first = shown_columns.headline()
+    both = []
+    for options in ((), ("--metrics", ",".join(name for name in first if name in (*names, "train_s")))):
+        table.main(["--results", str(store.root), *options])
+        both.append(capsys.readouterr().out)
+    assert both[0] == both[1] and "KID x 1000" in both[0] and "up_other" not in both[0]
 
 
 @pytest.mark.slow

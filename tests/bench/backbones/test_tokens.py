@@ -63,7 +63,7 @@ def test_the_command_shows_named_words_and_candidates(capsys):
     assert tokens.main(["./nowhere"]) == 1 and "does not exist" in capsys.readouterr().err
 
 
-def test_a_cell_notes_the_tokens_of_its_method_that_fall_apart(tmp_path):
+def test_a_cell_notes_the_tokens_of_its_method_that_fall_apart(tmp_path, monkeypatch):
     from tiny import TinyBackbone, tiny_dataset
 
     from bench.cell import Cell
@@ -77,5 +77,6 @@ def test_a_cell_notes_the_tokens_of_its_method_that_fall_apart(tmp_path):
     backbone, work = TinyBackbone(), Work(Cell({}, {}, {}, {}, {}, {}, {}, 0, ()), tmp_path)
     backbone.tokenizers = lambda: [toy()]
     vars(work).update(metrics={}, method=Binding(), dataset=tiny_dataset(), backbone=backbone)
+    monkeypatch.setattr("bench.steps.load.check_missing", lambda work: None)
     load(work)
     assert work.notes == rare_tokens.split_notes(["sks"], [toy()]) != []

@@ -26,6 +26,7 @@ from bench.report.__main__ import main
 from bench.report.command import command, value
 from bench.report.figures import Point, cliques, figures, front, panels, ranked, write
 from bench.report.gallery import galleries
+from bench.report.gather import package_differences
 from bench.report.page import Wishes, build, gathered, settings
 from bench.report.publish import publish
 from bench.report.thumbnails import wanted
@@ -122,7 +123,7 @@ def test_settings_of_one_method_are_told_apart_in_words(found):
     records = [replace(record, run_id=f"{record.run_id}-{k}", config=config) for k, config in enumerate(ranks)]
     two = replace(found, records=records, lines=frames.frame(records))
     assert {row["settings"] for row in two.drawn["rows"]} == {"rank=4", "rank=8"}
-    assert {row["settings"] for row in found.drawn["rows"]} <= set(found.lines.settings)  # nothing to tell apart
+    assert {row["settings"] for row in found.drawn["rows"]} == {""}  # nothing to tell apart
 
 
 def test_the_page_compares_methods_as_the_table_does(results, monkeypatch):
@@ -304,6 +305,7 @@ def composed():
     [
         ("method=pair", "dataset=halftone", "seed=3", "strength=[1,2.5]"),
         ("method=dreambooth", "dataset=blueprint", "trainer.lr_scale=10", "method.rank=8", "sampler.steps=7"),
+        ("dataset=dreambooth/dog", "~dataset.prompts", "+dataset.prompts={file: TABLE, column: text}"),
         ("dataset=halftone", r"dataset.prompts=['a \'quoted\' cup, {braces}','true','12',' [x]']", "dataset.seeds=[5]"),
     ],
 )
@@ -426,6 +428,10 @@ class Kept(Tracker):
     def images(self, name, image):
         self.seen.append(("image", name))
 
+    def pictures(self, name, images, captions): ...
+    def describe(self, config): ...
+    def summary(self, values): ...
+
     def table(self, name, frame):
         self.seen.append((name, frame))
 
@@ -451,5 +457,19 @@ def test_the_command_writes_page_and_figures(results, tmp_path, capsys):
     out = tmp_path / "page.html"
     main(["--results", str(results), "--where", "method=alpha", "--out", str(out)])
     assert re.match(rf"{re.escape(str(out))}: 0\.\d+ MB, 144 images shown, 0 left out\n", capsys.readouterr().out)
-    with pytest.raises(BenchError, match="no folder that exists"):
+    with pytest.raises(BenchError, match="give a file in a folder that exists"):
         main(["--results", str(results), "--out", str(tmp_path / "no" / "page.html")])
+
+
+def test_numbers_by_packages_stand_beside_ours():
+    def scored(metric, value, network="net", strength=1.0, **about):
+        return {"strength": strength, "metric": metric, "value": value, "network": network, "fingerprint": about}
+
+    theirs = {"engine": "package 1", "same_as": {"kid_package": "kid"}}
+    records = [
+        Record(f"cell-{i}", "done", scores=[scored("kid", 1.0), scored("kid_package", 1.0 + gap, **theirs)])
+        for i, gap in enumerate((0.5, -0.75))
+    ]
+    other = [scored("kid", 1.0, "another"), scored("kid_package", 9.0, **theirs), scored("x", 1.0, same_as="kid")]
+    records.append(Record("cell-2", "done", scores=other))
+    assert package_differences(records) == [("kid", "net", "package 1", "2", "0.75")]

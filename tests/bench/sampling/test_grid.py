@@ -96,7 +96,7 @@ def test_records_that_cannot_share_columns_and_empty_choices_are_told(results):
     recorded(results, [1.0], "method=pair", "sampler.steps=7")
     with pytest.raises(BenchError, match="differ in their sampler"):
         collect(results, ["dataset=blueprint"], 8)
-    with pytest.raises(BenchError, match="no folder that exists"):
+    with pytest.raises(BenchError, match="which does not exist; give a file"):
         main(["--results", str(results), "--out", str(results / "no" / "grid.png")])
 
 

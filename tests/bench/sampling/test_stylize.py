@@ -142,7 +142,7 @@ def test_what_cannot_be_done_is_one_sentence(tmp_path, photo):
     assert "does not exist" in said(done, tmp_path / "gone.png", out)
     Image.new("RGB", (64, 48)).save(tmp_path / "wide.png")
     assert "has 64 x 48 pixels" in said(done, tmp_path / "wide.png", out)
-    assert "ends in .png in a folder that exists" in said(done, photo, tmp_path / "no" / "out.png")
+    assert "give a file in a folder that exists" in said(done, photo, tmp_path / "no" / "out.png")
     assert "ends in .png" in said(done, photo, tmp_path / "out.jpg")
     (done / "record.json").write_text("{")
     assert "cannot be read" in said(done, photo, out) and not out.exists()

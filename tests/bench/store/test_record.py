@@ -171,6 +171,9 @@ store.publish(loads(sys.argv[2]))
     child(code, store.root, dumps(cell(notes=["new"]))).communicate()
     found = store.read("one-dots-s0")
     assert found is not None and found.notes == [(store.folder("one-dots-s0") / "files").read_text()]
+    if found.notes == ["new"]:  # the publication was completed: nothing is left of it
+        assert [path.name for path in (store.root / ".work").iterdir()] == []
+        assert not list(store.folder("one-dots-s0").glob(".*"))
     assert store.work("one-dots-s0").is_dir()
 
 

@@ -15,7 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from light import events, light_cell, submitted
 
-from bench.analysis import frames, layouts
+from bench.analysis import frames, settings_in_words
 from bench.compose import cell, cells, register_datasets
 from bench.contracts import BenchError
 from bench.paths import CONF
@@ -90,7 +90,7 @@ def test_a_number_is_the_same_setting_however_it_is_written(composer):
     assert cell(composed(["method=dreambooth", "method.prior_weight=2"])).run_id != plain.run_id
     records = [Record(one.run_id, "done", config=one.identity) for one in (plain, *others)]
     assert frames.frame(records).settings.nunique() == 1
-    assert not any(layouts._differences([one.identity for one in (plain, *others)]))
+    assert not any(settings_in_words._differences([one.identity for one in (plain, *others)]))
 
 
 # --- launching

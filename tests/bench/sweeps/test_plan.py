@@ -8,9 +8,10 @@ import pytest
 from light import light_cell, submitted
 from scipy import stats
 
+from bench import backbones
 from bench.data import evaluation
 from bench.store.record import Record, Store
-from bench.sweeps import plan
+from bench.sweeps import obstacles, plan
 from bench.sweeps.settings import Settings
 from bench.sweeps.sweep import judge
 
@@ -93,8 +94,9 @@ def test_the_plan_in_words(tmp_path):
         store.publish(Record(cell.run_id, status, f"why it {status}"))
     cells = [done, failed, skipped, new, light_cell(tmp_path, 9)]
     statuses = judge(cells)
-    found = plan.Obstacles()
+    found = obstacles.Obstacles()
     found.missing["no such file"] += 1
+    found.lacking = 1
     found.stopped.add(cells[-1].run_id)
     made = plan.forecast([new], tmp_path)
     text = plan.text(cells, statuses, found, made, Settings(price_per_gpu_hour=2.5), 1).splitlines()
@@ -115,12 +117,13 @@ def test_what_stops_a_combination_is_found_once_and_what_is_impossible_is_rememb
         requested.append(cell.method["name"])
         return "it needs pairs" if cell.method["name"] == "two" else ""
 
-    monkeypatch.setattr(plan, "_impossible_because", because)
-    monkeypatch.setattr(plan, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(obstacles, "_impossible_because", because)
+    monkeypatch.setattr(obstacles, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(obstacles, "_all_absent", lambda cell: [str(backbones.missing(cell.backbone))])
     cells = [light_cell(tmp_path, seed, name) for seed in range(3) for name in ("one", "two")]
     lost = light_cell(tmp_path, backbone={**cells[0].backbone, "path": "nobody/nothing"})
     for _ in range(2):
-        found = plan.obstacles([*cells, lost])
+        found = obstacles.obstacles([*cells, lost])
         assert found.impossible == {"it needs pairs": 3} and len(found.missing) == 1 and len(found.stopped) == 4
         assert "nobody/nothing" in next(iter(found.missing))
     assert sorted(requested) == ["one", "two"]

@@ -1,6 +1,7 @@
 """A finished sweep ends in one W&B run of its group with tables and figures, read back with wandb's own reader."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from light import finish, light_cell
@@ -11,6 +12,7 @@ from bench.steps.extend import held
 from bench.store.record import Store
 from bench.sweeps import launch
 from bench.sweeps.settings import Settings
+from bench.sweeps.sweep import judge, submit
 from bench.track import Silent
 
 SETTINGS = Settings(runner="test_summary.run_known", poll_s=0.01)
@@ -93,3 +95,11 @@ def test_a_tracker_that_fails_does_not_fail_the_sweep(tmp_path, capsys):
     states = launch.launch(cells(tmp_path, {"_target_": "test_summary.Broken"}, seeds=(0,)), SETTINGS, "packed", {})
     assert {state.status for state in states.values()} == {"done"}
     assert "The tracker got no summary (OSError: no such server)." in capsys.readouterr().out
+
+
+def test_cells_of_a_sweep_without_a_group_share_the_name_of_the_sweep(tmp_path):
+    for group, expected in (("a group", "a group"), (None, None)):
+        made = [replace(cell, group=group) for cell in cells(tmp_path, names=("one",))]
+        sweep = submit(made, SETTINGS, judge(made))
+        assert {sweep.cell(entry).group for entry in sweep.entries} == {expected or sweep.folder.name}
+        assert [sweep.cell(entry).run_id for entry in sweep.entries] == [cell.run_id for cell in made]

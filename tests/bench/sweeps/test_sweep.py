@@ -55,7 +55,9 @@ def test_a_sweep_on_disk_gives_back_the_cells_that_were_asked_for(cells):
     again = [read.cell(entry) for entry in read.entries]
     assert [cell.run_id for cell in again] == [cell.run_id for cell in cells]
     assert [vars(cell)["identity"] for cell in again] == [cell.identity for cell in cells]
-    assert len(read.bases) == 2 and again == [replace(cell, dataset=again[0].dataset) for cell in cells]
+    assert len(read.bases) == 2 and again == [
+        replace(cell, dataset=again[0].dataset, group=read.folder.name) for cell in cells
+    ]
 
 
 def test_a_second_start_does_nothing(cells, tmp_path):

@@ -1,0 +1,46 @@
+"""Which layers of a joint-attention transformer carry adapters, under the names of `bench.backbones.sites`.
+
+Image and text tokens attend to each other in one attention, so self-attention and cross-attention are not apart. The
+filters of Concept Sliders take what their own code takes on FLUX.1: every linear layer of an attention.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from bench.backbones.sites import check_where
+from bench.contracts import BenchError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BLOCK = re.compile(r"^(single_)?transformer_blocks\.\d+\.")
+ATTENTION = re.compile(r"\.attn2?\.")
+STRICT = re.compile(r"\.attn2?\.(to|add)_[kv](_proj)?$")  # keys and values
+
+
+def transformer_sites(network: nn.Module, where: str, published: re.Pattern[str]) -> dict[str, nn.Module]:
+    """Linear layers of the blocks by name. `published` are those of diffusers' LoRA script, where "attention" goes.
+
+    Raises BenchError for an unknown selection, and for one that such a network does not have.
+    """
+    from torch import nn
+
+    check_where(where)
+    patterns = {
+        **dict.fromkeys(("attention", "attention_conv"), published),
+        **dict.fromkeys(("linear", "all"), BLOCK),
+        **dict.fromkeys(("noxattn", "innoxattn", "xattn", "full"), ATTENTION),
+        "xattn-strict": STRICT,
+    }
+    if where not in patterns:
+        raise BenchError(
+            f"Adapters were requested at {where!r}, which a transformer with joint attention does not have; "
+            f"give one of {', '.join(patterns)}."
+        )
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and BLOCK.search(name) and patterns[where].search(name)
+    }
