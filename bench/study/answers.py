@@ -91,20 +91,31 @@ def _json(path: Path, field: str) -> dict[str, Any]:
 
 
 SIDE: dict[str, Any] = {"item": str, "run_id": str, "strength": (int, float)}
-TRIAL: dict[str, Any] = {"kind": str, "left": dict, "right": dict, "dataset": str, "prompt": str}
+COMPARISON: dict[str, Any] = {"left": dict, "right": dict, "dataset": str, "prompt": str}
+KINDS: dict[str, dict[str, Any]] = {"compare": COMPARISON, "repeat": {"of": str}, "check": {"answer": str}}
 
 
 def _check_key(key: Mapping[str, Any], path: Path) -> None:
     try:
         reading.check(key, {"study": str, "question": str, "trials": dict})
         for name, trial in key["trials"].items():
-            reading.check({"trial": trial}, {"trial": dict})
-            reading.check(trial, {"kind": str}, f"trial {name}: ")
-            reading.check(trial, TRIAL if trial["kind"] == "compare" else {}, f"trial {name}: ")
-            for side in ("left", "right") if trial["kind"] == "compare" else ():
-                reading.check(trial[side], SIDE, f"trial {name}: {side}.")
+            reading.check({f"trial {name}": trial}, {f"trial {name}": dict})
+            _check_trial(trial, key["trials"], f"trial {name}: ")
     except BenchError as error:
         raise BenchError(f"{path} is no whole key of a study ({error}); give the key.json of the study.") from None
+
+
+def _check_trial(trial: Mapping[str, Any], trials: Mapping[str, Any], where: str) -> None:
+    reading.check(trial, {"kind": str}, where)
+    if trial["kind"] not in KINDS:
+        raise reading.Damaged(f"{where}kind is {trial['kind'][:60]!r}")
+    reading.check(trial, KINDS[trial["kind"]], where)
+    for side in ("left", "right") if trial["kind"] == "compare" else ():
+        reading.check(trial[side], SIDE, f"{where}{side}.")
+    if trial["kind"] == "check" and trial["answer"] not in CHOICES[:2]:
+        raise reading.Damaged(f"{where}answer is {trial['answer'][:60]!r}")
+    if trial["kind"] == "repeat" and trial["of"] not in trials:
+        raise reading.Damaged(f"{where}it repeats {trial['of'][:60]!r}, which is no trial")
 
 
 def _result(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
