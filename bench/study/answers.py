@@ -59,8 +59,8 @@ class Answers:
 
     @property
     def items(self) -> list[str]:
-        sides = [t[side]["item"] for t in self.key["trials"].values() if "left" in t for side in ("left", "right")]
-        return sorted(set(sides))
+        compared = [trial for trial in self.key["trials"].values() if trial["kind"] == "compare"]
+        return sorted({trial[side]["item"] for trial in compared for side in ("left", "right")})
 
 
 def read(key_path: Path, files: Sequence[Path], most_missed: int = 0) -> Answers:
@@ -122,6 +122,7 @@ def _result(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     """The answers in a file; a damaged file costs a warning line."""
     try:
         found = reading.mapping(path, answers=list)
+        reading.check({"rater": "", "session": 0} | found, {"rater": str, "session": (str, int, float, type(None))})
         for answer in found["answers"]:
             reading.check({"answer": answer}, {"answer": dict})
             reading.check({"trial": "", "choice": ""} | answer, {"trial": str, "choice": (str, type(None))}, "answer.")
