@@ -42,6 +42,8 @@ OF_PARTS = {"backbone.dtype": "DType", "sampler.scheduler": "Scheduler", "traine
 OF_PARTS |= {"tracker.mode": "Tracking", "backbone.time_sampling": "TimeSampling"}
 OF_PARTS |= {"backbone.quantize": "Quantize | None"}
 POSITIVE = ("pack", "workers")
+NAMED = ("method", "dataset", "backbone")  # their names stand in the run id, which is the name of a folder
+LONGEST_NAME = 80
 
 KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}
 WORDS = {"int": "a whole number", "float": "a number", "str": "a word", "bool": "true or false", "None": "null"}
@@ -55,6 +57,8 @@ def check(settings: Mapping[str, Any]) -> None:
     for key in POSITIVE:
         if isinstance(settings.get(key), int) and settings[key] < 1:
             raise BenchError(f"{key}={settings[key]} was requested; type at least 1.")
+    for part in NAMED:
+        check_name(part, settings)
     for place, annotation in OF_PARTS.items():
         part, _, key = place.partition(".")
         if key in _ours(settings, part):
@@ -76,6 +80,20 @@ def check_value(place: str, value: Any, annotation: str) -> None:
         return
     if not any(type(value) is type(one) and value == one for one in values):
         raise BenchError(f"{place}={value} was requested; {_takes(kinds, values)}.")
+
+
+def check_name(part: str, settings: Mapping[str, Any]) -> None:
+    """Raises BenchError unless the part has a name that can stand in the name of a folder."""
+    found = settings.get(part)
+    if not isinstance(found, Mapping):
+        raise BenchError(f"{part}={found} was requested; type {part}=<name>, as t2i-bench list {part}s shows them.")
+    name = found.get("name")
+    plain = isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and name.isprintable()
+    if not plain or ("/" in str(name) and part != "dataset"):
+        raise BenchError(
+            f"{part}.name={str(name)[:LONGEST_NAME]!r} was requested; type a name of 1 to {LONGEST_NAME} letters "
+            "without a slash."
+        )
 
 
 def check_device(place: str, value: Any) -> None:

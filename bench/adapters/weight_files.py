@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,7 +15,10 @@ from torch import Tensor
 from bench.contracts import BenchError
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-UNREADABLE = (OSError, ValueError, RuntimeError, AttributeError, EOFError, KeyError, TypeError, UnpicklingError)
+UNREADABLE = (
+    OSError, ValueError, RuntimeError, AttributeError, EOFError, LookupError, TypeError, UnpicklingError, OverflowError,
+    AssertionError, struct.error,
+)  # fmt: skip
 
 
 def open_weights(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]:

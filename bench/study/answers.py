@@ -59,8 +59,8 @@ class Answers:
 
     @property
     def items(self) -> list[str]:
-        sides = [t[side]["item"] for t in self.key["trials"].values() if "left" in t for side in ("left", "right")]
-        return sorted(set(sides))
+        compared = [trial for trial in self.key["trials"].values() if trial["kind"] == "compare"]
+        return sorted({trial[side]["item"] for trial in compared for side in ("left", "right")})
 
 
 def read(key_path: Path, files: Sequence[Path], most_missed: int = 0) -> Answers:
@@ -91,26 +91,38 @@ def _json(path: Path, field: str) -> dict[str, Any]:
 
 
 SIDE: dict[str, Any] = {"item": str, "run_id": str, "strength": (int, float)}
-TRIAL: dict[str, Any] = {"kind": str, "left": dict, "right": dict, "dataset": str, "prompt": str}
+COMPARISON: dict[str, Any] = {"left": dict, "right": dict, "dataset": str, "prompt": str}
+KINDS: dict[str, dict[str, Any]] = {"compare": COMPARISON, "repeat": {"of": str}, "check": {"answer": str}}
 
 
 def _check_key(key: Mapping[str, Any], path: Path) -> None:
     try:
         reading.check(key, {"study": str, "question": str, "trials": dict})
         for name, trial in key["trials"].items():
-            reading.check({"trial": trial}, {"trial": dict})
-            reading.check(trial, {"kind": str}, f"trial {name}: ")
-            reading.check(trial, TRIAL if trial["kind"] == "compare" else {}, f"trial {name}: ")
-            for side in ("left", "right") if trial["kind"] == "compare" else ():
-                reading.check(trial[side], SIDE, f"trial {name}: {side}.")
+            reading.check({f"trial {name}": trial}, {f"trial {name}": dict})
+            _check_trial(trial, key["trials"], f"trial {name}: ")
     except BenchError as error:
         raise BenchError(f"{path} is no whole key of a study ({error}); give the key.json of the study.") from None
+
+
+def _check_trial(trial: Mapping[str, Any], trials: Mapping[str, Any], where: str) -> None:
+    reading.check(trial, {"kind": str}, where)
+    if trial["kind"] not in KINDS:
+        raise reading.Damaged(f"{where}kind is {trial['kind'][:60]!r}")
+    reading.check(trial, KINDS[trial["kind"]], where)
+    for side in ("left", "right") if trial["kind"] == "compare" else ():
+        reading.check(trial[side], SIDE, f"{where}{side}.")
+    if trial["kind"] == "check" and trial["answer"] not in CHOICES[:2]:
+        raise reading.Damaged(f"{where}answer is {trial['answer'][:60]!r}")
+    if trial["kind"] == "repeat" and trial["of"] not in trials:
+        raise reading.Damaged(f"{where}it repeats {trial['of'][:60]!r}, which is no trial")
 
 
 def _result(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     """The answers in a file; a damaged file costs a warning line."""
     try:
         found = reading.mapping(path, answers=list)
+        reading.check({"rater": "", "session": 0} | found, {"rater": str, "session": (str, int, float, type(None))})
         for answer in found["answers"]:
             reading.check({"answer": answer}, {"answer": dict})
             reading.check({"trial": "", "choice": ""} | answer, {"trial": str, "choice": (str, type(None))}, "answer.")

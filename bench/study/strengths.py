@@ -115,7 +115,8 @@ def with_metrics(found: pd.DataFrame, answers: Answers, root: Path) -> pd.DataFr
 
 
 def _sides(key: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [trial[side] for trial in key["trials"].values() if "left" in trial for side in ("left", "right")]
+    compared = [trial for trial in key["trials"].values() if trial["kind"] == "compare"]
+    return [trial[side] for trial in compared for side in ("left", "right")]
 
 
 def _records(root: Path, wanted: set[str]) -> list[Any]:
