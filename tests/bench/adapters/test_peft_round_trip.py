@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from lora_cases import halves, rows
+from lora_cases import rows
 from narrow_networks import Shaped, sd
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
