@@ -41,7 +41,7 @@ def read_lora(path: Path, network: Any = None, part: str = "unet") -> dict[str, 
     `network` is the UNet or transformer that the adapter is for, `part` diffusers' name of it. Without `network`
     places and shapes are not checked, and kohya's names of SDXL's original blocks are refused. Raises BenchError.
     """
-    tensors, settings, header = _opened(path)
+    tensors, settings, header = _opened(path, part)
     alphas = {name: value for name, value in tensors.items() if name.endswith(".alpha")}
     weights = {name: value.detach() for name, value in tensors.items() if name not in alphas}  # an object for each name
     names = _names(path, weights, network, part)
@@ -67,7 +67,7 @@ def _wide(value: Tensor) -> Tensor:
 # --- opening
 
 
-def _opened(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+def _opened(path: Path, part: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
     """Tensors by the file's own names, PEFT's settings or none, and the header."""
     folder = path if path.is_dir() else path.parent
     is_peft = path.is_dir() or path.name in PEFT_FILES
@@ -84,7 +84,7 @@ def _opened(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, st
             f"{path} is of PEFT, whose scale stands in {PEFT_SETTINGS}, and that is not beside it; give PEFT's whole "
             "folder with the file under its own name."
         )
-    return tensors, settings_of(path, header), header if METADATA not in header else {}
+    return tensors, settings_of(path, header, part), header if METADATA not in header else {}
 
 
 def _of_peft(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:

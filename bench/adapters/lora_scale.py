@@ -12,7 +12,6 @@ from bench.adapters.weight_files import first, number, parsed
 from bench.contracts import BenchError
 
 METADATA = "lora_adapter_metadata"  # of diffusers: a LoraConfig for each part, "unet.lora_alpha"
-PREFIX = "unet."
 READ = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
 # Fields of peft.LoraConfig on which the trained adapter does not depend, or which its tensors say themselves.
 IDLE = (
@@ -91,9 +90,14 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-def settings_of(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
-    """PEFT's settings of the UNet in diffusers' metadata; empty where there are none. Raises BenchError."""
+def settings_of(path: Path, header: Mapping[str, str], part: str) -> dict[str, Any]:
+    """PEFT's settings of a part in diffusers' metadata; empty where there are none. Raises BenchError.
+
+    Pipelines name the part, "unet.r"; a network's own `save_lora_adapter` does not, "r".
+    """
     if METADATA not in header:
         return {}
     every = parsed(header[METADATA], path)
-    return {key.removeprefix(PREFIX): value for key, value in every.items() if key.startswith(PREFIX)}
+    if not any("." in key for key in every):
+        return dict(every)
+    return {key.removeprefix(f"{part}."): value for key, value in every.items() if key.startswith(f"{part}.")}
