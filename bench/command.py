@@ -2,7 +2,7 @@
 
 t2i-bench method=pair dataset=halftone seed=0        a run; with -m a sweep
 t2i-bench list methods                               what there is: methods, datasets, metrics, backbones, experiments
-t2i-bench table | report | grid | status | fetch | doctor | study | stylize | tokens ...      each has --help
+t2i-bench table | claims | report | grid | status | fetch | doctor | study | stylize | tokens ...      each has --help
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from bench import paths
 
-VERBS = ("table", "report", "grid", "status", "fetch", "doctor", "study", "stylize", "tokens", "listing")
+VERBS = ("table", "claims", "report", "grid", "status", "fetch", "doctor", "study", "stylize", "tokens", "listing")
 SAME = {"list": "listing"}  # a verb that is no name for a module
 
 

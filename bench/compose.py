@@ -17,6 +17,7 @@ from bench.contracts import BenchError
 from bench.data import schema
 
 OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
+CLAIMS = "claims"  # of an experiment; no cell has them
 BROKEN = "cannot_be_read"  # in place of the settings of a dataset whose yaml is broken
 SEED = re.compile(r"seed=(-?\d+)")
 USES_SEED = re.compile(r"\$\{[^}]*\bseed\b")
@@ -26,7 +27,7 @@ def cell(config: DictConfig) -> Cell:
     """Plain typed settings from Hydra's."""
     plain = plain_of(config)
     check(plain)
-    for key in OURS:
+    for key in (*OURS, CLAIMS):
         plain.pop(key, None)
     if BROKEN in plain["dataset"]:
         raise BenchError(f"dataset={plain['dataset']['name']} was requested: {plain['dataset'][BROKEN]}")

@@ -55,7 +55,8 @@ def _kaiming_sqrt5(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
     return nn.init.kaiming_uniform_(torch.empty(shape), a=5**0.5, generator=rng)
 
 
-INITS = {"gaussian": _gaussian, "kaiming": _kaiming, "kaiming_sqrt5": _kaiming_sqrt5}  # of the trained `down` (r, in, ...)
+# of the trained `down` (r, in, ...)
+INITS = {"gaussian": _gaussian, "kaiming": _kaiming, "kaiming_sqrt5": _kaiming_sqrt5}
 
 
 @cache

@@ -143,7 +143,7 @@ class Requested:
     def _answer(self, block: Block, a: Any, b: Any, family: int) -> dict[str, Any]:
         line: dict[str, Any] = {"a": a, "b": b, "verdict": "", "reason": "", "more": UNKNOWN}
         try:
-            made = self._compared(block, a, b)
+            made = self.compared(block, a, b)
         except Impossible as reason:
             return (
                 line | dict.fromkeys(("at", "difference", "p"), math.nan) | {"verdict": MISSING, "reason": str(reason)}
@@ -158,7 +158,8 @@ class Requested:
             return line | {"reason": ONE}
         return line | {"more": power.more_units(made.linear, abs(made.difference), family)}
 
-    def _compared(self, block: Block, a: Any, b: Any) -> Matched:
+    def compared(self, block: Block, a: Any, b: Any) -> Matched:
+        """A, over its strength sweep, where it is as close to the style as B. Raises Impossible with the reason."""
         (of_a, _), (of_b, default) = (
             (self._sides(block.rows[key]), self._default(key, block.rows[key])) for key in (a, b)
         )

@@ -14,7 +14,10 @@ _read: WeakKeyDictionary[Backbone, dict[str | None, Text]] = WeakKeyDictionary()
 
 
 def embedded(backbone: Backbone, prompts: Sequence[str | None]) -> Text:
-    """One row per prompt, None for no negative prompt. Each is read alone, so its bits do not depend on what is read with it."""
+    """One row per prompt, None for no negative prompt.
+
+    Each is read alone, so its bits do not depend on what is read with it.
+    """
     known = _read.setdefault(backbone, {})
     new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     if len(known) + len(new) > KEPT:

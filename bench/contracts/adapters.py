@@ -21,7 +21,8 @@ class AdapterSpec:
     rank: int
     where: str = "attention"  # a key of bench.backbones.sites.WHERE
     alpha: float | None = None  # None: alpha = rank, so the scale is 1
-    # gaussian: N(0, (1/r)^2) | kaiming: uniform, a = 1, within sqrt(3 / inputs) | kaiming_sqrt5: within sqrt(1 / inputs)
+    # gaussian: N(0, (1/r)^2) | kaiming: uniform within sqrt(3 / inputs), a = 1 |
+    # kaiming_sqrt5: within sqrt(1 / inputs), a = sqrt(5)
     init: str = "gaussian"
     orthonormal_row: int | None = None
     basis_seed: int = 123846

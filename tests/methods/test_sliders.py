@@ -95,7 +95,7 @@ def test_noxattn_counted_by_hand():
 
 @pytest.mark.parametrize(("method", "square"), [(visual(), 1), (textual(), 3)])
 def test_each_form_starts_as_its_own_official_file(method, square):
-    """imagesliders/lora.py has kaiming a = sqrt(5): within sqrt(1 / inputs); textsliders/lora.py a = 1: sqrt(3 / inputs)."""
+    """imagesliders/lora.py draws within sqrt(1 / inputs) (a = sqrt(5)), textsliders/lora.py within sqrt(3 / inputs)."""
     layers = bank_of(TinyBackbone(), method).layers["style"].values()
     largest = [(layer.down.abs().max() * layer.module.weight[0].numel() ** 0.5).item() for layer in layers]
     assert 0.95 * square**0.5 < max(largest) <= square**0.5
