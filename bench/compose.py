@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,8 +81,21 @@ def from_overrides(*overrides: str) -> Cell:
     register_datasets()
     folder = paths.own("conf")
     search = [f"hydra.searchpath=['file://{folder}']"] if folder else []
-    with initialize_config_dir(str(paths.CONF), version_base="1.3"):
+    with _beside_a_run(), initialize_config_dir(str(paths.CONF), version_base="1.3"):
         return cell(compose("config", [*search, *overrides]))
+
+
+@contextmanager
+def _beside_a_run() -> Iterator[None]:
+    """Within a run or sweep of Hydra, which allows one composer at a time, its own one waits."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _depends_on_seed(config: DictConfig) -> bool:

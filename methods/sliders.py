@@ -83,7 +83,7 @@ class VisualSlider(Method):
     strength_knob = "slider value"
 
     def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
-        """The code's lora.py of visual sliders draws `down` with kaiming a = sqrt(5), that of textual ones with a = 1."""
+        """`down` begins as in the code of visual sliders, kaiming a = sqrt(5); the code of textual ones has a = 1."""
         return slider_adapters(AdapterSpec(self.rank, self.where, self.alpha, init="kaiming_sqrt5"), self.compose)
 
     def step(self, data, k, rng):

@@ -26,6 +26,7 @@ from bench import paths
 from bench.analysis.contrasts import DIRECTIONS, KINDS
 from bench.contracts import BenchError
 
+OTHER_KEYS = ("plan", "wait", "workers", "mix_code", "sweep", "pack", "results", "tracker", "hydra", "metrics")
 REACHED = ("paper", "abstract", "code")
 OVER_STRENGTHS = ("slope", "monotone")
 ALONE = ("bound", *OVER_STRENGTHS)  # kinds that need no B
@@ -78,14 +79,50 @@ def declared(experiment: str) -> list[Claim]:
         raise BenchError(
             f"experiment={experiment} was requested and there is no {path}; see t2i-bench list experiments."
         )
-    found = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("claims") or []
+    return checked((yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("claims") or [])
+
+
+def checked(found: Any) -> list[Claim]:
+    """The claims of a list of mappings. Raises BenchError for one that is wrong."""
     if not isinstance(found, list):
-        raise BenchError(f"claims of experiment={experiment} is no list; write '- id: ...' for each claim.")
-    claims = [_claim(entry, f"Claim {number} of experiment={experiment}") for number, entry in enumerate(found, 1)]
+        raise BenchError("The claims of an experiment are no list; write '- id: ...' for each claim.")
+    claims = [_claim(entry, f"Claim {number} of the experiment") for number, entry in enumerate(found, 1)]
     ids = [claim.id for claim in claims]
     for twice in (name for name in ids if ids.count(name) > 1):
-        raise BenchError(f"Two claims of experiment={experiment} have the id {twice}; give each its own.")
+        raise BenchError(f"Two claims of an experiment have the id {twice}; give each its own.")
     return claims
+
+
+def overrides(claims: Sequence[Claim]) -> list[list[str]]:
+    """The overrides of every cell that the claims need, each list once."""
+    made = [
+        [*claim.words(side), f"dataset={name}", f"seed={seed}"]
+        for claim in claims
+        for side in claim.sides
+        for name in claim.datasets
+        for seed in claim.seeds
+    ]
+    return [list(words) for words in dict.fromkeys(map(tuple, made))]
+
+
+def cells_of(claims: Sequence[Claim]) -> set[tuple[str, str]]:
+    """(method, dataset) of every cell that the claims need."""
+    return {
+        (word.removeprefix("method="), name)
+        for claim in claims
+        for side in claim.sides
+        for word in claim.words(side)
+        if word.startswith("method=")
+        for name in claim.datasets
+    }
+
+
+def shared(words: Sequence[str]) -> list[str]:
+    """Of the overrides of a sweep, those that hold for the cells of claims, too: not what claims say themselves, nor
+    how the sweep is run."""
+    other = {"experiment", "method", "dataset", "seed", "strength", "group", "mode", *OTHER_KEYS}
+    keys = [(word.partition("=")[0].lstrip("+~"), word) for word in words]
+    return [word for key, word in keys if key.partition(".")[0] not in other]
 
 
 def with_claims() -> list[str]:

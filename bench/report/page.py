@@ -13,7 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import comparisons, formats, frames, layouts, settings_in_words, shown_columns
+from bench.analysis import claims, comparisons, formats, frames, layouts, settings_in_words, shown_columns
+from bench.analysis.claim_answers import Answered, answered
 from bench.analysis.table_model import TableModel
 from bench.contracts import BenchError
 from bench.report import gather
@@ -54,6 +55,8 @@ class Wishes:
     title: str = TITLE
     mix: bool = False  # unlike fingerprints may share a column, with a footnote
     runs: frozenset[str] | None = None  # only these cells
+    experiment: str | None = None  # whose claims are shown; None: every one of whose cells there are some
+    words: tuple[str, ...] = ()  # overrides of all cells of the claims
 
 
 @dataclass
@@ -109,6 +112,16 @@ class Gathered:
         return [
             (title, frame, one.table_model(frame)) for title, frame, one in made if (frame.verdict != "absent").any()
         ]
+
+    @cached_property
+    def claims(self) -> list[Answered]:
+        """Of the experiment that was asked for, else of every experiment some of whose cells are here."""
+        names = [self.wishes.experiment] if self.wishes.experiment else self._experiments()
+        return [one for name in names for one in answered(name, self.wishes.root, self.wishes.words)]
+
+    def _experiments(self) -> list[str]:
+        here = set(zip(self.lines.method.astype(str), self.lines.base.astype(str), strict=True))
+        return [name for name in claims.with_claims() if here & claims.cells_of(claims.declared(name))]
 
     @cached_property
     def drawn(self) -> dict[str, Any]:

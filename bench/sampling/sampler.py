@@ -184,9 +184,10 @@ def _texts(backbone, request: Request, chosen: Sequence[Shot]) -> dict[str, Text
     """Texts by role. An empty negative prompt is an absent one, as it is to diffusers; in other roles it is encoded."""
     roles = [request.method.prompts(shot.prompt, request.dataset) for shot in chosen]
     shown = request.method.shown(request.dataset)
-    said = {role: [prompts[role] for prompts in roles] for role in roles[0]}
-    said["negative"] = [prompt or None for prompt in said["negative"]]
-    texts = {role: embedded(backbone, prompts) for role, prompts in said.items()}
+    texts = {
+        role: embedded(backbone, [prompts[role] or (None if role == "negative" else "") for prompts in roles])
+        for role in roles[0]
+    }
     return {role: text.showing(shown.get(role, {})) for role, text in texts.items()}
 
 

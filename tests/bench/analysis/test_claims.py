@@ -1,6 +1,9 @@
 """Claims of an experiment: what is refused when they are read, and answers on records whose truth is known."""
 
 import math
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -9,10 +12,11 @@ from report_records import study_of
 
 from bench import paths
 from bench.analysis import claim_answers, claim_text
-from bench.analysis.claims import Claim, declared, with_claims
+from bench.analysis.claims import Claim, cells_of, declared, overrides, shared, with_claims
 from bench.claims import main
 from bench.contracts import BenchError
 
+ROOT = paths.ROOT
 STRENGTHS = (0.5, 1.0, 2.0, 3.0, 4.0)
 SOURCE = {"id": "x", "sentence": "A is better.", "source": "arXiv 0000.00000, section 1", "reached": "paper"}
 GOOD = SOURCE | {"metric": "clip_t", "a": "method=pair", "b": "method=dreambooth", "datasets": ["halftone"]}
@@ -221,3 +225,42 @@ def test_cells_of_a_claim_are_those_that_its_command_makes(tmp_path):
     each = [from_overrides("method=pair", f"dataset={d}", f"seed={s}") for d in ("halftone", "duotone") for s in (0, 3)]
     assert [cell.run_id for cell in wanted.cells] == [cell.run_id for cell in each]
     assert wanted.missing(set()) == ["python -m bench -m method=pair dataset=halftone,duotone seed=0,3"]
+
+
+# --- sweeps
+
+
+def test_the_cells_of_claims_are_those_of_both_sides_each_once():
+    one = Claim(**GOOD | {"datasets": ("halftone",), "seeds": (0, 1)})
+    swept = Claim(**GOOD | {"id": "y", "datasets": ("halftone",), "seeds": (0, 1), "matched": "clip_t"})
+    made = overrides([one, one, swept])
+    assert [words for words in made if "strength=sweep" in words] == [
+        ["method=pair", "strength=sweep", "dataset=halftone", f"seed={seed}"] for seed in (0, 1)
+    ]
+    assert len(made) == 6 and cells_of([one]) == {("pair", "halftone"), ("dreambooth", "halftone")}
+
+
+def test_what_is_set_for_a_sweep_holds_for_the_cells_of_claims_unless_they_say_it_themselves():
+    words = ["experiment=x", "method=pair", "method.rank=2", "seed=0,1", "plan=true", "results=r", "sampler.steps=5",
+             "backbone=sd15", "sweep.poll_s=1", "+trainer.x=1", "tracker=none"]  # fmt: skip
+    assert shared(words) == ["sampler.steps=5", "backbone=sd15", "+trainer.x=1"]
+
+
+def command(results, *words, cwd):
+    light = ["sweep.runner=light.run_light", "sweep.poll_s=0.05", "tracker=none", "metrics=mini"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    line = [sys.executable, "-m", "bench", f"results={results}", *light, *words]
+    return subprocess.run(
+        line, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
+    )
+
+
+def test_a_sweep_of_an_experiment_with_claims_runs_their_cells_and_ends_with_them(own, tmp_path):
+    name = own([GOOD | {"a": "method=zero_shot", "b": "method=copy", "datasets": ["ink"], "seeds": [0, 1]}])
+    file = tmp_path / "conf" / "experiment" / f"{name}.yaml"
+    file.write_text(file.read_text() + "hydra: {mode: MULTIRUN}\n")
+    process = command(tmp_path / "results", f"experiment={name}", cwd=tmp_path)
+    text = process.stdout
+    assert process.returncode == 0 and "4 done" in text, text
+    assert "Claims of experiment=mine" in text and "x: not shown" in text, text
+    assert "no finished cell of it has clip_t" in text, text
