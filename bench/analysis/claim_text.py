@@ -77,7 +77,7 @@ def text(found: Sequence[Answered], width: int = 100) -> str:
 def _lines(one: Answered, width: int) -> Iterator[str]:
     claim = one.claim
     yield f"{claim.id}: {one.answer.status}"
-    for part in (claim.sentence, f"{claim.source}; read: {claim.reached}", _measured(one), reason(one)):
+    for part in (claim.sentence, f"{claim.source}; read: {claim.reached}", measured(one), reason(one)):
         if part:
             yield textwrap.fill(part, width, initial_indent="  ", subsequent_indent="  ")
     listed = [("missing", one.missing)] if one.missing else [("cells", one.commands)]
@@ -85,7 +85,8 @@ def _lines(one: Answered, width: int) -> Iterator[str]:
         yield from (f"  {label}: {command}" for command in commands)
 
 
-def _measured(one: Answered) -> str:
+def measured(one: Answered) -> str:
+    """What is estimated, the numbers, and over how many units."""
     measured = f"{quantity(one.claim)}: {numbers(one)}" if numbers(one) else quantity(one.claim)
-    units = ", ".join(f"{count} {level}s" for level, count in one.answer.units.items())
+    units = ", ".join(f"{count} {level}s" for level, count in one.answer.units.items() if count > 1)
     return f"{measured} ({units})" if units else measured

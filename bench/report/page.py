@@ -13,11 +13,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import claims, comparisons, formats, frames, layouts, settings_in_words, shown_columns
+from bench.analysis import claim_text, claims, comparisons, formats, frames, layouts, settings_in_words, shown_columns
 from bench.analysis.claim_answers import Answered, answered
 from bench.analysis.table_model import TableModel
 from bench.contracts import BenchError
 from bench.report import gather
+from bench.report.claims import shown as shown_claims
 from bench.report.gallery import RULE, Gallery, galleries
 from bench.report.thumbnails import PREFIX, Budget, Filled, fill, training
 from bench.store.record import Record, _plain
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 
 TITLE = "Results of t2i-bench"
 PIXELS = 128  # images below this are shown with hard pixels
+CLAIMS = ("claims", "Claims")
 SECTIONS = [
+    ("galleries", "Galleries"),
     ("results", "Results"),
     ("comparisons", "Comparisons"),
     ("sweeps", "Strength sweeps"),
     ("fronts", "Pareto fronts"),
-    ("galleries", "Galleries"),
     ("failures", "Failures"),
     ("cells", "Cells and commands"),
     ("about", "About"),
@@ -179,6 +181,8 @@ def _content(found: Gathered) -> dict[str, Any]:
     cells, provenances = gather.cells(records, wishes.root, found.datasets)
     return {
         **found.drawn,
+        "claims": [one | {"chart": _markup(one["chart"])} for one in shown_claims(found.claims)],
+        "claims_how": claim_text.HOW.format(count=len(found.claims)),
         "comparisons": [(title, _markup(formats.html_table(model))) for title, _, model in found.comparisons],
         "cells": found.worded(cells),
         "provenances": provenances,
@@ -288,13 +292,13 @@ def _render(content: dict[str, Any], chunks: Sequence[dict[str, str]], left_out:
         chunks=[_json(chunk) for chunk in chunks],
         left_out=left_out,
         title=wishes.title,
-        sections=SECTIONS,
+        sections=[*([CLAIMS] if content["claims"] else []), *SECTIONS],
         reading=READING,
         counts=_counts(content),
         about=_about(wishes),
         **{
             key: content[key]
-            for key in ("legend", "footnotes", "comparisons", "failures", "fingerprints", "packages", "rule")
+            for key in "legend footnotes claims claims_how comparisons failures fingerprints packages rule".split()
         },
     )
 

@@ -4,10 +4,10 @@ import math
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import yaml
+from claim_records import answers, claim
 from report_records import study_of
 
 from bench import paths
@@ -26,33 +26,6 @@ GOOD = SOURCE | {"metric": "clip_t", "a": "method=pair", "b": "method=dreambooth
 def root(tmp_path_factory):
     """Quality falls away from strength 2 and is 1, 0.5, 0 by method; leak is 0.1 strength + 0.2 quality's truth."""
     return study_of(tmp_path_factory.mktemp("claims"), seeds=(0, 1, 2), strengths=STRENGTHS, side=8)
-
-
-def claim(name="x", a="alpha", b=None, **more):
-    made = {"metric": "quality", "datasets": ("dots",), **more}
-    return Claim(name, "A is better.", "arXiv 0000.00000", "paper", a=a, b=b, **made)
-
-
-def side(method, seeds=(0, 1, 2), datasets=("dots",)):
-    cells = [
-        SimpleNamespace(run_id=f"{method}-{name}-s{seed}", strengths=(2.0,), dataset={"name": name}, seed=seed,
-                        method={"name": method, "strength": 2.0})
-        for name in datasets for seed in seeds
-    ]  # fmt: skip
-    for cell in cells:
-        if cell.strengths and method.endswith("sweep"):
-            cell.strengths = STRENGTHS
-    return claim_answers.Wanted([f"method={method}"], cells)
-
-
-def answers(root, *claims, seeds=(0, 1, 2), strengths=(2.0,)):
-    wanted = {}
-    for one in claims:
-        wanted[one.id] = {letter: side(getattr(one, letter), seeds, one.datasets) for letter in one.sides}
-        for part in wanted[one.id].values():
-            for cell in part.cells:
-                cell.strengths = strengths
-    return claim_answers.of_claims(claims, claim_answers.Records(root, claims), wanted)
 
 
 def of(root, one, **more):
