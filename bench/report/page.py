@@ -20,6 +20,7 @@ from bench.contracts import BenchError
 from bench.report import gather
 from bench.report.claims import shown as shown_claims
 from bench.report.gallery import RULE, Gallery, galleries
+from bench.report.size import least_bytes
 from bench.report.thumbnails import PREFIX, Budget, Filled, fill, training
 from bench.store.record import Record, _plain
 
@@ -159,16 +160,21 @@ def gathered(wishes: Wishes) -> Gathered:
 def build(found: Gathered) -> Page:
     """The page, with as many thumbnails as its limit allows. Raises BenchError when not even its text fits."""
     wishes, shown = found.wishes, found.galleries
+    _refuse(least_bytes(found.records, shown, found.datasets, wishes.root, wishes.side), wishes)
     empty = _render(found.content, [{} for _ in shown], "x" * 600, wishes)
+    _refuse(len(empty.encode()), wishes)
     budget = Budget(int(wishes.max_mb * 1e6) - len(empty.encode()))
-    if budget.left < 0:
-        raise BenchError(
-            f"The page takes {len(empty) / 1e6:.1f} MB without an image, more than --max-mb {wishes.max_mb:g}; "
-            "raise it, or choose fewer records with --where."
-        )
     filled = fill(shown, budget, wishes.side)
     html = _render(found.content, filled.chunks, _left_out(filled, wishes), wishes)
     return Page(html, filled.shown, filled.left_out)
+
+
+def _refuse(size: int, wishes: Wishes) -> None:
+    if size > wishes.max_mb * 1e6:
+        raise BenchError(
+            f"The page takes {size / 1e6:.1f} MB without an image, more than --max-mb {wishes.max_mb:g}; "
+            "raise it, or choose fewer records with --where."
+        )
 
 
 def _check_metric(shown: Sequence[Gallery], metric: str | None) -> None:
