@@ -105,6 +105,11 @@ def overrides(claims: Sequence[Claim]) -> list[list[str]]:
     return [list(words) for words in dict.fromkeys(map(tuple, made))]
 
 
+def about(cells: set[tuple[str, str]]) -> list[str]:
+    """The experiments that declare claims about any of these cells, (method, dataset)."""
+    return [name for name in with_claims() if cells & cells_of(declared(name))]
+
+
 def cells_of(claims: Sequence[Claim]) -> set[tuple[str, str]]:
     """(method, dataset) of every cell that the claims need."""
     return {

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 TITLE = "Results of t2i-bench"
 PIXELS = 128  # images below this are shown with hard pixels
-CLAIMS = ("claims", "Claims")
 SECTIONS = [
     ("galleries", "Galleries"),
     ("results", "Results"),
@@ -119,12 +118,9 @@ class Gathered:
     @cached_property
     def claims(self) -> list[Answered]:
         """Of the experiment that was asked for, else of every experiment some of whose cells are here."""
-        names = [self.wishes.experiment] if self.wishes.experiment else self._experiments()
-        return [one for name in names for one in answered(name, self.wishes.root, self.wishes.words)]
-
-    def _experiments(self) -> list[str]:
         here = set(zip(self.lines.method.astype(str), self.lines.base.astype(str), strict=True))
-        return [name for name in claims.with_claims() if here & claims.cells_of(claims.declared(name))]
+        names = [self.wishes.experiment] if self.wishes.experiment else claims.about(here)
+        return [one for name in names for one in answered(name, self.wishes.root, self.wishes.words)]
 
     @cached_property
     def drawn(self) -> dict[str, Any]:
@@ -298,7 +294,7 @@ def _render(content: dict[str, Any], chunks: Sequence[dict[str, str]], left_out:
         chunks=[_json(chunk) for chunk in chunks],
         left_out=left_out,
         title=wishes.title,
-        sections=[*([CLAIMS] if content["claims"] else []), *SECTIONS],
+        sections=[*([("claims", "Claims")] if content["claims"] else []), *SECTIONS],
         reading=READING,
         counts=_counts(content),
         about=_about(wishes),
