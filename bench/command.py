@@ -2,7 +2,7 @@
 
 t2i-bench method=pair dataset=halftone seed=0        a run; with -m a sweep
 t2i-bench list methods                               what there is: methods, datasets, metrics, backbones, experiments
-t2i-bench table | report | grid | status | fetch | doctor | study | stylize | tokens | export | rm | merge ...
+t2i-bench table | claims | report | grid | status | fetch | doctor | study | stylize | tokens | export | rm | merge ...
                                                      each has --help
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from bench import paths
 
-VERBS = ("table", "report", "grid", "status", "fetch", "doctor", "study", "stylize", "tokens", "export", "rm", "merge",
-         "listing")  # fmt: skip
+VERBS = ("table", "claims", "report", "grid", "status", "fetch", "doctor", "study", "stylize", "tokens", "export", "rm",
+         "merge", "listing")  # fmt: skip
 SAME = {"list": "listing"}  # a verb that is no name for a module
 
 

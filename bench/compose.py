@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from bench.contracts import BenchError
 from bench.data import schema
 
 OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
+CLAIMS = "claims"  # of an experiment; no cell has them
 BROKEN = "cannot_be_read"  # in place of the settings of a dataset whose yaml is broken
 SEED = re.compile(r"seed=(-?\d+)")
 USES_SEED = re.compile(r"\$\{[^}]*\bseed\b")
@@ -26,7 +28,7 @@ def cell(config: DictConfig) -> Cell:
     """Plain typed settings from Hydra's."""
     plain = plain_of(config)
     check(plain)
-    for key in OURS:
+    for key in (*OURS, CLAIMS):
         plain.pop(key, None)
     if BROKEN in plain["dataset"]:
         raise BenchError(f"dataset={plain['dataset']['name']} was requested: {plain['dataset'][BROKEN]}")
@@ -79,8 +81,21 @@ def from_overrides(*overrides: str) -> Cell:
     register_datasets()
     folder = paths.own("conf")
     search = [f"hydra.searchpath=['file://{folder}']"] if folder else []
-    with initialize_config_dir(str(paths.CONF), version_base="1.3"):
+    with _beside_a_run(), initialize_config_dir(str(paths.CONF), version_base="1.3"):
         return cell(compose("config", [*search, *overrides]))
+
+
+@contextmanager
+def _beside_a_run() -> Iterator[None]:
+    """Within a run or sweep of Hydra, which allows one composer at a time, its own one waits."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _depends_on_seed(config: DictConfig) -> bool:

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument(
         "--layout", type=today, choices=LAYOUTS, default=LAYOUTS[0], help="what stands in rows and columns"
     )
-    parse.add_argument("--compare", metavar="METRIC", help="every pair of methods: difference, effect, p, verdict")
+    parse.add_argument("--compare", metavar="METRIC", help="every pair of methods: difference, effect, p")
     parse.add_argument(
         "--matched", metavar="METRIC", help="compare where one's strength sweep meets the other's METRIC"
     )

@@ -40,6 +40,7 @@ class PairCustomization(Method):
     recipe: Recipe
     rank: int = 64
     content_steps: int = 250
+    content_adapter: bool = True  # False: the style adapter alone explains the style image, for an ablation
     token: str = "sbu"
     strength: float = 3.0
     start_t: float = 800
@@ -67,18 +68,20 @@ class PairCustomization(Method):
             f"blend{i}": AdapterSpec(self.rank, self.where, file=str(other["file"]))
             for i, other in enumerate(self.blend)
         }
-        return {**dict.fromkeys(content_names(dataset), content), "style": style, **others}
+        contents = dict.fromkeys(content_names(dataset), content) if self.content_adapter else {}
+        return {**contents, "style": style, **others}
 
     def step(self, data, k, rng):
         (content, style), examples = data.draw(("content", "style"), rng)
         eps, t = data.noise(content, rng)  # shared by both passes
         captions = [with_token(example.caption, example.noun, self.token) for example in examples]
-        own = content_scales(examples, data.dataset)
+        own = content_scales(examples, data.dataset) if self.content_adapter else {}
 
-        out = yield Ask(data.noisy(content, eps, t), t, data.text(captions), own)
-        yield Loss(mse_loss(out, data.target(content, eps, t)))
+        if own:
+            out = yield Ask(data.noisy(content, eps, t), t, data.text(captions), own)
+            yield Loss(mse_loss(out, data.target(content, eps, t)))
 
-        if k >= self.content_steps:
+        if k >= self.content_steps or not own:
             styled = data.text([data.dataset.styled(caption) for caption in captions])
             both = {**own, "style": 1.0}
             out = yield Ask(data.noisy(style, eps, t), t, styled, both, frozen=frozenset(own))

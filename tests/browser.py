@@ -30,8 +30,9 @@ def chromium():
 
 
 @contextlib.contextmanager
-def opened(browser, path):
-    """The page of a file; fails when it logs anything, throws, or asks for anything that is not itself."""
+def opened(browser, path, unfold=True):
+    """The page of a file, its folded sections open; fails when it logs anything, throws, or asks for anything that is
+    not itself."""
     said = []
     page = browser.new_page()
     page.set_default_timeout(10_000)
@@ -42,6 +43,8 @@ def opened(browser, path):
         "request", lambda r: None if r.url.startswith(("data:", "blob:", own)) else said.append(f"requested {r.url}")
     )
     page.goto(own)
+    if unfold:
+        page.evaluate("document.querySelectorAll('section > details').forEach((one) => { one.open = true; })")
     yield page
     page.close()
     assert not said

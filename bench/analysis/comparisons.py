@@ -37,10 +37,7 @@ UNITS = {True: "styles", False: "training seeds"}
 MISSING = "absent"
 UNKNOWN = More(None, None, None)
 NO_ERROR = "its error over prompts is not known, so nothing is decided; score the cells again"
-P = (
-    "p: Holm over the pairs of the dataset, from a test that is stricter than the interval where trainings are few; *: "
-    "significant at 5 %."
-)
+P = "p: Holm over the pairs of the dataset, from a test that is stricter than the interval where trainings are few."
 HOW = (
     "A - B on the same prompts, evaluation and training seeds, at each method's default strength; brackets: 95 % "
     "intervals, not corrected. Effect: the difference over the standard deviation of the paired differences. " + P
@@ -50,7 +47,8 @@ HOW_MATCHED = (
     "intervals, not corrected, from resamples that draw both sweeps anew. Effect: as of paired differences, to first "
     "order. " + P
 )
-NEARER = "The ideal is {ideal:g}: p and verdict compare the distances to it, and the nearer one is better."
+NEARER = "The ideal is {ideal:g}: p compares the distances to it, and the nearer one is better."
+EXPLORATORY = "Exploratory: no verdict follows. A verdict needs a claim that was declared before (t2i-bench claims)."
 MORE = (
     "More: further training seeds (over all styles: styles) that would show a gap of this size after Holm's correction "
     "with a power of 80 %, and the range that the uncertain variance over trainings leaves; none: no number would, "
@@ -143,7 +141,7 @@ class Requested:
     def _answer(self, block: Block, a: Any, b: Any, family: int) -> dict[str, Any]:
         line: dict[str, Any] = {"a": a, "b": b, "verdict": "", "reason": "", "more": UNKNOWN}
         try:
-            made = self._compared(block, a, b)
+            made = self.compared(block, a, b)
         except Impossible as reason:
             return (
                 line | dict.fromkeys(("at", "difference", "p"), math.nan) | {"verdict": MISSING, "reason": str(reason)}
@@ -158,7 +156,8 @@ class Requested:
             return line | {"reason": ONE}
         return line | {"more": power.more_units(made.linear, abs(made.difference), family)}
 
-    def _compared(self, block: Block, a: Any, b: Any) -> Matched:
+    def compared(self, block: Block, a: Any, b: Any) -> Matched:
+        """A, over its strength sweep, where it is as close to the style as B. Raises Impossible with the reason."""
         (of_a, _), (of_b, default) = (
             (self._sides(block.rows[key]), self._default(key, block.rows[key])) for key in (a, b)
         )
@@ -253,12 +252,13 @@ def table_model(made: pd.DataFrame, column: str, up: bool | None, by: str | None
     """The comparisons as a table that every format of `bench.analysis.formats` can write."""
     several = made.backbone.nunique() > 1
     keys = ["dataset", *(["backbone"] if several else []), "a", "b"]
-    heads = [Column("difference"), Column("effect"), Column("p"), Column("verdict"), Column("more")]
+    heads = [Column("difference"), Column("effect"), Column("p"), Column("more")]
     found = TableModel([*keys[:-2], "A", "B"], [*([Column("at")] if by else []), *heads])
     found.shared = f"{column}{ARROWS[up]}" + (f" at matched {by}" if by else "")
     ideal = quantities.heading(column.partition(" [")[0]).ideal
     found.legend = [
         HOW_MATCHED if by else HOW,
+        EXPLORATORY,
         *([NEARER.format(ideal=ideal)] if ideal is not None else []),
         *([MORE] if (made.verdict == "inconclusive").any() else []),
     ]
@@ -271,9 +271,8 @@ def table_model(made: pd.DataFrame, column: str, up: bool | None, by: str | None
 
 
 def _values(line: Mapping[str, Any]) -> list[Value]:
-    decided = line["verdict"] not in ("inconclusive", MISSING)
-    difference = Value(line["difference"], line["low"], line["high"], bold=decided)
-    return [difference, Value(line["effect"]), Value(line["p_holm"]), Value(text=line["verdict"]), _needed(line)]
+    difference = Value(line["difference"], line["low"], line["high"])
+    return [difference, Value(line["effect"]), Value(line["p_holm"]), _needed(line)]
 
 
 def _needed(line: Mapping[str, Any]) -> Value:

@@ -98,9 +98,10 @@ class Test:
     p: float = field(default=math.nan)
 
 
-def answers(contrasts: Sequence[Contrast]) -> list[Answer]:
-    """The answers to one family of contrasts, in their order. One that cannot be answered counts as a member."""
-    tests = [_test(contrast) for contrast in contrasts]
+def answers(contrasts: Sequence[Contrast | str]) -> list[Answer]:
+    """The answers to one family of contrasts, in their order. One that cannot be answered counts as a member, and so
+    does one of which there is only the reason, a text."""
+    tests = [contrast if isinstance(contrast, str) else _test(contrast) for contrast in contrasts]
     known = [test.p if isinstance(test, Test) else math.nan for test in tests]
     return [_answer(test, p, len(tests)) for test, p in zip(tests, holm(known), strict=True)]
 

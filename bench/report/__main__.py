@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--side", type=int, default=160, help="most pixels of a thumbnail's side")
     parse.add_argument("--gallery-metric", help="per-image metric of median and worst; default: conf/report.yaml")
     parse.add_argument("--mix", action="store_true", help="as bench.table: unlike fingerprints may share a column")
+    parse.add_argument("--experiment", help="whose claims open the page; default: those of which there are cells")
     parse.add_argument("--title", default=None)
     parse.add_argument("--figures", type=Path, metavar="DIR", help="also write the figures as PDF and PNG")
     parse.add_argument("--wandb", action="store_true", help="also give page, tables and figures to W&B (offline)")
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         requested.gallery_metric,
         requested.title or TITLE,
         requested.mix,
+        experiment=requested.experiment,
     )
     found = gathered(wishes)
     page = build(found)

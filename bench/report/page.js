@@ -48,6 +48,8 @@ function search(label, change) {
 const all = (name) => [["", `all ${name}`]];
 const options = (list) => list.map((item) => [String(item), String(item)]);
 
+const classes = (column) => [column.numeric ? "number" : "", column.word ? "word" : ""].filter(Boolean).join(" ") || null;
+
 // --- sortable and filterable tables
 // A column: {title, small, numeric, value(row), cell(row), head}; value sorts, cell shows (a node or a text).
 function table(place, more, columns, rows, page = 200, details = null) {
@@ -69,10 +71,10 @@ function table(place, more, columns, rows, page = 200, details = null) {
     const now = state.sort === name ? (state.up ? "ascending" : "descending") : "none";
     const press = () => { state.up = state.sort === name ? !state.up : column.up !== false; state.sort = name; draw(); place.querySelector(`[aria-sort="ascending"] button, [aria-sort="descending"] button`).focus(); };
     const sign = el("span", { class: "sign", "aria-hidden": "true" }, now === "none" ? "" : state.up ? "▲" : "▼");
-    return el("th", { scope: "col", class: column.numeric ? "number" : null, "aria-sort": now, title: column.tip }, el("button", { type: "button", onclick: press }, column.title, sign), ...sup(column.marks || []), column.small ? el("small", {}, column.small) : null);
+    return el("th", { scope: "col", class: classes(column), "aria-sort": now, title: column.tip }, el("button", { type: "button", onclick: press }, column.title, sign), ...sup(column.marks || []), column.small ? el("small", {}, column.small) : null);
   }
   function line(row) {
-    const cells = state.columns.map((c) => el(c.head ? "th" : "td", { scope: c.head ? "row" : null, class: c.numeric ? "number" : null }, c.cell(row)));
+    const cells = state.columns.map((c) => el(c.head ? "th" : "td", { scope: c.head ? "row" : null, class: classes(c) }, c.cell(row)));
     const made = [el("tr", {}, ...cells)];
     if (details) {
       const below = el("tr", { class: "details", hidden: true }, el("td", { colspan: cells.length }));
@@ -112,24 +114,29 @@ function numberColumn(c) {
 }
 const sup = (marks) => (marks.length ? [el("sup", {}, marks.join(","))] : []);
 function words(title, key, head = false) {
-  return { title, small: "", head, value: (row) => row[key], cell: (row) => (row[key] === null || row[key] === undefined ? "" : String(row[key])) };
+  return { title, small: "", head, word: !head, value: (row) => row[key], cell: (row) => (row[key] === null || row[key] === undefined ? "" : String(row[key])) };
 }
+// On a narrow screen this stands below the method, in place of columns of its own.
+const where = (row) => [row.dataset, several("settings") ? row.settings : null, known(row.strength) ? `strength ${figures(row.strength)}` : null, `n ${row.n}`, row.status === "done" ? null : row.status].filter(Boolean).join(", ");
+const alike = (a, b) => ["method", "dataset", "backbone", "settings"].every((key) => a[key] === b[key]);
+const atDefault = (row) => row.main || !known(row.strength) || !data.rows.some((other) => other.main && alike(row, other));
 function results() {
-  const keep = { text: "", dataset: "", method: "", backbone: "" };
-  const marked = { ...words("method", "method", true), cell: (row) => el("span", {}, row.method, ...sup(row.marks)) };
+  const keep = { text: "", dataset: "", method: "", backbone: "", strengths: false };
+  const marked = { ...words("method", "method", true), cell: (row) => el("span", {}, row.method, ...sup(row.marks), el("small", { class: "where" }, where(row))) };
   const front = [marked, words("dataset", "dataset")];
   if (several("backbone")) front.push(words("backbone", "backbone"));
   if (data.rows.some((row) => data.rows.some((r) => r.method === row.method && r.backbone === row.backbone && r.settings !== row.settings))) front.push(words("settings", "settings"));
   front.push({ ...words("strength", "strength"), numeric: true }, { ...words("n", "n"), numeric: true, tip: "training seeds" });
-  const state = { title: "status", small: "", value: (row) => row.status, cell: (row) => (row.status === "done" ? "" : el("span", { class: `status ${row.status}`, title: row.reason }, row.status)) };
+  const state = { title: "status", small: "", word: true, value: (row) => row.status, cell: (row) => (row.status === "done" ? "" : el("span", { class: `status ${row.status}`, title: row.reason }, row.status)) };
   if (data.rows.some((row) => row.status !== "done")) front.push(state);
   const columns = (everything) => [...front, ...data.columns.filter((c) => everything || c.first).map(numberColumn)];
   const made = table($("results-table"), $("results-more"), columns(false), data.rows);
+  const defaults = new Set(data.rows.filter(atDefault));
   const text = (row) => [row.method, row.dataset, row.backbone, row.settings, row.status, row.reason].join(" ").toLowerCase();
-  const refresh = () => made.set({ keep: (row) => ["dataset", "method", "backbone"].every((k) => !keep[k] || String(row[k]) === keep[k]) && keep.text.toLowerCase().split(/\s+/).every((word) => text(row).includes(word)) });
+  const refresh = () => made.set({ keep: (row) => (keep.strengths || defaults.has(row)) && ["dataset", "method", "backbone"].every((k) => !keep[k] || String(row[k]) === keep[k]) && keep.text.toLowerCase().split(/\s+/).every((word) => text(row).includes(word)) });
   const choice = (key, name) => select(key, [...all(name), ...options(unique(data.rows.map((row) => row[key])))], "", (value) => { keep[key] = value; refresh(); });
-  $("results-controls").append(search("Find", (value) => { keep.text = value; refresh(); }), choice("method", "methods"), choice("dataset", "datasets"), several("backbone") ? choice("backbone", "backbones") : "", check("all metrics and costs", false, (on) => made.set({ columns: columns(on) })));
-  made.draw();
+  $("results-controls").append(search("Find", (value) => { keep.text = value; refresh(); }), choice("method", "methods"), choice("dataset", "datasets"), several("backbone") ? choice("backbone", "backbones") : "", check("all metrics and costs", false, (on) => made.set({ columns: columns(on) })), check("every strength", false, (on) => { keep.strengths = on; refresh(); }));
+  refresh();
 }
 
 // --- plots
@@ -398,6 +405,9 @@ function cells() {
   $("cells-controls").append(search("Find", (text) => made.set({ keep: (cell) => text.toLowerCase().split(/\s+/).every((word) => `${cell.id} ${cell.status} ${cell.reason ?? ""}`.toLowerCase().includes(word)) })));
   made.draw();
 }
+
+// --- folded sections: a link to one opens it
+for (const link of document.querySelectorAll("nav a")) link.addEventListener("click", () => { const folded = document.querySelector(`${link.getAttribute("href")} > details`); if (folded) folded.open = true; });
 
 for (const draw of [results, curves, fronts, galleries, cells]) draw();
 document.documentElement.dataset.ready = "yes";

@@ -13,11 +13,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import comparisons, formats, frames, layouts, settings_in_words, shown_columns
+from bench.analysis import claim_text, claims, comparisons, formats, frames, layouts, settings_in_words, shown_columns
+from bench.analysis.claim_answers import Answered, answered
 from bench.analysis.table_model import TableModel
 from bench.contracts import BenchError
 from bench.report import gather
+from bench.report.claims import shown as shown_claims
 from bench.report.gallery import RULE, Gallery, galleries
+from bench.report.size import least_bytes
 from bench.report.thumbnails import PREFIX, Budget, Filled, fill, training
 from bench.store.record import Record, _plain
 
@@ -27,11 +30,11 @@ if TYPE_CHECKING:
 TITLE = "Results of t2i-bench"
 PIXELS = 128  # images below this are shown with hard pixels
 SECTIONS = [
+    ("galleries", "Galleries"),
     ("results", "Results"),
     ("comparisons", "Comparisons"),
     ("sweeps", "Strength sweeps"),
     ("fronts", "Pareto fronts"),
-    ("galleries", "Galleries"),
     ("failures", "Failures"),
     ("cells", "Cells and commands"),
     ("about", "About"),
@@ -54,6 +57,8 @@ class Wishes:
     title: str = TITLE
     mix: bool = False  # unlike fingerprints may share a column, with a footnote
     runs: frozenset[str] | None = None  # only these cells
+    experiment: str | None = None  # whose claims are shown; None: every one of whose cells there are some
+    words: tuple[str, ...] = ()  # overrides of all cells of the claims
 
 
 @dataclass
@@ -111,6 +116,13 @@ class Gathered:
         ]
 
     @cached_property
+    def claims(self) -> list[Answered]:
+        """Of the experiment that was asked for, else of every experiment some of whose cells are here."""
+        here = set(zip(self.lines.method.astype(str), self.lines.base.astype(str), strict=True))
+        names = [self.wishes.experiment] if self.wishes.experiment else claims.about(here)
+        return [one for name in names for one in answered(name, self.wishes.root, self.wishes.words)]
+
+    @cached_property
     def drawn(self) -> dict[str, Any]:
         """What the figures show."""
         rows = gather.rows(self.model, _main(self.galleries))
@@ -144,16 +156,21 @@ def gathered(wishes: Wishes) -> Gathered:
 def build(found: Gathered) -> Page:
     """The page, with as many thumbnails as its limit allows. Raises BenchError when not even its text fits."""
     wishes, shown = found.wishes, found.galleries
+    _refuse(least_bytes(found.records, shown, found.datasets, wishes.root, wishes.side), wishes)
     empty = _render(found.content, [{} for _ in shown], "x" * 600, wishes)
+    _refuse(len(empty.encode()), wishes)
     budget = Budget(int(wishes.max_mb * 1e6) - len(empty.encode()))
-    if budget.left < 0:
-        raise BenchError(
-            f"The page takes {len(empty) / 1e6:.1f} MB without an image, more than --max-mb {wishes.max_mb:g}; "
-            "raise it, or choose fewer records with --where."
-        )
     filled = fill(shown, budget, wishes.side)
     html = _render(found.content, filled.chunks, _left_out(filled, wishes), wishes)
     return Page(html, filled.shown, filled.left_out)
+
+
+def _refuse(size: int, wishes: Wishes) -> None:
+    if size > wishes.max_mb * 1e6:
+        raise BenchError(
+            f"The page takes {size / 1e6:.1f} MB without an image, more than --max-mb {wishes.max_mb:g}; "
+            "raise it, or choose fewer records with --where."
+        )
 
 
 def _check_metric(shown: Sequence[Gallery], metric: str | None) -> None:
@@ -166,6 +183,8 @@ def _content(found: Gathered) -> dict[str, Any]:
     cells, provenances = gather.cells(records, wishes.root, found.datasets)
     return {
         **found.drawn,
+        "claims": [one | {"chart": _markup(one["chart"])} for one in shown_claims(found.claims)],
+        "claims_how": claim_text.HOW.format(count=len(found.claims)),
         "comparisons": [(title, _markup(formats.html_table(model))) for title, _, model in found.comparisons],
         "cells": found.worded(cells),
         "provenances": provenances,
@@ -275,13 +294,13 @@ def _render(content: dict[str, Any], chunks: Sequence[dict[str, str]], left_out:
         chunks=[_json(chunk) for chunk in chunks],
         left_out=left_out,
         title=wishes.title,
-        sections=SECTIONS,
+        sections=[*([("claims", "Claims")] if content["claims"] else []), *SECTIONS],
         reading=READING,
         counts=_counts(content),
         about=_about(wishes),
         **{
             key: content[key]
-            for key in ("legend", "footnotes", "comparisons", "failures", "fingerprints", "packages", "rule")
+            for key in "legend footnotes claims claims_how comparisons failures fingerprints packages rule".split()
         },
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.analysis import formats
+from bench.analysis import claim_text, formats
 from bench.report.figures import figures, write
 from bench.report.page import Gathered, Wishes, gathered, settings
 from bench.track import Tracker, Wandb
@@ -23,9 +23,18 @@ def publish(found: Gathered, page: Path, drawn: Sequence[Path], tracker: Tracker
     tracker.finish("done")
 
 
-def of_sweep(name: str, root: Path, runs: Collection[str], tracker: Tracker, group: str = "") -> None:
-    """One run called summary-<name>, of the job type `summary`: tables and figures of some cells, without the page."""
-    found = gathered(Wishes(root, runs=frozenset(runs)))
+def of_sweep(
+    name: str,
+    root: Path,
+    runs: Collection[str],
+    tracker: Tracker,
+    group: str = "",
+    experiment: str | None = None,
+    words: Sequence[str] = (),
+) -> None:
+    """One run called summary-<name>, of the job type `summary`: the claims of the experiment (with the overrides of all
+    its cells), tables and figures of some cells, without the page."""
+    found = gathered(Wishes(root, runs=frozenset(runs), experiment=experiment, words=tuple(words)))
     with tempfile.TemporaryDirectory() as folder:
         drawn = write(figures(found.drawn, settings()), Path(folder))
         tracker.start(f"summary-{name}", {"cells": sorted(runs)}, group, ["summary"], job="summary")
@@ -34,7 +43,9 @@ def of_sweep(name: str, root: Path, runs: Collection[str], tracker: Tracker, gro
 
 
 def _show(found: Gathered, drawn: Sequence[Path], tracker: Tracker) -> None:
-    """Tables `summary` and `long`, one for each comparison, and the figures."""
+    """The table `claims`, then `summary` and `long`, one for each comparison, and the figures."""
+    if found.claims:
+        tracker.table("claims", claim_text.frame(found.claims))
     tracker.table("summary", formats.wide(found.model))
     tracker.table("long", formats.long(found.model))
     for title, frame, _ in found.comparisons:

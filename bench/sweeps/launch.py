@@ -7,7 +7,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,21 @@ ROWS = 20  # of the table that ends a sweep
 JOBS = 4  # of a cluster, when nothing is said
 
 
-def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mapping[str, Any]) -> dict[str, State]:
+@dataclass(frozen=True)
+class Declared:
+    """The experiment whose claims a sweep ends with, and the overrides of all its cells."""
+
+    experiment: str
+    words: Sequence[str] = ()
+
+
+def launch(
+    cells: Sequence[Cell],
+    settings: Settings,
+    kind: str,
+    options: Mapping[str, Any],
+    declared: Declared | None = None,
+) -> dict[str, State]:
     """Run a sweep by one of "packed", "local", "slurm"; run id -> what became of it."""
     cells = merged(cells)
     workers = settings.workers or {"packed": 1, "slurm": JOBS}.get(kind) or max(1, len(local.gpus()))
@@ -45,9 +59,11 @@ def launch(cells: Sequence[Cell], settings: Settings, kind: str, options: Mappin
         _work(sweep, kind, options, workers)
     states = _report(sweep, {cell.run_id for cell, _ in statuses.failed + statuses.skipped})
     if not sweep.open() and any(states[cell.run_id].status == "done" for cell in statuses.todo):
-        _summarise(sweep, cells[0])
+        _summarise(sweep, cells[0], declared)
     if not sweep.open():
         _show_table(sweep)
+        if declared:
+            _show_claims(sweep, declared)
     return states
 
 
@@ -123,7 +139,14 @@ def _show_table(sweep: Sweep) -> None:
     print(f"A page: python -m bench.report{where}   Images: python -m bench.grid{where} --out grid.png")
 
 
-def _summarise(sweep: Sweep, cell: Cell) -> None:
+def _show_claims(sweep: Sweep, declared: Declared) -> None:
+    from bench.analysis import claim_answers, claim_text
+
+    print(f"\nClaims of experiment={declared.experiment}:\n")
+    print(claim_text.text(claim_answers.answered(declared.experiment, sweep.results, declared.words)))
+
+
+def _summarise(sweep: Sweep, cell: Cell, declared: Declared | None = None) -> None:
     """A finished sweep's tables and figures for its tracker. What goes wrong is said, and the sweep is done anyway."""
     try:
         tracker = build({"folder": str(sweep.results), **cell.tracker})
@@ -131,7 +154,8 @@ def _summarise(sweep: Sweep, cell: Cell) -> None:
             from bench.report.publish import of_sweep
 
             runs = [entry.run_id for entry in sweep.entries]
-            of_sweep(sweep.folder.name, sweep.results, runs, tracker, cell.group or sweep.folder.name)
+            about = (declared.experiment, declared.words) if declared else ()
+            of_sweep(sweep.folder.name, sweep.results, runs, tracker, cell.group or sweep.folder.name, *about)
     except Exception as error:
         print(f"The tracker got no summary ({type(error).__name__}: {' '.join(str(error).split())}).")
 

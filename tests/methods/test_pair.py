@@ -241,3 +241,25 @@ def test_each_further_style_is_one_more_row_of_the_one_forward_pass(others):
     assert torch.equal(on, torch.eye(3 + others)[2:].repeat_interleave(2, 1))  # adapter i in the rows of style i alone
     with pytest.raises(StopIteration):
         coroutine.send(torch.zeros(len(ask.z), 4, 8, 8))
+
+
+def asks_of(method, k):
+    """What one step asks, each with the loss that it leads to when the answer is zero."""
+    data = Latents(tiny_dataset(), TinyBackbone(torch.float64), RECIPE)
+    step, made = method.step(data, k, generator("step", k)), []
+    said = next(step, None)
+    while said is not None:
+        ask = said
+        loss = step.send(torch.zeros_like(ask.z))
+        made.append((ask, loss.value))
+        said = next(step, None)
+    return made
+
+
+def test_without_content_adapter_each_step_is_the_style_half_alone():
+    alone = pair(content_adapter=False, content_steps=0)
+    assert set(alone.adapters(tiny_dataset())) == {"style"}
+    ((ask, loss),) = asks_of(alone, 0)
+    (_, (whole, same)) = asks_of(pair(content_steps=0), 0)
+    assert torch.equal(ask.z, whole.z) and torch.equal(ask.t, whole.t) and loss == same
+    assert ask.adapters == {"style": 1.0} and set(whole.adapters) == {"style", "content"}

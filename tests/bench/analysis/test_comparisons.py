@@ -298,9 +298,9 @@ def test_the_command_prints_and_writes_comparisons(tmp_path, capsys):
     shown = capsys.readouterr().out
     written = by_pair(pd.read_csv(tmp_path / "c.csv"))
     assert written["all 2", "lora", "pair"]["difference"] == pytest.approx(0.2, abs=0.02)
-    assert "worse" in shown and "at matched closed [net]" in shown and "verdict" in (tmp_path / "c.tex").read_text()
+    assert "worse" not in shown and "at matched closed [net]" in shown and "effect" in (tmp_path / "c.tex").read_text()
     table.main(command)
-    assert "verdict" in capsys.readouterr().out
+    assert "Exploratory: no verdict" in capsys.readouterr().out
     with pytest.raises(BenchError, match="--compare METRIC"):
         table.main([*command[:2], "--matched", "closed"])
 

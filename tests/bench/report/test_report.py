@@ -29,6 +29,7 @@ from bench.report.gallery import galleries
 from bench.report.gather import package_differences
 from bench.report.page import Wishes, build, gathered, settings
 from bench.report.publish import publish
+from bench.report.size import least_bytes
 from bench.report.thumbnails import wanted
 from bench.steps.work import Work
 from bench.store.record import Record, Store
@@ -143,7 +144,7 @@ def test_the_page_compares_methods_as_the_table_does(results, monkeypatch):
         assert row.difference == pytest.approx(0.3 if TRUTH[row.a] > TRUTH[row.b] else -0.7, abs=0.06)
     parsed = Scripts(build(found).html)
     assert "i" not in {tag for tag, _ in parsed.tags} and "gamma<i>" in parsed.text
-    assert parsed.text.count("Effect: ") == 2 and "inconclusive" in parsed.text
+    assert parsed.text.count("Effect: ") == 2 and "inconclusive" not in parsed.text
 
 
 def test_failures_carry_their_log_and_a_choice_leaves_others_out(results, found):
@@ -265,6 +266,15 @@ def test_a_full_page_keeps_its_limit_says_what_it_left_out_and_has_the_rules_col
     assert {place[:2] for place in order[:ruled]} == main
     with pytest.raises(BenchError, match="without an image, more than --max-mb 0.01"):
         build(limited(found, 0.01))
+
+
+def test_a_page_that_cannot_fit_is_refused_before_its_tables_are_made(found, page):
+    known = least_bytes(found.records, found.galleries, found.datasets, found.wishes.root, found.wishes.side)
+    assert 0 < known < len(page.html.encode()) - sum(map(len, shown_of(page).values()))
+    other = replace(found, wishes=replace(found.wishes, max_mb=known * 0.9e-6))
+    with pytest.raises(BenchError, match="without an image, more than --max-mb"):
+        build(other)
+    assert not {"content", "model", "comparisons"} & vars(other).keys()
 
 
 def test_a_broken_image_is_told_and_the_rest_is_shown(tmp_path):

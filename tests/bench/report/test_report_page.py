@@ -5,6 +5,7 @@ import re
 
 import pytest
 from browser import chromium, opened
+from claim_records import answers, claim
 from report_records import METHODS, NASTY, PROMPTS, STRENGTHS, STYLES, study_of
 
 from bench.report.figures import front, panels
@@ -45,7 +46,8 @@ def column(page, name):
 
 def test_the_table_sorts_both_ways_and_filters(browser, file, found):
     with opened(browser, file) as page:
-        page.check("#results-controls input[type=checkbox]")
+        page.get_by_label("all metrics and costs").check()
+        page.get_by_label("every strength").check()
         rows = len(METHODS) * len(STYLES) * len(STRENGTHS)
         press = page.get_by_role("button", name=re.compile("quality"))
         press.first.click()
@@ -85,7 +87,6 @@ def test_an_image_opens_beside_its_training_pair_and_another_method(browser, fil
 def test_galleries_show_the_rules_columns_and_load_images_when_they_are_seen(browser, file, found):
     gallery = found.galleries[0]
     with opened(browser, file) as page:
-        assert page.locator("#gallery img[src]").count() == 0  # below the fold
         page.locator("#gallery").scroll_into_view_if_needed()
         page.locator("#gallery img[src] >> nth=11").wait_for()
         for part, shots in gallery.picks().items():
@@ -96,6 +97,50 @@ def test_galleries_show_the_rules_columns_and_load_images_when_they_are_seen(bro
         assert page.locator("#gallery tbody tr").count() == len(gallery.rows)
         alts = page.locator("#gallery img").evaluate_all("all => all.map((i) => i.alt)")
         assert len(alts) == 2 * len(gallery.rows) and all("seed" in alt for alt in alts)
+        page.wait_for_timeout(300)
+        assert 0 < page.locator("#gallery img[src]").count() < len(alts)  # the others are below the fold
+
+
+def test_what_is_exploratory_is_one_click_away(browser, file):
+    with opened(browser, file, unfold=False) as page:
+        order = page.locator("main > section").evaluate_all("all => all.map((s) => s.id)")
+        assert order[:2] == ["galleries", "results"]  # there is no claim here
+        assert page.locator("#galleries, #results").locator(":scope > details:not(.rule)").count() == 0
+        for name in ("comparisons", "sweeps", "fronts", "failures", "cells", "about"):
+            assert not page.locator(f"#{name} > details > :not(summary)").first.is_visible()
+            page.locator(f"nav a[href='#{name}']").click()
+            assert page.locator(f"#{name} > details > :not(summary)").first.is_visible()
+
+
+def test_the_table_begins_with_default_strengths(browser, file):
+    with opened(browser, file) as page:
+        assert set(column(page, "strength")) == {"2", ""}  # failed cells have none
+        page.get_by_label("every strength").check()
+        assert {float(text) for text in column(page, "strength") if text} == set(STRENGTHS)
+
+
+@pytest.mark.parametrize("width", [390, 900, 1400])
+def test_the_first_metric_is_visible_and_nothing_but_tables_scrolls_sideways(browser, file, width):
+    with opened(browser, file) as page:
+        page.set_viewport_size({"width": width, "height": 900})
+        box = page.locator("#results-table tbody td.number:not(.word)").first.bounding_box()
+        assert 0 <= box["x"] and box["x"] + box["width"] <= width
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_claims_open_the_page_and_each_has_a_chart(browser, found, tmp_path):
+    root = study_of(tmp_path / "results", seeds=(0, 1, 2), styles=STYLES[:1])
+    here = gathered(Wishes(root, metric="quality"))
+    claims = [claim("q", b="beta", margin=0.1), claim("n", a="nobody", b="beta")]
+    vars(here)["claims"] = answers(root, *claims)
+    path = tmp_path / "page.html"
+    path.write_text(build(here).html, encoding="utf-8")
+    with opened(browser, path, unfold=False) as page:
+        order = page.locator("main > section").evaluate_all("all => all.map((s) => s.id)")
+        assert order[:4] == ["claims", "galleries", "charts", "results"]
+        assert page.locator("#claims .status").all_inner_texts() == ["shown", "not shown"]
+        assert page.locator("#charts figure").count() == 2 and page.locator("#charts svg").count() == 1
+        assert "no finished cell of A" in page.inner_text("#charts")
 
 
 def test_the_front_on_the_page_is_the_front_of_the_figures(browser, file, found):
@@ -122,7 +167,7 @@ def test_hostile_names_stay_text_and_details_give_command_and_provenance(browser
         page.locator("#cells-table button.open").first.click()
         details = page.inner_text("#cells-table .details:not([hidden])")
         assert "python -m bench method=alpha" in details and "abc123" in details and NASTY in details
-        page.locator("#failures summary").first.click()
+        page.locator("#failures li summary").first.click()
         assert NASTY in page.inner_text("#failures pre >> nth=0") and "mode=retry" in page.inner_text("#failures")
         assert page.evaluate("window.hacked") is None
         assert page.evaluate("document.querySelectorAll('th i, td i, th b').length") == 0

@@ -18,8 +18,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bench import compose
+from bench.analysis import claims
 from bench.environment import one_sentence
 from bench.sweeps import launch
+from bench.sweeps.launch import Declared
 from bench.sweeps.partial_keys import PartialKeys, as_typed
 from bench.sweeps.settings import settings
 
@@ -35,6 +37,18 @@ class Grid(BasicSweeper):
                 with open_dict(self.config):
                     self.config.hydra.sweep.dir = folder
             return super().sweep(as_typed(arguments))
+
+    def split_arguments(  # type: ignore[override]
+        self, overrides: list[Any], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        """The combinations; of an experiment that has claims and no grid of its own, the cells of the claims."""
+        batches = BasicSweeper.split_arguments(overrides, max_batch_size)
+        assert self.config is not None
+        declared = self.config.get(compose.CLAIMS)
+        if self.params or not declared:
+            return batches
+        cells = claims.overrides(claims.checked(OmegaConf.to_container(declared, resolve=True)))
+        return [[[*words, *cell] for batch in batches for words in batch for cell in cells]]
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Left to the launcher, which composes each combination once instead of each cell twice."""
@@ -58,11 +72,18 @@ class _Ours(Launcher):
             cells = compose.cells(job_overrides, keys.compose)
             for note in keys.notes():
                 print(f"note: {note}")
-            states = launch.launch(cells, settings(self.config), self.kind, self.options)
+            states = launch.launch(cells, settings(self.config), self.kind, self.options, self._declared())
         return [
             JobReturn(overrides=list(words), status=JobStatus.COMPLETED, _return_value=states.get(cell.run_id))
             for words, cell in zip(job_overrides, cells, strict=True)
         ]
+
+    def _declared(self) -> Declared | None:
+        """The claims of the experiment that was requested, with what was set for all its cells."""
+        if not self.config.get(compose.CLAIMS):
+            return None
+        of_hydra = HydraConfig.get()
+        return Declared(str(of_hydra.runtime.choices["experiment"]), claims.shared(of_hydra.overrides.task))
 
     def _compose(self, overrides: list[str]) -> DictConfig:
         return self.context.config_loader.load_sweep_config(self.config, overrides)
