@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.contracts import BenchError
 from bench.data.files import File, sha256
 from bench.data.schema import FOLDER, FOLDERS, SCENES, completed, prompt_table
 from bench.data.sources import control_datasets, first_files, image_roles, own_captions, own_files
@@ -68,8 +69,10 @@ def drawing_source() -> str:
 def artists_source(plan: Mapping[str, Any]) -> list[Any]:
     """The settings of an artist's drawings, and hashes of the sheets and of the source that composes them.
 
-    The folder of SVG files does not count: its version is the sheet's.
+    The folder of SVG files does not count: its version is the sheet's. Raises BenchError unless both sets are named.
     """
+    if not isinstance(plan, Mapping) or not all(isinstance(plan.get(key), str) for key in ("artist", "near")):
+        raise BenchError(f"A dataset has drawings: {str(plan)[:200]!r}; give artist and near, the names of two sets.")
     settings = {key: value for key, value in plan.items() if key != "packages"}
     sheets = FOLDER / "emoji" / "sheets"
     places = [sheets / f"{plan[key]}.{ending}" for key in ("artist", "near") for ending in ("json", "webp")]
