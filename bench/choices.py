@@ -40,7 +40,7 @@ AT_ENTRY = {  # a cell's settings, and how a sweep is run (conf/config.yaml)
 }
 OF_PARTS = {"backbone.dtype": "DType", "sampler.scheduler": "Scheduler", "trainer.compile": "Compile"}
 OF_PARTS |= {"tracker.mode": "Tracking", "backbone.time_sampling": "TimeSampling"}
-OF_PARTS |= {"backbone.quantize": "Quantize | None"}
+OF_PARTS |= {"backbone.quantize": "Quantize | None", "backbone.variant": "str | None"}
 POSITIVE = ("pack", "workers")
 NAMED = ("method", "dataset", "backbone")  # their names stand in the run id, which is the name of a folder
 LONGEST_NAME = 80

@@ -86,6 +86,8 @@ def one_sentence(program: str) -> Iterator[None]:
     except BenchError as error:
         sys.exit(f"{program}: {error}")
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            sys.exit(f"{program}: {str(error.filename)[:60]}... was requested, which is too long for a file's name.")
         if (found := failure(error)) is None:
             raise
         sys.exit(f"{program}: {found}")
