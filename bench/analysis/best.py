@@ -17,9 +17,12 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
+from bench.analysis import grids
+from bench.analysis.grids import Grid, Means
 from bench.analysis.pairing import Estimate, Rows
 from bench.analysis.resampling import ALPHA, Mean
 
@@ -57,11 +60,15 @@ def best(rows: Rows, keys: Sequence[Hashable], up: bool, target: float | None = 
     return Best(first, frozenset(names) - behind - {first}, frozenset(behind))
 
 
-def nearness(minus: Mean, plus: Mean, target: float) -> tuple[float, float]:
-    """One-sided p of a being no nearer to the target than b, and of b being no nearer than a, from a - b and a + b."""
+def nearness(minus: Mean | Means, plus: Mean | Means, target: float) -> tuple[Any, Any]:
+    """One-sided p of a being no nearer to the target than b, and of b being no nearer than a, from a - b and a + b.
+
+    Floats, or arrays (K,) of the differences of K rows.
+    """
     above, below = (plus.tail(2 * target, up=up) for up in (True, False))
     higher, lower = (minus.tail(0.0, up=up) for up in (True, False))
-    return min(max(lower, above), max(higher, below)), min(max(higher, above), max(lower, below))
+    near = np.minimum(np.maximum(lower, above), np.maximum(higher, below))
+    return near, np.minimum(np.maximum(higher, above), np.maximum(lower, below))
 
 
 def _known(made: Estimate) -> bool:
@@ -69,18 +76,33 @@ def _known(made: Estimate) -> bool:
 
 
 def _tails(rows: Rows, names: Sequence[Hashable], up: bool, target: float | None) -> np.ndarray:
-    found = np.ones((len(names), len(names)))
-    for i, a in enumerate(names):
-        for j, b in enumerate(names[:i]):
-            made = rows.pair(a, b)
-            if not made.general:
-                continue
-            if target is None:
-                found[i, j] = made.mean.tail(0.0, up=not up)
-                found[j, i] = made.mean.tail(0.0, up=up)
-            else:
-                found[j, i], found[i, j] = nearness(made.mean, rows.pair(a, b, sign=1).mean, target)
+    """(K, K) p that the row of the column is not better than that of the line; 1 where nothing is known."""
+    found = np.full((len(names), len(names)), np.nan)
+    for places in grids.alike(rows, names):
+        grid = Grid(rows, [names[i] for i in places])
+        for i, place in enumerate(places):
+            minus, plus = grid.with_row(i), None if target is None else grid.with_row(i, sign=1)
+            found[place, places] = _behind(minus, plus, up, target)[0]
+    for i, j in zip(*np.nonzero(np.isnan(found)), strict=True):
+        if i > j:
+            found[i, j], found[j, i] = _of_pair(rows, names[i], names[j], up, target)
+    np.fill_diagonal(found, 1.0)
     return found
+
+
+def _of_pair(rows: Rows, a: Hashable, b: Hashable, up: bool, target: float | None) -> tuple[float, float]:
+    made = rows.pair(a, b)
+    if not made.general:
+        return 1.0, 1.0
+    return _behind(made.mean, None if target is None else rows.pair(a, b, sign=1).mean, up, target)
+
+
+def _behind(minus: Mean | Means, plus: Mean | Means | None, up: bool, target: float | None) -> tuple[Any, Any]:
+    """p that b is not better than a, and that a is not better than b, from a - b and a + b."""
+    if plus is None or target is None:
+        return minus.tail(0.0, up=not up), minus.tail(0.0, up=up)
+    near, far = nearness(minus, plus, target)
+    return far, near
 
 
 def _side(made: Estimate, up: bool, target: float | None) -> float:
@@ -117,7 +139,7 @@ def _joint(tails: np.ndarray, covariance: np.ndarray, i: int) -> float:
     if not free.any():
         return float(tails[others].min())
     correlation = apart[np.ix_(free, free)] / np.outer(deviation[free], deviation[free])
-    least = ndtr(-(_draws(int(free.sum())) @ _root(correlation)).max(axis=1))
+    least = ndtr(-(_root(correlation).T @ _draws(int(free.sum()))).max(axis=0))
     return float(min(1.0, (least <= tails[others].min()).mean()))
 
 
@@ -129,4 +151,5 @@ def _root(matrix: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _draws(count: int) -> np.ndarray:
-    return np.random.default_rng(count).standard_normal((DRAWS, count))
+    """(count, DRAWS), so that the largest of each draw is found fast."""
+    return np.ascontiguousarray(np.random.default_rng(count).standard_normal((DRAWS, count)).T)

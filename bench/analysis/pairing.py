@@ -82,7 +82,7 @@ class Rows:
         made = self._plain(key)
         if made.mean.free <= 0:
             return made
-        variance, free = self.prior.moderate(*self._own(key))
+        variance, free = self.moderated(key)
         return replace(made, mean=replace(made.mean, between=variance / made.mean.outer, degrees=free))
 
     def pair(self, a: Hashable, b: Hashable, sign: int = -1) -> Estimate:
@@ -96,9 +96,13 @@ class Rows:
             return made
         if "dataset" in made.covers:
             return self._over_styles(made, a, b)
-        parts = [self.prior.moderate(*self._own(key)) for key in (a, b) if self.lines[key].trained]
+        parts = [self.moderated(key) for key in (a, b) if self.lines[key].trained]
         between = sum(variance for variance, _ in parts) / made.mean.outer
         return replace(made, mean=replace(made.mean, between=between, degrees=min(free for _, free in parts)))
+
+    def moderated(self, key: Hashable) -> tuple[float, float]:
+        """The variance of a row's outer units and its degrees of freedom, moderated by the other rows."""
+        return self.prior.moderate(*self._own(key))
 
     def _plain(self, key: Hashable) -> Estimate:
         if key not in self._found:
@@ -152,7 +156,7 @@ def estimate(lines: Lines, levels: Sequence[str]) -> Estimate:
     covers += [level for level in levels if level == "prompt" and units[level] > 1]
     se = 0.0 if outer == "dataset" else _shared_error(lines)  # independent over styles, so in their spread
     prompt = "prompt" if "prompt" in levels else None
-    made = resampling.mean(lines.values, _compact(lines, outer), _compact(lines, prompt), se)
+    made = resampling.mean(lines.values, compact(lines, outer), compact(lines, prompt), se)
     return Estimate(made, units, tuple(covers), lines.values)
 
 
@@ -240,7 +244,8 @@ def _by_dataset(lines: Lines) -> np.ndarray:
     return np.bincount(place, lines.values, len(kinds)) / np.bincount(place, minlength=len(kinds))
 
 
-def _compact(lines: Lines, level: str | None) -> np.ndarray:
+def compact(lines: Lines, level: str | None) -> np.ndarray:
+    """(N,) the unit of a level that each value belongs to, as 0, 1, ...; without a level all 0."""
     if level is None:
         return np.zeros(len(lines.values), dtype=np.int64)
     return np.unique(lines.codes[LEVELS.index(level)], return_inverse=True)[1]

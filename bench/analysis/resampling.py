@@ -69,9 +69,7 @@ class Mean:
         n = len(self.prompts)
         if n < 2 and self.free <= 0 and self.se == 0:
             return 0.0
-        parts = self.prompt_variance**2 / (n - 1) if n > 1 else 0.0
-        parts += self.between**2 / self.free if self.free > 0 else 0.0
-        return float(self.variance**2 / parts) if parts > 0 else MOST_DEGREES
+        return float(satterthwaite(self.variance, self.prompt_variance, n, self.between, self.free))
 
     def limits(self) -> tuple[float, float]:
         """The 95 % interval; NaN where nothing is known."""
@@ -83,14 +81,37 @@ class Mean:
 
     def tail(self, bound: float, up: bool) -> float:
         """One-sided p of a true mean that is not above (`up`) or not below the bound; NaN where nothing is known."""
-        from scipy.special import stdtr
+        return float(tail(self.value, self.variance, self.freedom, bound, up))
 
-        if self.freedom == 0:
-            return math.nan
-        apart = (self.value - bound) * (1 if up else -1)
-        if self.variance <= (ROUNDING * max(abs(self.value), abs(bound))) ** 2:  # no spread but that of rounding
-            return 0.0 if apart > ROUNDING * max(abs(self.value), abs(bound)) else 1.0
-        return float(stdtr(self.freedom, -apart / math.sqrt(self.variance)))
+
+def satterthwaite(
+    variance: np.ndarray | float,
+    of_prompts: np.ndarray | float,
+    prompts: int,
+    between: np.ndarray | float,
+    free: np.ndarray | float,
+) -> np.ndarray:
+    """Degrees of freedom of a variance, from those of its parts: over prompts, and over outer units with `free`."""
+    parts = np.square(of_prompts) / (prompts - 1) if prompts > 1 else np.zeros(np.shape(of_prompts))
+    parts = parts + np.where(np.greater(free, 0), np.square(between) / np.where(np.greater(free, 0), free, 1), 0.0)
+    return np.where(parts > 0, np.square(variance) / np.where(parts > 0, parts, 1.0), MOST_DEGREES)
+
+
+def tail(
+    value: np.ndarray | float, variance: np.ndarray | float, freedom: np.ndarray | float, bound: float, up: bool
+) -> np.ndarray:
+    """One-sided p of true means that are not above (`up`) or not below the bound, by Student's t; NaN without degrees.
+
+    Where there is no spread but that of rounding, it is 0 or 1.
+    """
+    from scipy.special import stdtr
+
+    apart = np.subtract(value, bound) * (1 if up else -1)
+    least = ROUNDING * np.maximum(np.abs(value), abs(bound))
+    still = np.less_equal(variance, np.square(least))
+    deviation = np.sqrt(np.where(still, 1.0, variance))
+    found = np.where(still, np.where(apart > least, 0.0, 1.0), stdtr(freedom, -apart / deviation))
+    return np.where(np.equal(freedom, 0), np.nan, found)
 
 
 def limits(value: float, errors: np.ndarray) -> tuple[float, float]:
@@ -105,15 +126,22 @@ def limits(value: float, errors: np.ndarray) -> tuple[float, float]:
 
 def mean(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, se: float = 0.0) -> Mean:
     """The mean over outer units of values (N,), with their outer unit and their prompt as codes 0, 1, ... (N,)."""
+    means, influence, count = parts(values, rows, columns)
+    g, n = influence.shape
+    prompts = influence.mean(axis=0)  # (n,)
+    between = float(means.var(ddof=1) / g) if g > 1 else 0.0
+    return Mean(float(means.mean()), g, between, _counted(influence, prompts, count), prompts * n, se)
+
+
+def parts(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mean of each outer unit (G,), the influence of each prompt on it and how many values there are, (G, n)."""
     g, n = int(rows.max()) + 1, int(columns.max()) + 1
     cell = rows * n + columns
     count = np.bincount(cell, minlength=g * n).reshape(g, n)
     total = np.bincount(cell, weights=values, minlength=g * n).reshape(g, n)
     means = total.sum(axis=1) / count.sum(axis=1)  # (G,)
     influence = (total - count * means[:, None]) / count.sum(axis=1, keepdims=True)  # (G, n), rows sum to 0
-    prompts = influence.mean(axis=0)  # (n,)
-    between = float(means.var(ddof=1) / g) if g > 1 else 0.0
-    return Mean(float(means.mean()), g, between, _counted(influence, prompts, count), prompts * n, se)
+    return means, influence, count
 
 
 def _counted(influence: np.ndarray, prompts: np.ndarray, count: np.ndarray) -> float:

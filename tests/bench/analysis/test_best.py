@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.analysis import best, statistics
+from bench.analysis import best, grids, statistics
 from bench.analysis.pairing import Rows
 from bench.analysis.resampling import Mean
 
@@ -74,3 +74,44 @@ def test_the_best_of_equal_rows_is_rarely_left_behind():
     wrong = [0 in found([0.0] * 4, draw=draw, prompts=12).separated for _ in range(60)]
     assert np.mean(wrong) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 60)
     assert statistics.ALPHA == best.ALPHA
+
+
+# --- all rows at once, against each pair by itself
+
+
+def random_rows(draw):
+    """Rows of one style: some lack trainings, some train nothing, some lines are absent, some rows are equal."""
+    count, seeds, prompts = int(draw.integers(2, 9)), int(draw.integers(1, 5)), int(draw.choice([1, 6, 24]))
+    frames, levels = [], draw.normal(size=count).round(0)
+    index = pd.MultiIndex.from_product([range(seeds), range(prompts), range(2)], names=["seed", "prompt", "image_seed"])
+    for i, level in enumerate(levels):
+        frame = pd.Series(level + draw.normal(size=len(index)) * draw.choice([0, 0.5]), index, name="x").reset_index()
+        frame = frame.assign(method=i, trained=draw.random() < 0.9, x_se=draw.choice([np.nan, 0.2]))
+        if draw.random() < 0.2:
+            frame = frame[frame.seed > 0] if seeds > 2 else frame.iloc[1:]
+        frames.append(frame)
+    return Rows(dict(enumerate(frames)), "x")
+
+
+def tails_by_pair(rows, count, up, target):
+    found = np.ones((count, count))
+    for i in range(count):
+        for j in range(i):
+            made = rows.pair(i, j)
+            if made.general and target is None:
+                found[i, j], found[j, i] = made.mean.tail(0.0, up=not up), made.mean.tail(0.0, up=up)
+            elif made.general:
+                found[j, i], found[i, j] = best.nearness(made.mean, rows.pair(i, j, sign=1).mean, target)
+    return found
+
+
+@pytest.mark.parametrize("up, target", [(True, None), (False, None), (False, 0.0), (False, 0.7)])
+def test_rows_compared_at_once_are_compared_as_each_pair_is(up, target):
+    draw, at_once = np.random.default_rng(3), 0
+    for _ in range(60):
+        rows = random_rows(draw)
+        names = list(rows.lines)
+        at_once += sum(map(len, grids.alike(rows, names)))
+        expected = tails_by_pair(rows, len(names), up, target)
+        np.testing.assert_allclose(best._tails(rows, names, up, target), expected, rtol=1e-9, atol=1e-12)
+    assert at_once > 100  # rows that the arrays were about, not the pairs
