@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LEVELS = ("dataset", "seed", "prompt")  # outermost first
 INNER = "image_seed"  # the evaluation seed, nested in the prompt
+TRAINED = "trained"
+Columns = Mapping[str, np.ndarray]  # the lines of a row by columns, (N,) each
 UNTRAINED = "untrained"  # stands among the levels that an error covers: there is no other training
 
 
@@ -71,9 +73,10 @@ class Rows:
     has several values of the same units.
     """
 
-    def __init__(self, rows: Mapping[Hashable, pd.DataFrame], value: str, levels: Sequence[str] = LEVELS):
+    def __init__(self, rows: Mapping[Hashable, pd.DataFrame | Columns], value: str, levels: Sequence[str] = LEVELS):
         self.levels = [level for level in levels if all(level in part for part in rows.values())]
-        self.lines = _lines(rows, value, self.levels)
+        parts = {key: _columns(part, value) for key, part in rows.items()}
+        self.lines = _lines(parts, value, self.levels)
         self._trainings = {key: _trainings(key, part) for key, part in rows.items()}
         self._found: dict[Hashable, Estimate] = {}
 
@@ -163,39 +166,68 @@ def estimate(lines: Lines, levels: Sequence[str]) -> Estimate:
 # --- how
 
 
-def _trainings(key: Hashable, part: pd.DataFrame) -> Hashable:
-    return frozenset(part.run_id) if "run_id" in part else key
+def by_columns(frame: pd.DataFrame, by: Sequence[str]) -> dict[Hashable, Columns]:
+    """The rows of a frame by the tuples of two or more columns' values, in the order of the frame; NaN is a value.
+
+    Of ten thousand records this is much faster than a frame for each row. Categories are there as their codes.
+    """
+    groups = frame.groupby(list(by), dropna=False, sort=False, observed=True)
+    place = groups.ngroup().to_numpy()
+    order, sizes = np.argsort(place, kind="stable"), groups.size()
+    ends = np.cumsum(sizes.to_numpy())[:-1]
+    whole = [name for name in frame if name not in by or name in LEVELS]
+    parts = {name: np.split(_without_texts(frame[name])[order], ends) for name in whole}
+    return {key: {name: part[i] for name, part in parts.items()} for i, key in enumerate(sizes.index)}
 
 
-def _lines(rows: Mapping[Hashable, pd.DataFrame], value: str, levels: Sequence[str]) -> dict[Hashable, Lines]:
-    """The lines of each row with codes that mean the same in all of them; those where the value is NaN are left out."""
+def _without_texts(values: pd.Series) -> np.ndarray:
+    return (values.cat.codes if values.dtype == "category" else values).to_numpy()
+
+
+def _columns(part: pd.DataFrame | Columns, value: str) -> Columns:
+    """What is needed of a row, without the lines where the value is NaN."""
+    names = [name for name in (*LEVELS, INNER, TRAINED, value, f"{value}_se") if name in part]
+    made = {name: np.asarray(part[name]) for name in names}
+    known = ~np.isnan(made[value].astype(np.float64))
+    return made if known.all() else {name: values[known] for name, values in made.items()}
+
+
+def _trainings(key: Hashable, part: pd.DataFrame | Columns) -> Hashable:
     import pandas as pd
 
-    kept = {key: part[part[value].notna()] for key, part in rows.items()}
-    for part in kept.values():
-        refuse_mixed(part, value, levels)
-    columns = [name if all(name in part for part in kept.values()) else None for name in (*LEVELS, INNER)]
+    return frozenset(pd.unique(part["run_id"])) if "run_id" in part else key
+
+
+def _lines(rows: Mapping[Hashable, Columns], value: str, levels: Sequence[str]) -> dict[Hashable, Lines]:
+    """The lines of each row with codes that mean the same in all of them."""
+    import pandas as pd
+
+    for part in rows.values():
+        _refuse_mixed(part, value, levels)
+    columns = [name if all(name in part for part in rows.values()) else None for name in (*LEVELS, INNER)]
     columns = [name if name == INNER or name in levels else None for name in columns]
-    size = sum(map(len, kept.values()))
+    size = sum(len(part[value]) for part in rows.values())
     codes = np.zeros((4, size), dtype=np.int64)
     for i, column in enumerate(columns):
         if column:
-            codes[i] = pd.factorize(pd.concat([part[column] for part in kept.values()], ignore_index=True))[0]
-    made, start = {}, 0
-    for key, part in kept.items():
-        made[key] = _row(part, value, codes[:, start : start + len(part)], codes.max(axis=1, initial=0) + 1)
-        start += len(part)
+            codes[i] = pd.factorize(np.concatenate([part[column] for part in rows.values()]))[0]
+    sizes, made, start = codes.max(axis=1, initial=0) + 1, {}, 0
+    for key, part in rows.items():
+        end = start + len(part[value])
+        made[key] = _row(part, value, codes[:, start:end], sizes)
+        start = end
     return made
 
 
-def _row(part: pd.DataFrame, value: str, codes: np.ndarray, sizes: np.ndarray) -> Lines:
-    trained = bool(part["trained"].iloc[0]) if "trained" in part and len(part) else True
+def _row(part: Columns, value: str, codes: np.ndarray, sizes: np.ndarray) -> Lines:
+    n = len(part[value])
+    trained = bool(part[TRAINED][0]) if TRAINED in part and n else True
     if not trained:
         first = _first_seeds(codes)
-        part, codes = part[first], codes[:, first]
-    values = part[value].to_numpy(dtype=np.float64)
-    errors = part[f"{value}_se"].to_numpy(dtype=np.float64) if f"{value}_se" in part else np.full(len(part), np.nan)
-    keys = np.ravel_multi_index(tuple(codes[[0, 2, 3, 1]]), tuple(sizes[[0, 2, 3, 1]])) if len(part) else codes[0]
+        part, codes = {name: values[first] for name, values in part.items()}, codes[:, first]
+    values = part[value].astype(np.float64)
+    errors = part[f"{value}_se"].astype(np.float64) if f"{value}_se" in part else np.full(len(values), np.nan)
+    keys = np.ravel_multi_index(tuple(codes[[0, 2, 3, 1]]), tuple(sizes[[0, 2, 3, 1]])) if n else codes[0]
     order = np.argsort(keys, kind="stable")
     if not trained:
         keys, codes = keys // sizes[1], codes * np.array([[1], [0], [1], [1]])
@@ -257,7 +289,9 @@ def _shared_error(lines: Lines) -> float:
     return float(np.sqrt(np.mean(np.square(errors)))) if len(errors) else 0.0
 
 
-def refuse_mixed(frame: pd.DataFrame, value: str, levels: Sequence[str]) -> None:
+def _refuse_mixed(part: Columns, value: str, levels: Sequence[str]) -> None:
+    import pandas as pd
+
     for level in LEVELS[:2]:
-        if level in frame and level not in levels and frame[level].nunique() > 1:
+        if level in part and level not in levels and pd.Series(part[level]).nunique() > 1:
             raise BenchError(f"The values of {value!r} come from several units of {level!r}; add it to the levels.")

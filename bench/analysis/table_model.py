@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.analysis import frames, method_titles, quantities, statistics, variants
 from bench.analysis.best import Best, best
-from bench.analysis.pairing import Rows
+from bench.analysis.pairing import Columns, Rows, by_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,9 +145,9 @@ def _per_image(rows: pd.DataFrame, images: pd.DataFrame, name: str, column: str)
 
 def cells(found: Numbers, by: Sequence[str], blocks: Sequence[str], bold: bool = True) -> dict[Hashable, Value]:
     """The value of every row (told apart by `by`), the best of each block (a part of `by`) bold."""
-    parts = statistics.split(found.frame, by)
     if found.costs:
-        return {key: _median(part) for key, part in parts.items()}
+        return {key: _median(part) for key, part in statistics.split(found.frame, by).items()}
+    parts = by_columns(found.frame, by)
     values: dict[Hashable, Value] = {}
     place = list(by).index("method")
     for block in _blocks(parts, [list(by).index(name) for name in blocks]):
@@ -179,8 +179,8 @@ def _median(part: pd.DataFrame) -> Value:
     return Value(float(part.value.median()), n=int(part.value.count()))
 
 
-def _blocks(parts: Mapping[Any, pd.DataFrame], places: Sequence[int]) -> list[dict[Hashable, pd.DataFrame]]:
-    found: dict[tuple, dict[Hashable, pd.DataFrame]] = {}
+def _blocks(parts: Mapping[Any, Columns], places: Sequence[int]) -> list[dict[Hashable, Columns]]:
+    found: dict[tuple, dict[Hashable, Columns]] = {}
     for key, part in parts.items():
         found.setdefault(tuple(key[i] for i in places), {})[key] = part
     return list(found.values())

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bench.analysis import statistics
+from bench.analysis import pairing, statistics
 from bench.analysis.pairing import Rows
 from bench.contracts import BenchError
 
@@ -278,3 +278,17 @@ def test_the_same_order_in_all_styles_has_its_exact_p():
     with pytest.raises(BenchError, match="3 rows and 2 styles"):
         statistics.ranks(scores[[0, 1]], True)
     assert statistics.ranks(pd.DataFrame([[1.0, 1.0, 1.0]] * 3), True).p == 1.0
+
+
+def test_rows_as_columns_are_the_rows_as_frames():
+    draw = np.random.default_rng(0)
+    names = pd.Categorical(draw.choice(["b", "a", None], 200), ["a", "b", "unused"])
+    frame = pd.DataFrame({"method": names, "strength": draw.choice([1.0, 2.0, np.nan], 200), "seed": range(200)})
+    frame = frame.assign(dataset=pd.Categorical(draw.choice(["y", "x"], 200)), x=draw.normal(size=200))
+    by = ["method", "dataset", "strength"]
+    frames, found = statistics.split(frame, by), pairing.by_columns(frame, by)
+    assert list(map(str, found)) == list(map(str, frames)) and len(found) > 12
+    for part, made in zip(frames.values(), found.values(), strict=True):
+        assert set(made) == {"dataset", "seed", "x"}
+        assert made["seed"].tolist() == part.seed.tolist() and made["x"].tolist() == part.x.tolist()
+        assert len(set(made["dataset"])) == 1
