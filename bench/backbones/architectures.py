@@ -73,3 +73,8 @@ PUBLISHED: dict[str, Architecture] = {
         0,
     ),
 }
+
+
+def published(settings: Mapping[str, Any]) -> Architecture | None:
+    """The shapes of a backbone's model, or None where they are not known here."""
+    return PUBLISHED.get(str(settings["path"]).partition("@")[0])

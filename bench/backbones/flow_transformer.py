@@ -105,7 +105,7 @@ class FlowTransformer(LatentDiffusion):
 
     def conventions(self) -> Mapping[str, str]:
         latents = "drawn from the posterior" if self.draws_latents else "the mode of the posterior"
-        return {**self.schedule.words(), "latents": latents, "adapters at attention": self.published.pattern}
+        return {**self.schedule.words(), "latents": latents}
 
     # --- the network
 

@@ -18,6 +18,7 @@ def load(work: Work) -> None:
     work.notes += token_notes(work.method.unbound(work.dataset), work.dataset)
     work.notes += [*work.method.notes, *work.dataset.notes]
     work.notes += work.backbone.training_notes if work.method.recipe else ()
+    work.notes += [f"{work.backbone.name}: {what}: {how}" for what, how in work.backbone.conventions().items()]
     work.notes += split_notes(work.method.rare_tokens, work.backbone.tokenizers())
     for prompt in work.dataset.prompts:
         lost = max(map(work.backbone.truncated, work.method.prompts(prompt, work.dataset).values()))

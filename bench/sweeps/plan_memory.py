@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from bench.backbones.architectures import published
 from bench.cell import Cell
 from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, Dataset, Example, Method, Text, TrainingData
 from bench.sweeps.plan import kind
@@ -17,11 +18,9 @@ if TYPE_CHECKING:
 
 def sentences(cells: Sequence[Cell], pack: int) -> Iterator[str]:
     """One for each kind of cell on a backbone whose shapes are known; `pack` cells train together."""
-    from bench.training import memory
-
     kinds = {kind(cell.method, cell.backbone): cell for cell in cells if "recipe" in cell.method}
     for cell in kinds.values():
-        if memory.published(cell.backbone) is None:
+        if published(cell.backbone) is None:
             continue
         name = f"{cell.method['name']} on {cell.backbone['name']} at {cell.backbone['resolution']} pixels"
         try:

@@ -19,7 +19,7 @@ from torch.nn.functional import mse_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.backbones.architectures import PUBLISHED, Architecture
+from bench.backbones.architectures import Architecture, published
 from bench.contracts import AdapterSpec, Ask, BenchError, Text
 
 if TYPE_CHECKING:
@@ -76,11 +76,6 @@ class Peak(TorchDispatchMode):
     def _freed(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
-
-
-def published(settings: Mapping[str, Any]) -> Architecture | None:
-    """The shapes of a backbone's model, or None where they are not known here."""
-    return PUBLISHED.get(str(settings["path"]).partition("@")[0])
 
 
 def forecast(settings: Mapping[str, Any], specs: Mapping[str, AdapterSpec], rows: int, cells: int = 1) -> Memory:

@@ -282,3 +282,9 @@ def test_adapters_train_on_quantised_weights(klein, quantize):
     with torch.no_grad():
         expected = full.predict(z.float(), t, text)
     assert (out.detach() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_a_backbone_says_its_conventions(backbone):
+    said = backbone.conventions()
+    assert said["time sampling"] == "uniform" and said["latents"].startswith("drawn") == backbone.draws_latents
+    assert said["shift"] == ("static, 3" if backbone.network_name.startswith("SD3") else "dynamic, in sampling alone")

@@ -75,7 +75,7 @@ def test_the_forecast_is_what_a_real_step_of_sd15_keeps():
     settings |= {"dtype": "float32", "resolution": 256}
     found = memory.forecast(settings, SPECS, rows=1)
     backbone = memory._without_network(settings)
-    model = memory.published(settings)
+    model = architectures.published(settings)
     backbone.network = memory._network(backbone, settings, model)
     type(backbone).latent_shape = memory._latent_shape(settings, model)
     adapters, kept = saved(backbone, 1, 1, memory._text(settings, model)(1))
