@@ -100,7 +100,9 @@ class Fit:
 
     def __post_init__(self) -> None:
         parameters = [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99), fused=True
+        )
         self.file = self.folder / f"{self.name}.checkpoint.safetensors"
         start = self.file if self.file.exists() else self.state
         if start is not None and start.exists():
