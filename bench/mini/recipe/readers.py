@@ -58,8 +58,19 @@ def softened(x: Tensor, rng: torch.Generator) -> Tensor:
     return x + 10 * torch.rand((), generator=rng) * torch.randn(x.shape, generator=rng)
 
 
+def recoloured(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Mixtures of the colours, a third grey, half of the pictures mirrored; the thing stays the same (N, 3, H, W)."""
+    count = len(x)
+    mix = torch.eye(3) + 0.25 * torch.randn(count, 3, 3, generator=rng)
+    grey = (torch.rand(count, 1, 1, generator=rng) < 1 / 3).float()
+    mix = mix * (1 - grey) + grey / 3
+    x = torch.einsum("nij,njhw->nihw", mix, x - 127.5) + 127.5 + 20 * torch.randn(count, 3, 1, 1, generator=rng)
+    mirrored = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
+    return torch.where(mirrored, x.flip(3), x).clamp(0, 255)
+
+
 def train(world: World, run: Run, batch: int = 64) -> Readers:
-    """world: pictures of `readers` (N, 64, 64, 3)."""
+    """world: pictures of `readers` (N, 64, 64, 3). Half of each batch is recoloured, and asks for the thing alone."""
     torch.manual_seed(run.seed + 2)
     model, told = Readers(classes()).to(run.device, memory_format=torch.channels_last), targets(world.labels)
     fit = Fit("readers", run.folder, {"readers": model}, run.steps, lr=2e-3, weight_decay=0.05, until=run.until)
@@ -67,10 +78,17 @@ def train(world: World, run: Run, batch: int = 64) -> Readers:
     def loss_at(step: int) -> Tensor:
         rows = np.sort(rows_at(run.seed, step, len(world.images), batch))
         x = torch.from_numpy(np.array(world.images[rows])).permute(0, 3, 1, 2)
-        x = softened(x, torch.Generator().manual_seed(run.seed + step)).to(run.device)
+        rng = torch.Generator().manual_seed(run.seed + step)
+        order = torch.randperm(batch, generator=rng).numpy()  # rows are sorted for the disk
+        x, half = softened(x[order], rng), batch // 2
+        x = torch.cat([x[:half], recoloured(x[half:], rng)]).to(run.device)
         with fast_precision(run.device):
             said = model(x)
-        losses = [F.cross_entropy(said[k].float(), told[k][rows].to(run.device), label_smoothing=0.05) for k in said]
+        losses = []
+        for k, logits in said.items():
+            asked = batch if k == "thing" else half
+            expected = told[k][rows[order]][:asked].to(run.device)
+            losses.append(F.cross_entropy(logits[:asked].float(), expected, label_smoothing=0.05))
         return torch.stack(losses).sum()
 
     fit.run(loss_at)
