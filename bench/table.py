@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bench.analysis.comparisons import Requested
+    from bench.analysis.kept_numbers import Kept
     from bench.analysis.layouts import Source
     from bench.analysis.table_model import TableModel
 
@@ -71,8 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("No record.")
         return
     from bench.analysis import formats
+    from bench.analysis.kept_numbers import Kept
 
-    parts = sections(options, Shown(options.results, table, images(options.results, shown), options.mix), names)
+    kept = Kept(options.results)
+    parts = sections(options, Shown(options.results, table, images(options.results, shown), options.mix, kept), names)
     models = [model for _, model in parts]
     print("\n\n".join(map(formats.text, models)))
     for kind, make in (("markdown", formats.markdown), ("latex", formats.latex), ("html", formats.html)):
@@ -83,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         whole = pd.concat([_as_frame(options, part, model) for part, model in parts], ignore_index=True)
         write(whole, options.csv, options.parquet)
+    kept.save()
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class Shown:
     table: pd.DataFrame
     images: pd.DataFrame
     mix: bool
+    kept: Kept | None = None
 
     def of(self, evaluation: str) -> Shown:
         """Those that were evaluated in one way."""
@@ -106,7 +111,9 @@ class Shown:
         from bench.analysis import layouts
 
         mine = self.images.run_id.isin(self.table.run_id)
-        return layouts.Source(self.table, self.images if mine.all() else self.images[mine], self.mix, self.configs)
+        return layouts.Source(
+            self.table, self.images if mine.all() else self.images[mine], self.mix, self.configs, self.kept
+        )
 
 
 def sections(options: argparse.Namespace, shown: Shown, names: Sequence[str] | None) -> list[tuple[Shown, TableModel]]:

@@ -30,6 +30,8 @@ from bench.contracts import BenchError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.analysis.kept_numbers import Kept
+
 BOLD = (
     "Bold: the best of the same column{block}. Italic: cannot be separated from the best. All others are behind it "
     "(Hsu's comparison with the best, 95 %). Bounds do not compete."
@@ -53,6 +55,7 @@ class Source:
     images: pd.DataFrame
     mix: bool = False  # unlike fingerprints may share a column
     configs: Callable[[], Configs] | None = dict  # of records, by any name, to say in words what settings are; or not
+    kept: Kept | None = None  # numbers that were worked out before
 
     @cached_property
     def done(self) -> pd.DataFrame:
@@ -164,7 +167,7 @@ def _model(source: Source, names: Sequence[str] | None, by: list[str], bold: boo
         marks = tuple(mark for note in said for mark in model.mark(note))
         about = quantities.heading(bare)
         column = Column(bare, network.removesuffix("]") or None, found.up, marks, about.text, about.ideal, about.group)
-        grids[column] = cells(found, by, blocks, bold)
+        grids[column] = cells(found, by, blocks, bold, source.kept)
     _fill(model, grids)
     model = _explain(model, " and dataset" if "dataset" in by else "", contest=bold)
     if any(column.heading != column.name for column in grids):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis import frames, method_titles, quantities, statistics, variants
@@ -13,6 +13,8 @@ from bench.analysis.pairing import Columns, Rows, by_columns
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from bench.analysis.kept_numbers import Kept
 
 ROW = ["dataset", "method", "backbone", "settings", "strength"]  # what a row is, besides the seeds it averages over
 POOLED = ["form", "evaluation", *ROW[1:]]  # what a row is that pools datasets
@@ -143,20 +145,38 @@ def _per_image(rows: pd.DataFrame, images: pd.DataFrame, name: str, column: str)
     return each.merge(rows.drop(columns="value"), "inner", keys)
 
 
-def cells(found: Numbers, by: Sequence[str], blocks: Sequence[str], bold: bool = True) -> dict[Hashable, Value]:
+def cells(
+    found: Numbers, by: Sequence[str], blocks: Sequence[str], bold: bool = True, kept: Kept | None = None
+) -> dict[Hashable, Value]:
     """The value of every row (told apart by `by`), the best of each block (a part of `by`) bold."""
     if found.costs:
         return {key: _median(part) for key, part in statistics.split(found.frame, by).items()}
     parts = by_columns(found.frame, by)
     values: dict[Hashable, Value] = {}
-    place = list(by).index("method")
+    place, contest = list(by).index("method"), bold and found.up is not None and found.judged
     for block in _blocks(parts, [list(by).index(name) for name in blocks]):
-        rows = Rows(block, "value", found.levels)
-        values |= {key: _value(rows, key) for key in block}
-        if bold and found.up is not None and found.judged:
-            competing = [key for key in block if not method_titles.bound(key[place])]  # type: ignore[index]
-            _mark_best(values, best(rows, competing, found.up, found.target))
+        competing = [key for key in block if contest and not method_titles.bound(key[place])]  # type: ignore[index]
+        values |= _block(block, found, competing) if kept is None else _kept(kept, block, found, competing)
     return {key: values[key] for key in parts}
+
+
+def _kept(
+    kept: Kept, block: Mapping[Hashable, Columns], found: Numbers, competing: Sequence[Hashable]
+) -> dict[Hashable, Value]:
+    """The same as `_block`, from before where it was worked out before."""
+    asked = (found.levels, found.up, found.target, [key in competing for key in block])
+    lines = kept.lines(block, asked, lambda: [astuple(value) for value in _block(block, found, competing).values()])
+    made = [Value(*line) for line in lines]
+    return {key: replace(value, covers=tuple(value.covers)) for key, value in zip(block, made, strict=True)}
+
+
+def _block(block: Mapping[Hashable, Columns], found: Numbers, competing: Sequence[Hashable]) -> dict[Hashable, Value]:
+    """The values of rows that are compared with each other, of which some compete for the best."""
+    rows = Rows(block, "value", found.levels)
+    values = {key: _value(rows, key) for key in block}
+    if competing:
+        _mark_best(values, best(rows, competing, bool(found.up), found.target))
+    return values
 
 
 def _mark_best(values: dict[Hashable, Value], found: Best | None) -> None:

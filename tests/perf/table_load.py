@@ -56,15 +56,15 @@ def clock(what, work):
 
 
 def make(root: Path, i: int) -> None:
-    """Record i: names of its own, and one of 40 sets of numbers."""
+    """Record i: names of its own, and numbers of its own, those of one of 1009 sets with other last digits."""
     method, dataset, seed = f"method{i % 10}", f"style{i // 10 % 50}", i // 500
     folder = root / f"{method}-{dataset}-s{seed}"
     folder.mkdir(exist_ok=True)
-    text, lines = numbers(i % 40)
+    text, lines = numbers(i % 1009)
     for name, value in (("RUN", folder.name), ("METHOD", method), ("DATASET", dataset), ('"SEED"', str(seed))):
         text = text.replace(name, value)
     (folder / "record.json").write_text(text)
-    (folder / "per_image.csv").write_text(lines)
+    (folder / "per_image.csv").write_text(lines.replace("DIGITS", f"{i:05d}"))
 
 
 @cache
@@ -85,7 +85,7 @@ def score(strength, metric, value):
 
 
 def csv(values):
-    lines = [f"{1.0 + g},{prompt},0," + ",".join(f"{x:.17g}" for x in values[g, :, p])
+    lines = [f"{1.0 + g},{prompt},0," + ",".join(f"{x:.12f}DIGITS" for x in values[g, :, p])
              for g in range(2) for p, prompt in enumerate(PROMPTS)]  # fmt: skip
     return "\n".join([",".join(["strength", "prompt", "seed", *METRICS]), *lines]) + "\n"
 
