@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import stat
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +24,22 @@ INDEX = ["strength", "prompt", "seed"]  # of the lines of per_image.csv
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a text that begins so
 
 
+MOST_NAMED = 20  # damaged files of one store; of thousands, the first ones say enough
+_named: Counter[Path] = Counter()  # store -> how many of its files were left out by this process
+
+
 class Damaged(BenchError):
     """A file that cannot be what it is called. The message is the reason alone."""
+
+
+def warn_left_out(log: logging.Logger, path: Path, error: Exception) -> None:
+    """One warning line about a damaged `<store>/<cell>/<file>`, for the first ones of a store."""
+    store = path.parent.parent
+    _named[store] += 1
+    if _named[store] <= MOST_NAMED:
+        log.warning("%s was left out: %s.", path, " ".join(str(error).split()))
+    elif _named[store] == MOST_NAMED + 1:
+        log.warning("More files of %s were left out; they are not named.", store)
 
 
 def content(path: Path) -> bytes:

@@ -165,7 +165,7 @@ def _content(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except (OSError, BenchError) as error:
-        log.warning("%s was left out: %s.", path, " ".join(str(error).split()))
+        reading.warn_left_out(log, path, error)
         return None
 
 
@@ -205,7 +205,7 @@ def _alone(path: Path, data: bytes) -> pyarrow.Table | None:
     try:
         return _parsed(data)
     except (ValueError, BenchError, pyarrow.ArrowException) as error:
-        log.warning("%s was left out: %s.", path, " ".join(str(error).split()))
+        reading.warn_left_out(log, path, error)
         return None
 
 

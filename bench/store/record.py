@@ -265,5 +265,5 @@ def read_record(path: Path) -> Record | None:
     except FileNotFoundError:
         return None
     except (OSError, BenchError) as error:
-        log.warning("%s was left out: %s.", path, error)
+        reading.warn_left_out(log, path, error)
         return None

@@ -21,8 +21,9 @@ from bench.data import image_files
 from bench.data.image_files import save_images
 from bench.data.images import stored
 from bench.files import atomic_write
+from bench.reading import MOST_NAMED
 from bench.store.provenance import provenance
-from bench.store.record import Record, Store, dumps, loads
+from bench.store.record import Record, Store, dumps, loads, read_record
 
 ROOT = Path(__file__).parents[3]
 
@@ -328,3 +329,13 @@ def test_records_need_no_torch_and_no_git(tmp_path):
     )
     environment = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
     assert child(code, env=environment).communicate()[0] == "None\n"
+
+
+def test_of_very_many_damaged_records_the_first_are_named(tmp_path, caplog):
+    for k in range(50):
+        (tmp_path / f"{k:02d}").mkdir()
+        (tmp_path / f"{k:02d}" / "record.json").write_text("{")
+        assert read_record(tmp_path / f"{k:02d}" / "record.json") is None
+    assert len(caplog.messages) == MOST_NAMED + 1
+    assert "19/record.json was left out: it is not whole JSON" in caplog.messages[-2]
+    assert caplog.messages[-1] == f"More files of {tmp_path} were left out; they are not named."
