@@ -67,7 +67,7 @@ def _constant(value: ast.expr) -> Any:
 # --- what a class takes
 
 
-def annotations(target: str) -> Mapping[str, str]:
+def arguments(target: str) -> Mapping[str, str]:
     """Name -> annotation of what a class takes: the arguments of its __init__, or the fields of a dataclass.
 
     A class without either, or with `**options` in its __init__, takes what its bases take. Nothing where the source
@@ -77,29 +77,29 @@ def annotations(target: str) -> Mapping[str, str]:
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         return {}
     try:
-        return _annotations(target, Path.cwd())  # where the user's own folders lie
+        return _arguments(target, Path.cwd())  # where the user's own folders lie
     except RecursionError:  # classes or imports in a circle
         return {}
 
 
 @functools.lru_cache(maxsize=1024)
-def _annotations(target: str, here: Path) -> Mapping[str, str]:
+def _arguments(target: str, here: Path) -> Mapping[str, str]:
     found = _defined(target)
     if found is None:
         return {}
     home, node = found
-    own, more = _own_annotations(node)
+    own, more = _own_arguments(node)
     names = [base.id for base in node.bases if isinstance(base, ast.Name)] if more else []
-    bases = [annotations(_origin(home, name)) for name in names]
+    bases = [arguments(_origin(home, name)) for name in names]
     return MappingProxyType({name: text for known in (*bases, own) for name, text in known.items()})
 
 
-def _own_annotations(node: ast.ClassDef) -> tuple[dict[str, str], bool]:
+def _own_arguments(node: ast.ClassDef) -> tuple[dict[str, str], bool]:
     """Those of the class itself, and whether it also takes what its bases take."""
     for line in node.body:
         if isinstance(line, ast.FunctionDef) and line.name == "__init__":
-            arguments = [*line.args.args, *line.args.kwonlyargs]
-            found = {one.arg: ast.unparse(one.annotation) for one in arguments if one.annotation}
+            taken = [*line.args.args, *line.args.kwonlyargs]
+            found = {one.arg: ast.unparse(one.annotation) for one in taken if one.annotation}
             return found, line.args.kwarg is not None
     decorators = {ast.unparse(one).partition("(")[0] for one in node.decorator_list}
     return dict(_fields(node)) if "dataclass" in decorators else {}, True

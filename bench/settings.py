@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.choices import check_value
-from bench.class_source import annotations
+from bench.class_source import arguments
 from bench.errors import BenchError
 from bench.paths import PLUGGABLE, extend_packages
 
@@ -60,7 +60,7 @@ def check_declared(spec: Any, at: str, target: str = "") -> None:
     """
     if isinstance(spec, Mapping):
         name = spec.get("_target_", target)
-        known = annotations(MOVED.get(name, name)) if isinstance(name, str) else {}
+        known = arguments(MOVED.get(name, name)) if isinstance(name, str) else {}
         for key, value in spec.items():
             if key in known:
                 check_value(f"{at}.{key}", value, known[key])

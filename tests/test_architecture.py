@@ -17,7 +17,8 @@ MAY_IMPORT = {"bench": {"bench"}, "methods": {"bench"}, "metrics": {"bench", "me
 # here is a command: above all rooms.
 ROOMS = """
 errors choices environment reading paths class_source files seeding settings progress contracts mini data backbones
-adapters sampling training track cell fairness compose store analysis steps run report study sweeps runs command mini.recipe
+adapters sampling training track cell fairness compose store analysis steps run report study sweeps runs command
+mini.recipe
 """.split()
 RECIPE = (
     "bench.mini.recipe",

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf, open_dict
 from bench import choices
 from bench.cell import contents
 from bench.choices import check_value
-from bench.class_source import annotations
+from bench.class_source import arguments
 from bench.compose import CLASSES, cell, register_datasets
 from bench.contracts import BenchError
 from bench.fairness import contract
@@ -233,7 +233,7 @@ def test_what_a_class_takes_as_its_source_says_is_what_python_says(name):
     kind = class_of(name)
     known = {key: one.annotation for key, one in parameters(kind).items() if one.annotation is not one.empty}
     plain = {key: text.replace('"', "'") for key, text in known.items() if isinstance(text, str)}
-    found = dict(annotations(name))
+    found = dict(arguments(name))
     assert {key: found.get(key) for key in plain} == plain and set(found) >= set(plain)
 
 
@@ -248,7 +248,7 @@ class Round(Round): ...
 """
     (tmp_path / "methods" / "mine.py").write_text(source)
     monkeypatch.chdir(tmp_path)
-    assert annotations("methods.mine.Mine")["kind"] == "Literal['a', 'b']"
+    assert arguments("methods.mine.Mine")["kind"] == "Literal['a', 'b']"
     with pytest.raises(BenchError, match="method.kind=c was requested; type a or b"):
         check_declared({"_target_": "methods.mine.Mine", "kind": "c"}, "method")
     with pytest.raises(BenchError, match=r"method.inner.guidance=much was requested; it takes a number"):
@@ -263,7 +263,7 @@ def test_a_name_without_a_source_allows_everything(tmp_path, monkeypatch, name):
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "mine.py").write_text("class Round(Round): ...")
     monkeypatch.chdir(tmp_path)
-    assert annotations(name) == {}
+    assert arguments(name) == {}
     check_declared({"_target_": name, "rank": "x"}, "method")
 
 
