@@ -16,10 +16,15 @@ from bench.cell import Cell, default_strength
 from bench.choices import check
 from bench.contracts import BenchError
 from bench.data import schema
+from bench.settings import check_declared
 
 OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
 CLAIMS = "claims"  # of an experiment; no cell has them
 BROKEN = "cannot_be_read"  # in place of the settings of a dataset whose yaml is broken
+CLASSES = {  # of the parts that have no _target_
+    "trainer": "bench.training.trainer.TrainerSettings",
+    "sampler": "bench.sampling.sampler.Sampler",
+}
 SEED = re.compile(r"seed=(-?\d+)")
 USES_SEED = re.compile(r"\$\{[^}]*\bseed\b")
 
@@ -28,6 +33,8 @@ def cell(config: DictConfig) -> Cell:
     """Plain typed settings from Hydra's."""
     plain = plain_of(config)
     check(plain)
+    for part in ("method", "backbone", "trainer", "sampler", "metrics", "tracker"):
+        check_declared(plain[part], part, CLASSES.get(part, ""))
     for key in (*OURS, CLAIMS):
         plain.pop(key, None)
     if BROKEN in plain["dataset"]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import paths
+from bench.class_source import class_source, constant, is_own
 from bench.errors import BenchError
-from bench.store.class_constants import class_source, constant, is_own
 
 PAPER = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 WEIGHTS = re.compile(r"\w[\w.-]*(/[\w.-]+)+")  # a folder, a file, or a place in a hub repository

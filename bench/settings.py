@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.choices import check_value
+from bench.class_source import arguments
 from bench.errors import BenchError
 from bench.paths import PLUGGABLE, extend_packages
 
@@ -50,6 +51,23 @@ def finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(text)
     return value
+
+
+def check_declared(spec: Any, at: str, target: str = "") -> None:
+    """Check plain settings against what the classes that they name take, as `construct` does later.
+
+    Nothing is imported. `target` is the class where the settings name none. Raises BenchError.
+    """
+    if isinstance(spec, Mapping):
+        name = spec.get("_target_", target)
+        known = arguments(MOVED.get(name, name)) if isinstance(name, str) else {}
+        for key, value in spec.items():
+            if key in known:
+                check_value(f"{at}.{key}", value, known[key])
+            check_declared(value, f"{at}.{key}")
+    elif isinstance(spec, (list, tuple)):
+        for value in spec:
+            check_declared(value, at)
 
 
 def build(spec: Any, at: str = "") -> Any:

@@ -16,8 +16,9 @@ MAY_IMPORT = {"bench": {"bench"}, "methods": {"bench"}, "metrics": {"bench", "me
 # The rooms of bench/, the lowest first: a module imports from its own room and from lower ones only. What is not named
 # here is a command: above all rooms.
 ROOMS = """
-errors choices environment reading paths files seeding settings progress contracts mini data backbones adapters
-sampling training track cell fairness compose store analysis steps run report study sweeps runs command mini.recipe
+errors choices environment reading paths class_source files seeding settings progress contracts mini data backbones
+adapters sampling training track cell fairness compose store analysis steps run report study sweeps runs command
+mini.recipe
 """.split()
 RECIPE = (
     "bench.mini.recipe",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench import paths
-from bench.store.class_constants import constant
+from bench.class_source import constant
 
 NAME = re.compile(r"[\w.+-]+")  # of a method; anything else in a record is no name of a file
 BOUNDS = ("floor", "ceiling")  # values of `Method.bound`

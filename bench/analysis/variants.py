@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.data import schema
 from bench.errors import BenchError
 from bench.settings import digest
 
@@ -39,7 +40,7 @@ def of_config(config: Mapping[str, Any]) -> dict[str, str]:
     """What KEPT names, of the configuration that a record keeps; words are empty where nothing differs."""
     kept = config.get("dataset")
     content = kept.get("content") if isinstance(kept, Mapping) else None
-    spec = (config.get("requested") or {}).get("dataset") or {}
+    spec = schema.portable((config.get("requested") or {}).get("dataset") or {})
     known = _described(str(spec.get("name"))) if spec else {}
     changed = {key: value for key, value in spec.items() if key in known and not _same(value, known[key])}
     place, described = "\n".join(_paths(changed)), list(_described_as(changed))
@@ -54,10 +55,8 @@ def of_config(config: Mapping[str, Any]) -> dict[str, str]:
 @functools.cache
 def _described(name: str) -> Mapping[str, Any]:
     """The dataset.yaml of a name, or nothing where there is none on this machine."""
-    from bench.data import schema
-
     try:
-        return schema.describe(name)
+        return schema.portable(schema.describe(name))
     except (BenchError, OSError):
         return {}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import http.client
 import os
 import shutil
@@ -21,6 +23,8 @@ TIMEOUT_S = 30.0
 TRIES = 5
 MARGIN = 1.05  # of a size that is known; the registry's are rounded
 MOST = 40 << 30  # bytes of a file whose size is not known
+REMEDY = "delete it and type the command again."
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a file system
 
 
 def _refuse_links(target: Path) -> None:
@@ -28,6 +32,42 @@ def _refuse_links(target: Path) -> None:
     top = staged_folder().resolve()
     if target.is_symlink() or not target.parent.resolve().is_relative_to(top):
         raise BenchError(f"{target} would be written outside {top} through a link; remove the link and repeat.")
+
+
+@contextlib.contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Hold a started download, for no other process to write into it. One that holds nothing is deleted in the end.
+
+    Raises Unavailable while another process holds it.
+    """
+    handle = _held(part)
+    try:
+        yield
+    finally:
+        if part.exists() and part.stat().st_size == 0:
+            part.unlink()
+        os.close(handle)
+
+
+def _held(part: Path) -> int:
+    """A locked handle of the file that has this name now: another process may have renamed the one that was opened."""
+    while True:
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if part.exists() and os.path.samestat(os.fstat(handle), part.stat()):
+                return handle
+        except BlockingIOError as error:
+            os.close(handle)
+            raise Unavailable(
+                f"{part} is being downloaded by another process; wait for it, then type the same command again."
+            ) from error
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return handle
+            os.close(handle)
+            raise
+        os.close(handle)
 
 
 class NotThere(BenchError):
@@ -101,7 +141,7 @@ def _refused(error: urllib.error.HTTPError, url: str, part: Path) -> bool:
         return False
     whole = (error.headers.get("Content-Range") or "").endswith(f"/{part.stat().st_size}")
     if not whole:
-        part.unlink()  # left over from another file
+        os.truncate(part, 0)  # left over from another file
     return whole
 
 
@@ -147,7 +187,7 @@ def stage(file: File, wait_s: float = 1.0) -> Path:
     expected = file.sha256 or checksums().get(file.path)
     place = file.place()
     if place:
-        verify(place, expected, "delete it and type the command again.")
+        verify(place, expected, REMEDY)
         return place
     if not file.url:
         raise BenchError(f"{file.path} is not staged and has no address; copy it to {file.cached()} yourself.")
@@ -156,8 +196,12 @@ def stage(file: File, wait_s: float = 1.0) -> Path:
     _refuse_links(target)
     _refuse_links(part)
     target.parent.mkdir(parents=True, exist_ok=True)
-    download(file.url, part, target.name, wait_s, file.size)
-    _accept(file, part, target, expected)
+    with _alone(part):
+        if target.exists():  # another process has fetched it meanwhile
+            verify(target, expected, REMEDY)
+        else:
+            download(file.url, part, target.name, wait_s, file.size)
+            _accept(file, part, target, expected)
     return target
 
 

@@ -13,10 +13,12 @@ from bench.paths import cache_folder, mirror_folder, staged_folder
 
 
 def inside(folder: Path, path: str) -> Path:
-    """`folder / path`. Raises BenchError for absolute paths and `..`."""
+    """`folder / path`. Raises BenchError for absolute paths, `..`, and what is no name of a file."""
     pure = PurePosixPath(path)
-    if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in pure.parts[0]:
+    if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in str(pure.parts[:1]):
         raise BenchError(f"the path {path!r} would leave its folder; use a relative path without '..'.")
+    if not pure.parts or path.endswith("/") or not path.isprintable():
+        raise BenchError(f"the path {path!r} is no name of a file; use a relative path of printable letters.")
     return folder.joinpath(*pure.parts)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.contracts import BenchError
-from bench.data import dataset_yaml
+from bench.data import dataset_paths, dataset_yaml
+from bench.data.dataset_paths import PLAIN_TEXT, TABLES
 from bench.data.style_folder import laid_out
 from bench.paths import DATASETS, own
 
@@ -47,7 +48,6 @@ KEYS: dict[str, Any] = {  # every key of a dataset.yaml with its default
 }
 FOLDERS = ("references", "person", "background", "auxiliary", "reference_set")  # roles of images, by folder or list
 YAML = "dataset.yaml"
-PLAIN_TEXT, TABLES = ".txt", (".csv", ".tsv")  # endings of files of prompts
 SCENES, ALL = "scenes", "all"  # words in `controls` and in a role
 
 
@@ -106,7 +106,12 @@ def completed(spec: Mapping[str, Any]) -> dict[str, Any]:
             "dataset.prompts=['a photo of a cat','a photo of a car'] or dataset.prompts=prompts.txt",
         )
     _a_list(spec, "seeds", int, "dataset.seeds=[0,1]")
-    return laid_out(spec)
+    return laid_out(dataset_paths.found(spec, _folders()))
+
+
+def portable(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A dataset's settings as a record keeps them: files of the folders of datasets have paths of no machine."""
+    return dataset_paths.portable(spec, _folders())
 
 
 WORD, LIST, MAPPING = (str,), (list, tuple), (Mapping,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from bench.contracts import BenchError
 from bench.data.captions import captions_of
@@ -29,7 +30,7 @@ def own_files(spec: Mapping[str, Any]) -> dict[str, File]:
     wanted = spec.get("files") or {"sha256": {}}
     sizes = wanted.get("size") or {}
     return {
-        name: File(f"{wanted['folder']}/{name}", f"{wanted['url']}/{name}", digest, sizes.get(name))
+        name: File(f"{wanted['folder']}/{name}", f"{wanted['url']}/{quote(name)}", digest, sizes.get(name))
         for name, digest in wanted["sha256"].items()
     }
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bench.contracts import BenchError
-from bench.data.files import File, checksums, human, sha256, verify, whole
+from bench.data.files import File, checksums, human, inside, sha256, verify, whole
 from bench.errors import Unavailable
 from bench.paths import CONF, located, mirror_folder, own, staged_folder
 
@@ -50,7 +50,7 @@ def weights_folders() -> list[Path]:
 def weights_place(entry: Mapping[str, Any]) -> Path | None:
     """Where a file of the registry lies: in a folder of weights, or else in the hub's own cache."""
     names = [entry["file"], *entry.get("also", ())]
-    places = (folder / name for folder in weights_folders() for name in names)
+    places = (inside(folder, name) for folder in weights_folders() for name in names)
     cached = (_in_hub_cache(name) for name in names)
     return next((place for place in (*places, *cached) if place is not None and place.is_file()), None)
 

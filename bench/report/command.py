@@ -28,7 +28,7 @@ def command(record: Record) -> str | None:
     strengths = sorted({score["strength"] for score in record.scores if score.get("strength") is not None})
     words += [f"strength={value(strengths if len(strengths) > 1 else strengths[0])}"] if strengths else []
     for part in PARTS:
-        words += _overrides(part, default.get(part, {}), requested[part])
+        words += _overrides(part, default.get(part, {}), _portable(part, requested[part]))
     return shlex.join(["python", "-m", "bench", *words])
 
 
@@ -60,7 +60,13 @@ def _cell(override: str) -> Any:
 def _described(dataset: str) -> Mapping[str, Any]:
     from bench.data import schema
 
-    return json.loads(json.dumps(schema.describe(dataset)))
+    return json.loads(json.dumps(_portable("dataset", schema.describe(dataset))))
+
+
+def _portable(part: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    from bench.data import schema
+
+    return schema.portable(settings) if part == "dataset" else settings
 
 
 def _overrides(path: str, default: Any, requested: Any) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bench.backbones.sites import check_where
 from bench.cell import PARTS, Cell
 from bench.contracts import AdapterSpec, Backbone, BenchError, Dataset, Method, Metric, Spec
+from bench.data import schema
 from bench.data.images import StoredImages
 from bench.errors import Stopped, Unavailable
 from bench.settings import build, construct
@@ -188,6 +189,7 @@ class Work:
     def config(self) -> dict[str, Any]:
         """All that the images depend on, what was measured on them, and what is needed to open the cell again."""
         requested = {part: dict(getattr(self.cell, part)) for part in PARTS}
+        requested["dataset"] = schema.portable(requested["dataset"])
         images = dict(self.dataset.counts) if "dataset" in vars(self) else {}  # a cell may end before they are read
         return {**self.cell.identity, "scored": self.scored, "requested": requested, "images": images}
 

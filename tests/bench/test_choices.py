@@ -17,11 +17,15 @@ from omegaconf import OmegaConf, open_dict
 from bench import choices
 from bench.cell import contents
 from bench.choices import check_value
-from bench.compose import cell, register_datasets
+from bench.class_source import arguments
+from bench.compose import CLASSES, cell, register_datasets
 from bench.contracts import BenchError
 from bench.fairness import contract
 from bench.paths import CONF, ROOT
-from bench.settings import build
+from bench.settings import _parameters as parameters
+from bench.settings import build, check_declared, class_of
+from bench.steps.work import LABELS
+from bench.store.stored_classes import registered
 from bench.sweeps.settings import settings
 
 
@@ -109,13 +113,13 @@ def test_settings_of_a_sweep_are_checked_by_their_types(override):
         ("method=ip_adapter method.encoder.features=cls", "method.encoder.features=cls was requested; type pooled or"),
     ],
 )
-def test_settings_of_methods_are_checked_when_the_method_is_built(override, words):
-    overrides = override.split()
-    made = cell(config("method=dreambooth", *overrides))
-    method = {key: value for key, value in made.method.items() if key not in ("name", "version", "deviations")}
-    method = {key: value for key, value in method.items() if key not in ("title", "curve", "strength_sweep")}
+def test_settings_of_methods_are_checked_when_a_cell_is_composed_and_when_the_method_is_built(override, words):
+    overrides = config("method=dreambooth", *override.split())
     with pytest.raises(BenchError, match=re.escape(words)):
-        build(method, "method")
+        cell(overrides)
+    method = OmegaConf.to_container(overrides.method)
+    with pytest.raises(BenchError, match=re.escape(words)):
+        build({key: value for key, value in method.items() if key not in LABELS}, "method")
 
 
 @pytest.mark.parametrize(
@@ -210,8 +214,67 @@ def test_annotations_of_other_kinds_allow_everything():
 
 
 def test_the_check_needs_no_torch():
-    code = "import bench.compose, sys; assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"
+    code = """
+import sys
+from bench.compose import from_overrides
+from bench.errors import BenchError
+try:
+    from_overrides("method=slider_text", "method.preserve=all")
+except BenchError:
+    assert not {"torch", "pandas", "numpy", "methods.sliders"} & set(sys.modules)
+else:
+    raise AssertionError("method.preserve=all was taken")
+"""
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("name", [*sorted(registered()), *CLASSES.values()])
+def test_what_a_class_takes_as_its_source_says_is_what_python_says(name):
+    kind = class_of(name)
+    known = {key: one.annotation for key, one in parameters(kind).items() if one.annotation is not one.empty}
+    plain = {key: text.replace('"', "'") for key, text in known.items() if isinstance(text, str)}
+    found = dict(arguments(name))
+    assert {key: found.get(key) for key in plain} == plain and set(found) >= set(plain)
+
+
+def test_a_class_of_the_user_s_own_is_read_and_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "methods").mkdir()
+    source = """
+from bench.backbones.flux1 import Flux1 as Base
+raise SystemExit("it ran")
+class Mine(Base):
+    def __init__(self, kind: Literal["a", "b"], **options): ...
+class Round(Round): ...
+"""
+    (tmp_path / "methods" / "mine.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    assert arguments("methods.mine.Mine")["kind"] == "Literal['a', 'b']"
+    with pytest.raises(BenchError, match="method.kind=c was requested; type a or b"):
+        check_declared({"_target_": "methods.mine.Mine", "kind": "c"}, "method")
+    with pytest.raises(BenchError, match=r"method.inner.guidance=much was requested; it takes a number"):
+        check_declared({"inner": {"_target_": "methods.mine.Mine", "guidance": "much"}}, "method")
+
+
+SOURCELESS = ["methods.mine.Round", "x", "", "..", "methods.gone.X", "methods", "/dev/zero.x", "a\0.b"]
+
+
+@pytest.mark.parametrize("name", SOURCELESS)
+def test_a_name_without_a_source_allows_everything(tmp_path, monkeypatch, name):
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "mine.py").write_text("class Round(Round): ...")
+    monkeypatch.chdir(tmp_path)
+    assert arguments(name) == {}
+    check_declared({"_target_": name, "rank": "x"}, "method")
+
+
+def test_a_sweep_with_a_wrong_setting_begins_no_cell_and_a_plan_says_it(tmp_path):
+    words = ["method=slider_text,dreambooth", "dataset=blueprint", f"results={tmp_path}", "tracker=none"]
+    for more in (["-m"], ["-m", "plan=true"]):
+        command = [sys.executable, "-m", "bench", *more, *words, "method.rank=x"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert "method.rank=x was requested; it takes a whole number" in done.stderr
+        assert not list(tmp_path.rglob("record.json")) and not list(tmp_path.glob(".work/*"))
 
 
 # --- which settings are files ------------------------------------------------------------------------------------

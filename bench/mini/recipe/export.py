@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
+from bench.files import replacing
 from bench.mini.recipe import unet as denoiser
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -49,8 +49,8 @@ def _replace_files(source: Path, target: Path) -> None:
     fresh = {f.relative_to(source) for f in source.rglob("*") if f.is_file()}
     for name in fresh:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source / name, target / f"{name}.part")
-        os.replace(target / f"{name}.part", target / name)
+        with replacing(target / name) as part:
+            shutil.copy(source / name, part)
     for old in [f for f in target.rglob("*") if f.is_file() and f.relative_to(target) not in fresh]:
         if old.suffix != ".md":
             old.unlink()

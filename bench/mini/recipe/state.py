@@ -5,7 +5,6 @@ bfloat16 holds weights, averages and moments in half the bytes: what is lost is 
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from bench.files import replacing
 from bench.paths import home
 
 FOLDER = home() / "results" / "training" / "mini"
@@ -25,9 +25,8 @@ def keep(checkpoint: Path, basis: Path, tokenizer: Path, folder: Path = FOLDER) 
     with safe_open(checkpoint, "pt") as saved:
         about = saved.metadata()
     tensors = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in load_file(checkpoint).items()}
-    part = folder / "unet.part"
-    save_file(tensors, part, metadata=about)
-    os.replace(part, folder / "unet.safetensors")
+    with replacing(folder / "unet.safetensors") as part:
+        save_file(tensors, part, metadata=about)
     shutil.copy(basis, folder / "basis.safetensors")
     shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
     print(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from bench.files import replacing
 
 
 class Progress:
@@ -140,9 +141,8 @@ class Fit:
         return {k: v.detach().cpu().contiguous() for k, v in out.items()}
 
     def save(self) -> None:
-        part = self.file.with_suffix(".part")
-        save_file(self.tensors(), part, metadata={"step": str(self.step)})
-        os.replace(part, self.file)
+        with replacing(self.file) as part:
+            save_file(self.tensors(), part, metadata={"step": str(self.step)})
 
     def _average(self) -> None:
         decay = average_decay(self.step, self.most_averaged)

@@ -5,10 +5,14 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from bench.data import dataset_yaml, download, files, schema, sources, weights
 from bench.data.download import stage
 from bench.data.files import File, inside, sha256
 from bench.data.weights import weights_file
+from bench.errors import Unavailable
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
 HASH = hashlib.sha256(CONTENT).hexdigest()
@@ -228,6 +233,92 @@ def test_no_path_leaves_its_folder(path, tmp_path):
         inside(tmp_path, path)
     with pytest.raises(BenchError, match="would leave its folder"):
         stage(File(path, "http://127.0.0.1:9/x"))
+
+
+@pytest.mark.parametrize("path", [".", "./", "a/", "a\0b", "a\nb", "\ud800", "a\u202eb", "a\tb"])
+def test_what_is_no_name_of_a_file_is_refused(path, tmp_path):
+    for act in (lambda: inside(tmp_path, path), lambda: stage(File(path, "http://127.0.0.1:9/x"))):
+        with pytest.raises(BenchError, match="is no name of a file") as error:
+            act()
+        assert "\n" not in str(error.value)
+
+
+NAMES = [
+    "a b.bin",
+    "näme ☃.bin",
+    "100%.bin",
+    "a%20b.bin",
+    "a#b?c&d.bin",
+    "-x.bin",
+    "'q'.bin",
+    "sub dir/x.bin",
+    " x ",
+    "x.part",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_of_any_plain_name_is_fetched_over_both_kinds_of_address(name, tmp_path, server):
+    (tmp_path / "source" / name).parent.mkdir(parents=True)
+    (tmp_path / "source" / name).write_bytes(CONTENT)
+    for folder, url in (("a", server), ("b", (tmp_path / "source").as_uri())):
+        listed = {"folder": folder, "url": url, "sha256": {name: HASH}}
+        file = sources.own_files({"files": listed})[name]
+        assert stage(file) == file.place() == paths.staged_folder() / folder / name
+        assert file.place().read_bytes() == CONTENT
+    assert unquote(Handler.requested[-1][0]) == f"/{name}"
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", ""])
+def test_a_weights_file_outside_its_folder_is_refused(name, monkeypatch):
+    entry = {"file": name, "url": "http://127.0.0.1:9/x", "used_by": "x", "licence": "x", "loader": "x"}
+    monkeypatch.setattr(weights, "weights", lambda: {"odd": entry})
+    with pytest.raises(BenchError, match="would leave its folder"):
+        weights_file("odd")
+
+
+# --- several processes -------------------------------------------------------------------------------------------
+
+
+def test_a_download_that_another_process_holds_is_left_alone(server):
+    file = File("a/x.bin", f"{server}/x", HASH)
+    part = file.cached().with_name("x.bin.part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT[:1000])
+    code = f"import fcntl; f = open({str(part)!r}, 'rb'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    try:
+        with pytest.raises(Unavailable, match="x.bin.part is being downloaded by another process; wait for it"):
+            stage(file)
+        assert part.read_bytes() == CONTENT[:1000] and Handler.requested == []
+    finally:
+        other.kill()
+        other.communicate()
+    assert stage(file).read_bytes() == CONTENT and Handler.requested == [("/x", "bytes=1000-")]
+
+
+def test_many_processes_that_fetch_one_file_get_it_whole_or_a_sentence(server):
+    file = File("a/x.bin", f"{server}/breaks")  # no published hash: the first one decides
+    Handler.breaks = 2
+
+    def fetched(_):
+        try:
+            return stage(file, wait_s=0).read_bytes() == CONTENT
+        except Unavailable:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        ended = list(pool.map(fetched, range(16)))
+    assert True in ended and False not in ended
+    assert left_over(file) == ["x.bin"] and files.checksums() == {"a/x.bin": HASH}
+
+
+def test_a_download_that_failed_at_once_leaves_nothing(server):
+    file = File("a/x.bin", f"{server}/gone", HASH)
+    with pytest.raises(BenchError, match="is not there"):
+        stage(file)
+    assert left_over(file) == []
 
 
 def test_nothing_is_written_through_a_link(server, tmp_path):
