@@ -11,6 +11,8 @@ import torch.nn.functional as F
 
 from bench.contracts import CONTEXT, Backbone, Dataset, Example, Pair, Text
 
+UPWARD = "up_blocks.1.attentions"  # where SDXL and `mini` have up_blocks.0.attentions
+
 
 class TinyBackbone(Backbone):
     """A random UNet on 4 x 8 x 8 latents; "encoding" is 8 x 8 mean pooling, prompts embed as noise from their hash."""
@@ -89,7 +91,7 @@ class TinyBackbone(Backbone):
         if where not in ("attention", "linear", "all"):
             from bench.backbones.sites import sites
 
-            return sites(self.network, where)
+            return sites(self.network, where.replace("up_blocks.0.attentions", UPWARD))
         ends = ("to_q", "to_k", "to_v", "to_out.0")
         kinds = {"attention": torch.nn.Linear, "linear": torch.nn.Linear, "all": (torch.nn.Linear, torch.nn.Conv2d)}
         found = {n: m for n, m in self.network.named_modules() if isinstance(m, kinds[where])}

@@ -151,7 +151,7 @@ class LatentDiffusion(Backbone):
         return torch.autocast(self.device.type, self.dtype) if self.dtype.itemsize < 4 else nullcontext()
 
     def sites(self, where: str) -> dict[str, nn.Module]:
-        """Layers of the network that carry adapters, by name; `where` is a key of `sites.WHERE`."""
+        """Layers of the network that carry adapters, by name; `bench.backbones.sites` says what `where` can be."""
         return sites.sites(self.network, where)
 
     def truncated(self, prompt: str) -> int:

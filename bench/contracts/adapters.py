@@ -19,7 +19,7 @@ class AdapterSpec:
     """
 
     rank: int
-    where: str = "attention"  # a key of bench.backbones.sites.WHERE
+    where: str = "attention"  # a named selection of layers or names of blocks, see `bench.backbones.sites`
     alpha: float | None = None  # None: alpha = rank, so the scale is 1
     # gaussian: N(0, (1/r)^2) | kaiming: uniform within sqrt(3 / inputs), a = 1 |
     # kaiming_sqrt5: within sqrt(1 / inputs), a = sqrt(5)

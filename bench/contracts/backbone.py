@@ -113,7 +113,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def sites(self, where: str) -> Mapping[str, nn.Module]:
-        """Layers of `network` by name where adapters go: attention (q, k, v, out), linear, all, noxattn, ..."""
+        """Layers of `network` by name where adapters go: attention, all, up_blocks.0.attentions.1, ..."""
 
     def cross_attention(self) -> Mapping[str, nn.Module]:
         """Attention layers that read the text, by name, in the network's order; each has to_q, to_k, to_v, to_out."""
