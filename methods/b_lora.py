@@ -66,7 +66,7 @@ class BLoRA(Method):
         yield Loss(mse_loss(out, data.target(z, eps, t)))
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
-        drawn = prompt if self.use == "style" else with_token(prompt, dataset.noun, self.token)
+        drawn = prompt if self.use == "style" else with_token(prompt, dataset.noun, self.token, keep_noun=False)
         return {
             "content": prompt,
             "negative": "",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from bench.contracts import Ask
 
 
 @dataclass
@@ -21,3 +25,35 @@ class Block:
     scale: Tensor  # (len(cells) * size,)
     ones: bool = False  # the scale is 1 everywhere
     trained: bool = True
+
+
+def blocks(name: str, asks: Sequence[tuple[int, Ask]], cells: int, device: torch.device, trained: bool) -> list[Block]:
+    """Rows that use an adapter of `cells` cells, in blocks in which every cell has the same number of rows."""
+    by_size: dict[int, list[tuple[int, list[int], list[float]]]] = {}
+    start = 0
+    for cell, ask in asks:
+        size, scale = len(ask.z), ask.adapters.get(name)
+        scales = scale.tolist() if isinstance(scale, Tensor) else [scale or 0.0] * size
+        used = {start + row: value for row, value in enumerate(scales) if value}
+        if used:
+            by_size.setdefault(len(used), []).append((cell, list(used), list(used.values())))
+        start += size
+    everywhere, dtype = list(range(cells)), asks[0][1].z.dtype
+    return [_block(size, users, start, everywhere, dtype, device, trained) for size, users in by_size.items()]
+
+
+def _block(
+    size: int, users: list, total: int, everywhere: list[int], dtype: torch.dtype, device: torch.device, trained: bool
+) -> Block:
+    rows = [row for _, used, _ in users for row in used]
+    scales = [value for *_, values in users for value in values]
+    cells = [cell for cell, *_ in users]
+    return Block(
+        rows=None if len(rows) == total else torch.tensor(rows, device=device),
+        cells=tuple(cells),
+        picks=None if cells == everywhere else torch.tensor(cells, device=device),
+        size=size,
+        scale=torch.tensor(scales, dtype=dtype, device=device),
+        ones=all(value == 1 for value in scales),
+        trained=trained,
+    )

@@ -168,6 +168,13 @@ class LatentDiffusion(Backbone):
     def tokenizers(self) -> list[Any]:
         return [encoder.tokenizer for encoder in self.text_encoders]
 
+    def token_tables(self) -> dict[str, tuple[Any, Any]]:
+        encoders = [(name, part) for name, part in self.parts().items() if name != self.part]
+        return {
+            name: (encoder.get_input_embeddings(), tokenizer)
+            for (name, encoder), tokenizer in zip(encoders, self.tokenizers(), strict=True)
+        }
+
     def pipeline(self) -> Any:
         """diffusers' pipeline made of these very components, with the folder's own scheduler, no safety checker."""
         import diffusers

@@ -56,6 +56,20 @@ class CrossAttentionSpec:
     file: str | None = None  # weights in IP-Adapter's public format; see `bench.data.weights.weights_at`
 
 
+@dataclass(frozen=True)
+class TokenSpec:
+    """Trainable embeddings of a word, in every text encoder (Textual Inversion, arXiv 2208.01618 section 4).
+
+    The word is one token of the backbone; python -m bench.tokens lists rare ones. A prompt that should read V vectors
+    holds it V times. Rows with scale s read e + s (learned - e), with e the word's own embedding.
+    """
+
+    word: str
+    vectors: int = 1
+    start: str | None = None  # a word of one token whose embedding they begin as; None: at random
+    file: str | None = None  # learned elsewhere; see `bench.adapters.embedding_files`. It says the vectors itself
+
+
 def tuned(tune: str, rank: int, where: str, text_encoder: bool = False) -> AdapterSpec | FullSpec:
     """What `tune` asks for: a low-rank adapter ("lora"), or a copy of all weights ("full"). Raises BenchError."""
     if tune == "full":
@@ -70,4 +84,4 @@ def tuned(tune: str, rank: int, where: str, text_encoder: bool = False) -> Adapt
     return AdapterSpec(rank, where)
 
 
-Spec = AdapterSpec | FullSpec | CrossAttentionSpec
+Spec = AdapterSpec | FullSpec | CrossAttentionSpec | TokenSpec

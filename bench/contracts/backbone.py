@@ -168,3 +168,7 @@ class Backbone(ABC):
     def tokenizers(self) -> Sequence[Any]:
         """One per text encoder, in transformers' form; none where prompts are not read in tokens."""
         return ()
+
+    def token_tables(self) -> Mapping[str, tuple[Any, Any]]:
+        """By name in `parts`: the layer that turns token ids (B, L) into embeddings (B, L, D), and its tokenizer."""
+        return {}

@@ -147,12 +147,13 @@ class Method(ABC):
         """Guided prediction (N, C, H, W) for latents z (N, C, H, W) at timesteps t (N,)."""
 
 
-def with_token(prompt: str, noun: str, token: str) -> str:
+def with_token(prompt: str, noun: str, token: str, keep_noun: bool = True) -> str:
     """The rare token in front of the class noun: "a photo of a dog" -> "a photo of a sks dog"; capitals do not count.
 
-    A prompt without the noun stays as it is: `Unbound.among` finds such prompts.
+    With `keep_noun=False` it stands in the place of the noun. A prompt without the noun stays as it is:
+    `Unbound.among` finds such prompts.
     """
-    return _noun(noun).sub(lambda found: f"{token} {found[0]}", prompt, count=1)
+    return _noun(noun).sub(lambda found: f"{token} {found[0]}" if keep_noun else token, prompt, count=1)
 
 
 def _noun(noun: str) -> re.Pattern[str]:

@@ -60,8 +60,8 @@ def test_one_block_draws_and_the_prompt_names_it():
     }
     assert drawn == {
         "style": "a photo of a dog in [v] style",
-        "content": "a photo of a [v] dog",
-        "both": "a photo of a [v] dog in [v] style",
+        "content": "a photo of a [v]",
+        "both": "a photo of a [v] in [v] style",
     }
 
 
