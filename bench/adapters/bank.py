@@ -23,6 +23,7 @@ from bench.adapters.full_fine_tuning import FullWeights
 from bench.adapters.lora_files import ranks, read_lora
 from bench.adapters.low_rank import INITS, Layer, add_delta, orthonormal, widths
 from bench.adapters.routing import Block, blocks
+from bench.adapters.shared_attention import SharedAttention
 from bench.adapters.token_embeddings import TokenEmbeddings
 from bench.contracts import (
     AdapterSpec,
@@ -32,6 +33,7 @@ from bench.contracts import (
     CrossAttentionSpec,
     FullSpec,
     Impossible,
+    SharedAttentionSpec,
     Spec,
     Text,
     TokenSpec,
@@ -53,6 +55,7 @@ class Bank:
         self.full: dict[str, FullWeights] = {}  # fine-tuned weights of the whole network; then there is nothing else
         self.crossed: dict[str, CrossAttention] = {}  # adapters that read image tokens
         self.words: dict[str, TokenEmbeddings] = {}  # adapters that the text encoders read
+        self.shared: dict[str, SharedAttention] = {}  # adapters by which rows read each other
         self.read_files: dict[str, dict[str, Tensor]] = {}  # adapters that start from a file -> what it holds
         self.theta: dict[str, Tensor] = {}  # adapter -> (K, n)
         self.grad: dict[str, Tensor] = {}
@@ -65,13 +68,14 @@ class Bank:
                 self.crossed[name] = self._with_weights(name, CrossAttention(backbone, spec))
             elif isinstance(spec, TokenSpec):
                 self.words[name] = self._with_weights(name, TokenEmbeddings(backbone, spec))
+            elif isinstance(spec, SharedAttentionSpec):
+                self.shared[name] = self._with_weights(name, SharedAttention(backbone, spec))
             else:
                 self._create(name, spec)
         for cell, generator in enumerate(generators):
             self.start(cell, generator)
         self._hooks = [module.register_forward_hook(self._hook(site)) for site, module in self._sites().items()]
-        for crossed in self.crossed.values():  # after the others: they read queries that carry low-rank deltas
-            self._hooks += crossed.attach()
+        self._hooks += [hook for part in self._reading() for hook in part.attach()]  # last: they read low-rank deltas
 
     def close(self) -> None:
         """Take the adapters off the backbone, which is then exactly what it was."""
@@ -90,6 +94,8 @@ class Bank:
         trained = (name for _, ask in asks for name in ask.trains)
         self.trained = frozenset(trained) if torch.is_grad_enabled() else frozenset()
         self.active = self._route(asks)
+        for name, shared in self.shared.items():
+            shared.look(name, asks, self.active.get(name, []))
         with torch.set_grad_enabled(bool(self.trained)):
             out = self._forward([ask for _, ask in asks]).to(asks[0][1].z.dtype)
         if not self.trained:
@@ -125,8 +131,8 @@ class Bank:
     def settle(self) -> None:
         """The backward pass is over. Until then the routing stays: checkpointed blocks are computed again in it."""
         self.active = {}
-        for crossed in self.crossed.values():
-            crossed.settle()
+        for part in self._reading():
+            part.settle()
 
     def _show(self, text: Text) -> None:
         """Give the adapters that read image tokens what the rows' prompts show."""
@@ -265,9 +271,13 @@ class Bank:
         self.theta[name], self.grad[name], self.layers[name] = theta, grad, {}
         return made
 
-    def _whole(self) -> dict[str, CrossAttention | TokenEmbeddings]:
-        """The adapters that are not of layers."""
-        return {**self.crossed, **self.words}
+    def _reading(self) -> list[CrossAttention | SharedAttention]:
+        """Adapters that read what a forward pass computes."""
+        return [*self.shared.values(), *self.crossed.values()]
+
+    def _whole(self) -> dict[str, CrossAttention | TokenEmbeddings | SharedAttention]:
+        """The adapters that are not low-rank layers."""
+        return {**self.crossed, **self.words, **self.shared}
 
     def _sites(self) -> dict[str, nn.Module]:
         return {site: layer.module for layers in self.layers.values() for site, layer in layers.items()}

@@ -26,6 +26,10 @@ class Block:
     ones: bool = False  # the scale is 1 everywhere
     trained: bool = True
 
+    def listed(self, total: int) -> list[int]:
+        """The rows, of `total` in the pass."""
+        return list(range(total)) if self.rows is None else self.rows.tolist()
+
 
 def blocks(name: str, asks: Sequence[tuple[int, Ask]], cells: int, device: torch.device, trained: bool) -> list[Block]:
     """Rows that use an adapter of `cells` cells, in blocks in which every cell has the same number of rows."""

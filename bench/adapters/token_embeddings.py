@@ -96,9 +96,8 @@ class TokenEmbeddings:
         """The text (B rows) whose rows in the blocks are read with the vectors of their cells and scales."""
         rows, users = [], []
         for block in blocks:
-            listed = list(range(len(text))) if block.rows is None else block.rows.tolist()
             cells = [cell for cell in block.cells for _ in range(block.size)]
-            for row, cell, scale in zip(listed, cells, block.scale.tolist(), strict=True):
+            for row, cell, scale in zip(block.listed(len(text)), cells, block.scale.tolist(), strict=True):
                 if self.spec.word in (text.prompts[row] or ""):
                     rows.append(row)
                     users.append((cell, scale, text.prompts[row]))

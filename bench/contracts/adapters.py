@@ -70,6 +70,19 @@ class TokenSpec:
     file: str | None = None  # learned elsewhere; see `bench.adapters.embedding_files`. It says the vectors itself
 
 
+@dataclass(frozen=True)
+class SharedAttentionSpec:
+    """Self-attention that also reads the tokens of another row, of `Ask.references` (StyleAligned, arXiv 2312.02133).
+
+    The scale of a row is the weight of those tokens beside its own: log(scale) is added to their scores. Nothing is
+    trained.
+    """
+
+    adain: bool = True  # queries and keys get the mean and deviation of the reference's
+    share_norm: bool = True  # group normalisations take their statistics over the row and the reference
+    file: str = ""  # it holds no numbers
+
+
 def tuned(tune: str, rank: int, where: str, text_encoder: bool = False) -> AdapterSpec | FullSpec:
     """What `tune` asks for: a low-rank adapter ("lora"), or a copy of all weights ("full"). Raises BenchError."""
     if tune == "full":
@@ -84,4 +97,4 @@ def tuned(tune: str, rank: int, where: str, text_encoder: bool = False) -> Adapt
     return AdapterSpec(rank, where)
 
 
-Spec = AdapterSpec | FullSpec | CrossAttentionSpec | TokenSpec
+Spec = AdapterSpec | FullSpec | CrossAttentionSpec | TokenSpec | SharedAttentionSpec

@@ -78,6 +78,16 @@ class Unbound:
         return cls(captions, len(examples), [prompt for prompt in prompts if not _noun(noun).search(prompt)])
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A picture that is drawn again beside the images, from its own noise (DDIM inversion under `prompt`)."""
+
+    image: np.ndarray  # uint8 (3, P, P)
+    prompt: str
+    guidance: float = 1.0  # of the inversion
+    offset: int = 0  # until the step after this one it is shown at the noise of that step
+
+
 class Method(ABC):
     """A customization method. It never calls the network: it asks, and the trainer or the sampler answers."""
 
@@ -139,6 +149,13 @@ class Method(ABC):
     def shown(self, dataset: Dataset) -> Mapping[str, Mapping[str, Tensor]]:
         """What those texts show: role -> adapter -> image features (1, E) or (1, S, E)."""
         return {}
+
+    def reference(self, dataset: Dataset) -> Reference | None:
+        """A picture whose latents at the noise of each step `guide` finds in `texts["reference"].images[REFERENCE]`.
+
+        The role "reference" is one of `prompts`.
+        """
+        return None
 
     @abstractmethod
     def guide(
