@@ -71,6 +71,7 @@ class AnalyticBank:
     def _asked(self, ask):
         m = ask.text.states[:, 0].clone()
         for name, scale in ask.adapters.items():
+            scale = scale.mean(1) if isinstance(scale, torch.Tensor) and scale.dim() == 2 else scale  # of the ranks
             scales = scale.to(m) if isinstance(scale, torch.Tensor) else torch.full((len(m),), float(scale)).to(m)
             m += scales[:, None] * self.backbone.point("adapter", name)
             if name in ask.text.images:

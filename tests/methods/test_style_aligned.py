@@ -78,7 +78,7 @@ def share(unet, shift):
 class Theirs:
     def __init__(self, pipeline):
         self.pipeline = pipeline
-        self.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, set_alpha_to_one=False)
+        self.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
         self.scheduler.set_timesteps(STEPS)
 
     @functools.cache  # noqa: B019
