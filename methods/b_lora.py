@@ -1,7 +1,7 @@
 """B-LoRA (Frenkel, Vinker, Shamir, Cohen-Or 2024, arXiv 2403.14572): two blocks learn one image, one its style.
 
-Low-rank adapters sit in the attention of two blocks alone and train together on one image under the prompt "A [v]"
-(section 4.2). Afterwards each block is used by itself: one holds the content, the other the style (section 4.1).
+Low-rank adapters sit in the attention of two blocks alone and train together on one image under the prompt "A [v]".
+Afterwards each block is used by itself: one holds the content, the other the style.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bench.contracts import (
     Method,
     Recipe,
     Unbound,
+    learned_from,
     plain_guidance,
     with_token,
 )
@@ -49,7 +50,7 @@ class BLoRA(Method):
         return Unbound() if self.use == "style" else Unbound.among([], dataset.prompts, dataset.noun)
 
     def lacks(self, dataset: Dataset) -> str | None:
-        return None if dataset.references or dataset.pairs else "references or pairs"
+        return None if learned_from(dataset, self.images)[1] else self.images or "references or pairs"
 
     def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
         return {
@@ -58,7 +59,7 @@ class BLoRA(Method):
         }
 
     def step(self, data, k, rng):
-        role = self.images or ("style" if data.dataset.pairs else "references")
+        role, _ = learned_from(data.dataset, self.images)
         (z,), _ = data.draw((role,), rng)
         eps, t = data.noise(z, rng)
         text = data.text([f"A {self.token}"] * len(z))

@@ -1,13 +1,12 @@
 """StyleAligned (Hertz, Voynov, Fruchter, Cohen-Or 2024, arXiv 2312.02133): images read a reference picture's tokens.
 
 Nothing is trained. In every self-attention the images attend to their own tokens and to those of the reference, with
-queries and keys normalised to the reference's (section 3, eq. 2 and 3). The reference is a given picture, whose latents
-come from DDIM inversion (section 4.3).
+queries and keys normalised to the reference's. The reference is a given picture, whose latents come from DDIM inversion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,13 +15,13 @@ from bench.choices import Role
 from bench.contracts import (
     REFERENCE,
     Ask,
+    BenchError,
     Dataset,
-    Example,
     Method,
     Reference,
     SharedAttentionSpec,
     Text,
-    at_least_one,
+    learned_from,
 )
 
 
@@ -40,16 +39,17 @@ class StyleAligned(Method):
     strength_knob = "weight of the reference's tokens"  # its logarithm is added to their attention scores
 
     def __post_init__(self) -> None:
-        at_least_one(offset=self.offset + 1)
+        if self.offset < 0:
+            raise BenchError(f"method.offset={self.offset} was requested; give 0 or more.")
 
     def lacks(self, dataset: Dataset) -> str | None:
-        return None if self._examples(dataset) else self.images or "references or pairs"
+        return None if learned_from(dataset, self.images)[1] else self.images or "references or pairs"
 
     def adapters(self, dataset: Dataset) -> Mapping[str, SharedAttentionSpec]:
         return {"shared": SharedAttentionSpec(self.adain, self.share_norm)}
 
     def reference(self, dataset: Dataset) -> Reference:
-        example = self._examples(dataset)[0]
+        example = learned_from(dataset, self.images)[1][0]
         return Reference(example.image, dataset.styled(example.caption), self.inversion_guidance, self.offset)
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
@@ -70,7 +70,3 @@ class StyleAligned(Method):
         )
         unconditional, conditional = answer[2:].chunk(2)
         return unconditional + cfg * (conditional - unconditional)
-
-    def _examples(self, dataset: Dataset) -> Sequence[Example]:
-        role = self.images or ("style" if dataset.pairs else "references")
-        return [pair.style for pair in dataset.pairs] if role == "style" else dataset.references

@@ -1,7 +1,6 @@
 """Vanilla T-LoRA (Soboleva et al., AAAI 2026, arXiv 2507.05964): a low-rank adapter with fewer ranks at higher noise.
 
-At timestep t the first r(t) = floor((r - r_min) (T - t) / T) + r_min ranks take part, in training and in sampling
-(section "Vanilla T-LoRA"). One image and a rare token as in DreamBooth, without prior preservation.
+At timestep t the first r(t) = floor((r - r_min) (T - t) / T) + r_min ranks take part, in training and in sampling. One image and a rare token as in DreamBooth, without prior preservation.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from bench.contracts import (
     Ask,
     BenchError,
     Dataset,
-    Example,
     Loss,
     Method,
     Recipe,
     Unbound,
+    learned_from,
     plain_guidance,
     with_token,
 )
@@ -56,16 +55,16 @@ class TLora(Method):
     def unbound(self, dataset: Dataset) -> Unbound:
         if dataset.style_words:
             return Unbound()
-        return Unbound.among(self._examples(dataset), dataset.prompts, dataset.noun)
+        return Unbound.among(learned_from(dataset, self.images)[1], dataset.prompts, dataset.noun)
 
     def lacks(self, dataset: Dataset) -> str | None:
-        return None if dataset.references or dataset.pairs else "references or pairs"
+        return None if learned_from(dataset, self.images)[1] else self.images or "references or pairs"
 
     def adapters(self, dataset: Dataset) -> Mapping[str, AdapterSpec]:
         return {"style": AdapterSpec(self.rank, self.where)}
 
     def step(self, data, k, rng):
-        role = self.images or ("style" if data.dataset.pairs else "references")
+        role, _ = learned_from(data.dataset, self.images)
         (z,), examples = data.draw((role,), rng)
         eps, t = data.noise(z, rng)
         text = data.text([self._bound(example.caption, example.noun, data.dataset) for example in examples])
@@ -84,10 +83,6 @@ class TLora(Method):
     def guide(self, z, t, texts, cfg, strength):
         both = strength * self.mask(torch.cat([t, t]))
         return (yield from plain_guidance(z, t, texts, cfg, "style", {"style": both}))
-
-    def _examples(self, dataset: Dataset) -> Sequence[Example]:
-        role = self.images or ("style" if dataset.pairs else "references")
-        return [pair.style for pair in dataset.pairs] if role == "style" else dataset.references
 
     def _bound(self, prompt: str, noun: str, dataset: Dataset) -> str:
         """The rare token names the style of a style dataset and the subject of a subject dataset."""

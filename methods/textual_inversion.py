@@ -1,7 +1,7 @@
 """Textual Inversion (Gal et al. 2022, arXiv 2208.01618): one new word for a subject or a style, and nothing else.
 
 The embedding of the word is optimised through the frozen text encoder and the frozen network, under neutral prompts of
-a list (section 4.2, eq. 2). With several vectors the word is as many tokens.
+a list (eq. 2). With several vectors the word is as many tokens.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from bench.contracts import (
     TokenSpec,
     Unbound,
     at_least_one,
+    learned_from,
     plain_guidance,
     with_token,
 )
@@ -60,15 +61,15 @@ class TextualInversion(Method):
         return Unbound() if dataset.style_words else Unbound.among([], dataset.prompts, dataset.noun)
 
     def lacks(self, dataset: Dataset) -> str | None:
-        if self.file is not None or dataset.references or dataset.pairs:
+        if self.file is not None or learned_from(dataset, self.images)[1]:
             return None
-        return "references or pairs"
+        return self.images or "references or pairs"
 
     def adapters(self, dataset: Dataset) -> Mapping[str, TokenSpec]:
         return {"style": TokenSpec(self.token, self.vectors, self.start, self.file)}
 
     def step(self, data, k, rng):
-        role = self.images or ("style" if data.dataset.pairs else "references")
+        role, _ = learned_from(data.dataset, self.images)
         (z,), _ = data.draw((role,), rng)
         templates = self.style_templates if data.dataset.style_words else self.object_templates
         drawn = torch.randint(len(templates), (len(z),), generator=rng).tolist()

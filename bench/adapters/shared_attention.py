@@ -1,8 +1,8 @@
-"""Self-attention that also reads the tokens of a reference row (StyleAligned, arXiv 2312.02133 section 3).
+"""Self-attention that also reads the tokens of a reference row (StyleAligned, arXiv 2312.02133).
 
     out = Attn(adain(q, q_r), [adain(k, k_r); k_r], [v; v_r]),    scores of the reference's tokens + log(scale)
 
-AdaIN gives queries and keys the mean and deviation over tokens that the reference's have (eq. 3). With `share_norm`
+AdaIN gives queries and keys the mean and deviation over tokens that the reference's have. With `share_norm`
 group normalisations take their statistics over a row and its reference. There are no numbers to train.
 B rows of a pass, R rows that share, N tokens, C attention width, h heads.
 """

@@ -1,4 +1,4 @@
-"""Trainable embeddings of a word, for all cells of a pack (Textual Inversion, arXiv 2208.01618 section 4).
+"""Trainable embeddings of a word, for all cells of a pack (Textual Inversion, arXiv 2208.01618).
 
 The text encoders stay frozen and read the prompts of the rows that use the adapter with other vectors in the place of
 the word, whose own embedding is e: row by row e + scale * (learned - e). The k-th occurrence of the word in a prompt is

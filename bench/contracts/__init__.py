@@ -21,6 +21,7 @@ from bench.contracts.method import (
     Unbound,
     at_least_one,
     check_entries,
+    learned_from,
     plain_guidance,
     with_token,
 )
@@ -32,5 +33,5 @@ __all__ = [
     "CONTEXT", "REFERENCE", "AdapterSpec", "Ask", "Backbone", "BenchError", "CrossAttentionSpec", "Dataset",
     "Evaluation", "Example", "FullSpec", "Images", "Impossible", "Loss", "Method", "Metric", "Pair", "Quantity",
     "Recipe", "Reference", "Score", "SharedAttentionSpec", "Spec", "Text", "TokenSpec", "TrainingData", "Truth",
-    "Unbound", "at_least_one", "check_entries", "plain_guidance", "tuned", "with_token",
+    "Unbound", "at_least_one", "check_entries", "learned_from", "plain_guidance", "tuned", "with_token",
 ]  # fmt: skip

@@ -58,7 +58,7 @@ class CrossAttentionSpec:
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """Trainable embeddings of a word, in every text encoder (Textual Inversion, arXiv 2208.01618 section 4).
+    """Trainable embeddings of a word, in every text encoder (Textual Inversion, arXiv 2208.01618).
 
     The word is one token of the backbone; python -m bench.tokens lists rare ones. A prompt that should read V vectors
     holds it V times. Rows with scale s read e + s (learned - e), with e the word's own embedding.

@@ -164,6 +164,12 @@ class Method(ABC):
         """Guided prediction (N, C, H, W) for latents z (N, C, H, W) at timesteps t (N,)."""
 
 
+def learned_from(dataset: Dataset, images: str | None = None) -> tuple[str, Sequence[Example]]:
+    """A role and its images: the requested one, or a pair's style image, or the references where there is no pair."""
+    role = images or ("style" if dataset.pairs else "references")
+    return role, [pair.style for pair in dataset.pairs] if role == "style" else dataset.references
+
+
 def with_token(prompt: str, noun: str, token: str, keep_noun: bool = True) -> str:
     """The rare token in front of the class noun: "a photo of a dog" -> "a photo of a sks dog"; capitals do not count.
 
