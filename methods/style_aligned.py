@@ -1,7 +1,7 @@
 """StyleAligned (Hertz, Voynov, Fruchter, Cohen-Or 2024, arXiv 2312.02133): images read a reference picture's tokens.
 
 Nothing is trained. In every self-attention the images attend to their own tokens and to those of the reference, with
-queries and keys normalised to the reference's. The reference is a given picture, whose latents come from DDIM inversion.
+queries and keys normalised to the reference's. The reference is a given picture, whose latents come from inversion.
 """
 
 from __future__ import annotations

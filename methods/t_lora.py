@@ -1,6 +1,7 @@
 """Vanilla T-LoRA (Soboleva et al., AAAI 2026, arXiv 2507.05964): a low-rank adapter with fewer ranks at higher noise.
 
-At timestep t the first r(t) = floor((r - r_min) (T - t) / T) + r_min ranks take part, in training and in sampling. One image and a rare token as in DreamBooth, without prior preservation.
+At timestep t the first r(t) = floor((r - r_min) (T - t) / T) + r_min ranks take part, in training and in sampling.
+One image and a rare token as in DreamBooth, without prior preservation.
 """
 
 from __future__ import annotations
