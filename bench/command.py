@@ -2,8 +2,8 @@
 
 t2i-bench method=pair dataset=halftone seed=0        a run; with -m a sweep
 t2i-bench list methods                               what there is: methods, datasets, metrics, backbones, experiments
-t2i-bench table | claims | report | grid | status | fetch | doctor | study | stylize | tokens | export | rm | merge ...
-                                                     each has --help
+t2i-bench table | claims | ranks | report | grid | status | fetch | doctor | study | stylize | tokens | export | rm
+                                                     | merge ... each has --help
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from bench import paths
 
 VERBS = ("table", "claims", "report", "grid", "status", "fetch", "doctor", "study", "stylize", "tokens", "export", "rm",
-         "merge", "listing")  # fmt: skip
+         "merge", "ranks", "listing")  # fmt: skip
 SAME = {"list": "listing"}  # a verb that is no name for a module
 
 

@@ -49,9 +49,14 @@ class AnalyticBackbone(Backbone):
         return scheduler
 
     def encode(self, images):
+        """Every picture is at the origin."""
+        z = torch.zeros(len(images), *self.latent_shape, dtype=self.dtype)
+        return z, torch.zeros_like(z)
+
+    def decode(self, z):
         raise NotImplementedError
 
-    decode = noisy = target = predict = sites = encode
+    noisy = target = predict = sites = decode
 
 
 class AnalyticBank:
@@ -66,6 +71,7 @@ class AnalyticBank:
     def _asked(self, ask):
         m = ask.text.states[:, 0].clone()
         for name, scale in ask.adapters.items():
+            scale = scale.mean(1) if isinstance(scale, torch.Tensor) and scale.dim() == 2 else scale  # of the ranks
             scales = scale.to(m) if isinstance(scale, torch.Tensor) else torch.full((len(m),), float(scale)).to(m)
             m += scales[:, None] * self.backbone.point("adapter", name)
             if name in ask.text.images:

@@ -4,12 +4,35 @@ fine-tuning of that backbone in plain torch, for replays.
 
 import functools
 import hashlib
+import zlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 
 from bench.contracts import CONTEXT, Backbone, Dataset, Example, Pair, Text
+
+WORDS = 1009  # ids of words; two words may share one
+
+
+def words_of(text, add_special_tokens=False):
+    """The tokenizer of the tiny backbone: a token for each word."""
+    return SimpleNamespace(input_ids=[1 + zlib.crc32(word.encode()) % WORDS for word in text.split()])
+
+
+class TinyWords(torch.nn.Module):
+    """Where token ids (B, 6) become vectors (B, 6, 16), which the backbone makes of the whole prompt."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.randn(WORDS + 1, 16, generator=torch.Generator().manual_seed(5))
+
+    def forward(self, ids, vectors):
+        return vectors
+
+
+UPWARD = "up_blocks.1.attentions"  # where SDXL and `mini` have up_blocks.0.attentions
 
 
 class TinyBackbone(Backbone):
@@ -31,6 +54,7 @@ class TinyBackbone(Backbone):
             )  # fmt: skip
             self.reader = torch.nn.Linear(16, 16, bias=False)  # the text encoder: at first it changes nothing
             torch.nn.init.eye_(self.reader.weight)
+            self.table = TinyWords()
         self.network = self.network.eval()
         for parameter in [*self.network.parameters(), *self.reader.parameters()]:
             parameter.data = parameter.data.to(dtype)
@@ -43,8 +67,12 @@ class TinyBackbone(Backbone):
     def parts(self):
         return {"unet": self.network, "text_encoder": self.reader}
 
+    def token_tables(self):
+        return {"text_encoder": (self.table, words_of)}
+
     def embed(self, prompts):
-        return Text(self.reader(self.words(prompts)), prompts=tuple(prompts))
+        ids = [[*words_of(prompt).input_ids[-6:], *[0] * 6][:6] for prompt in prompts]
+        return Text(self.reader(self.table(torch.tensor(ids), self.words(prompts))), prompts=tuple(prompts))
 
     def drawing(self, text):
         """It takes reference images and pays no attention to them."""
@@ -89,7 +117,7 @@ class TinyBackbone(Backbone):
         if where not in ("attention", "linear", "all"):
             from bench.backbones.sites import sites
 
-            return sites(self.network, where)
+            return sites(self.network, where.replace("up_blocks.0.attentions", UPWARD))
         ends = ("to_q", "to_k", "to_v", "to_out.0")
         kinds = {"attention": torch.nn.Linear, "linear": torch.nn.Linear, "all": (torch.nn.Linear, torch.nn.Conv2d)}
         found = {n: m for n, m in self.network.named_modules() if isinstance(m, kinds[where])}

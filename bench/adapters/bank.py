@@ -22,8 +22,22 @@ from bench.adapters.cross_attention import CrossAttention
 from bench.adapters.full_fine_tuning import FullWeights
 from bench.adapters.lora_files import ranks, read_lora
 from bench.adapters.low_rank import INITS, Layer, add_delta, orthonormal, widths
-from bench.adapters.routing import Block
-from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, CrossAttentionSpec, FullSpec, Impossible, Spec, Text
+from bench.adapters.routing import Block, blocks
+from bench.adapters.shared_attention import SharedAttention
+from bench.adapters.token_embeddings import TokenEmbeddings
+from bench.contracts import (
+    AdapterSpec,
+    Ask,
+    Backbone,
+    BenchError,
+    CrossAttentionSpec,
+    FullSpec,
+    Impossible,
+    SharedAttentionSpec,
+    Spec,
+    Text,
+    TokenSpec,
+)
 
 
 class Bank:
@@ -40,6 +54,8 @@ class Bank:
         self.layers: dict[str, dict[str, Layer]] = {}  # adapter -> site -> layer
         self.full: dict[str, FullWeights] = {}  # fine-tuned weights of the whole network; then there is nothing else
         self.crossed: dict[str, CrossAttention] = {}  # adapters that read image tokens
+        self.words: dict[str, TokenEmbeddings] = {}  # adapters that the text encoders read
+        self.shared: dict[str, SharedAttention] = {}  # adapters by which rows read each other
         self.read_files: dict[str, dict[str, Tensor]] = {}  # adapters that start from a file -> what it holds
         self.theta: dict[str, Tensor] = {}  # adapter -> (K, n)
         self.grad: dict[str, Tensor] = {}
@@ -49,14 +65,17 @@ class Bank:
             if isinstance(spec, FullSpec):
                 self._create_full(name, spec)
             elif isinstance(spec, CrossAttentionSpec):
-                self._create_crossed(name, spec)
+                self.crossed[name] = self._with_weights(name, CrossAttention(backbone, spec))
+            elif isinstance(spec, TokenSpec):
+                self.words[name] = self._with_weights(name, TokenEmbeddings(backbone, spec))
+            elif isinstance(spec, SharedAttentionSpec):
+                self.shared[name] = self._with_weights(name, SharedAttention(backbone, spec))
             else:
                 self._create(name, spec)
         for cell, generator in enumerate(generators):
             self.start(cell, generator)
         self._hooks = [module.register_forward_hook(self._hook(site)) for site, module in self._sites().items()]
-        for crossed in self.crossed.values():  # after the others: they read queries that carry low-rank deltas
-            self._hooks += crossed.attach()
+        self._hooks += [hook for part in self._reading() for hook in part.attach()]  # last: they read low-rank deltas
 
     def close(self) -> None:
         """Take the adapters off the backbone, which is then exactly what it was."""
@@ -75,6 +94,8 @@ class Bank:
         trained = (name for _, ask in asks for name in ask.trains)
         self.trained = frozenset(trained) if torch.is_grad_enabled() else frozenset()
         self.active = self._route(asks)
+        for name, shared in self.shared.items():
+            shared.look(name, asks, self.active.get(name, []))
         with torch.set_grad_enabled(bool(self.trained)):
             out = self._forward([ask for _, ask in asks]).to(asks[0][1].z.dtype)
         if not self.trained:
@@ -92,6 +113,8 @@ class Bank:
             return weights.answer(name, asks, bool(self.trained))
         z, t = torch.cat([ask.z for ask in asks]), torch.cat([ask.t for ask in asks])
         text = Text.cat([ask.text for ask in asks])
+        for name, word in self.words.items():
+            text = word.read(text, self.active.get(name, []), name in self.trained)
         self._show(text)
         return self.backbone.predict(z, t, text)
 
@@ -108,47 +131,21 @@ class Bank:
     def settle(self) -> None:
         """The backward pass is over. Until then the routing stays: checkpointed blocks are computed again in it."""
         self.active = {}
-        for crossed in self.crossed.values():
-            crossed.settle()
+        for part in self._reading():
+            part.settle()
 
     def _show(self, text: Text) -> None:
         """Give the adapters that read image tokens what the rows' prompts show."""
         for name, crossed in self.crossed.items():
-            blocks = self.active.get(name, [])
-            if blocks and name not in text.images:
+            used = self.active.get(name, [])
+            if used and name not in text.images:
                 raise BenchError(f"The adapter {name!r} takes part, but no prompt shows it an image (Text.showing).")
-            crossed.look(blocks, text.images.get(name, text.states), name in self.trained)
+            crossed.look(used, text.images.get(name, text.states), name in self.trained)
 
     def _route(self, asks: Sequence[tuple[int, Ask]]) -> dict[str, list[Block]]:
-        total = sum(len(ask.z) for _, ask in asks)
-        return {name: blocks for name in self.layers if (blocks := self._blocks(name, asks, total))}
-
-    def _blocks(self, name: str, asks: Sequence[tuple[int, Ask]], total: int) -> list[Block]:
-        """Rows that use the adapter, grouped into blocks in which every cell has the same number of rows."""
-        by_size: dict[int, list[tuple[int, list[int], list[float]]]] = {}
-        start = 0
-        for cell, ask in asks:
-            size, scale = len(ask.z), ask.adapters.get(name)
-            scales = scale.tolist() if isinstance(scale, Tensor) else [scale or 0.0] * size
-            used = {start + row: value for row, value in enumerate(scales) if value}
-            if used:
-                by_size.setdefault(len(used), []).append((cell, list(used), list(used.values())))
-            start += size
-        parts = [self._block(size, users, total, asks[0][1].z.dtype) for size, users in by_size.items()]
-        return [replace(part, trained=name in self.trained) for part in parts]
-
-    def _block(self, size: int, users: list, total: int, dtype: torch.dtype) -> Block:
-        rows = [row for _, used, _ in users for row in used]
-        scales = [value for *_, values in users for value in values]
-        cells, device = [cell for cell, *_ in users], self.backbone.device
-        return Block(
-            rows=None if len(rows) == total else torch.tensor(rows, device=device),
-            cells=tuple(cells),
-            picks=None if cells == list(range(self.cells)) else torch.tensor(cells, device=device),
-            size=size,
-            scale=torch.tensor(scales, dtype=dtype, device=device),
-            ones=all(value == 1 for value in scales),
-        )
+        device = self.backbone.device
+        found = {name: blocks(name, asks, self.cells, device, name in self.trained) for name in self.layers}
+        return {name: parts for name, parts in found.items() if parts}
 
     def _hook(self, site: str):
         own = {name: layers[site] for name, layers in self.layers.items() if site in layers}
@@ -180,17 +177,19 @@ class Bank:
         """Numbers are about to move."""
         for weights in self.full.values():
             weights.forget()
+        for word in self.words.values():
+            word.forget()
 
     def state(self, name: str, cell: int) -> dict[str, Tensor]:
         """The adapter under the names that diffusers' `load_lora_weights` and PEFT read, alpha folded into `up`.
 
         Of a full fine-tuning all weights, each under its part's name: `unet.conv_in.weight`. What image tokens need is
-        named as in IP-Adapter's public files.
+        named as in IP-Adapter's public files, embeddings as `text_encoder.<word>`.
         """
         if name in self.full:
             return self.full[name].state()
-        if name in self.crossed:
-            return self.crossed[name].state(cell)
+        if name in self._whole():
+            return self._whole()[name].state(cell)
         state = {}
         for site, layer in self.layers[name].items():
             up = layer.up[cell] * layer.scale
@@ -204,8 +203,8 @@ class Bank:
         """Fill one adapter from a state dict as `state` gives it: these names in these shapes, and no others."""
         if name in self.full:
             return self.full[name].load(state)
-        if name in self.crossed:
-            return self.crossed[name].load(cell, state)
+        if name in self._whole():
+            return self._whole()[name].load(cell, state)
         self._check(name, state)
         with torch.no_grad():
             for site, layer in self.layers[name].items():
@@ -237,7 +236,8 @@ class Bank:
 
     def files(self, name: str) -> dict[str, str]:
         """Where an adapter is kept: path below a folder -> the beginning of the names of `state` that goes there."""
-        return self.full[name].files(name) if name in self.full else {f"{name}.safetensors": ""}
+        made = {**self.full, **self._whole()}.get(name)
+        return {f"{name}.safetensors": ""} if made is None else made.files(name)
 
     def save(self, name: str, cell: int, folder: Path) -> None:
         """Write an adapter, or fine-tuned weights in diffusers' folders and names, below a folder.
@@ -261,14 +261,23 @@ class Bank:
         self.full[name] = weights = FullWeights(self.backbone, spec, _dtype(self.backbone))
         self.theta[name], self.grad[name] = weights.theta, weights.grad
 
-    def _create_crossed(self, name: str, spec: CrossAttentionSpec) -> None:
-        made = CrossAttention(self.backbone, spec)
+    def _with_weights(self, name: str, made: Any) -> Any:
+        """An adapter of another kind with its weights: views of the flat numbers, in its shapes."""
         sizes = [prod(shape) for shape in made.shapes.values()]
         theta = torch.zeros(self.cells, sum(sizes), dtype=_dtype(self.backbone), device=self.backbone.device)
         grad = torch.zeros_like(theta)
         parts = zip(made.shapes.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True)
         made.weights = {key: _leaf(values, grads, shape) for (key, shape), values, grads in parts}
-        self.theta[name], self.grad[name], self.layers[name], self.crossed[name] = theta, grad, {}, made
+        self.theta[name], self.grad[name], self.layers[name] = theta, grad, {}
+        return made
+
+    def _reading(self) -> list[CrossAttention | SharedAttention]:
+        """Adapters that read what a forward pass computes."""
+        return [*self.shared.values(), *self.crossed.values()]
+
+    def _whole(self) -> dict[str, CrossAttention | TokenEmbeddings | SharedAttention]:
+        """The adapters that are not low-rank layers."""
+        return {**self.crossed, **self.words, **self.shared}
 
     def _sites(self) -> dict[str, nn.Module]:
         return {site: layer.module for layers in self.layers.values() for site, layer in layers.items()}
@@ -314,8 +323,8 @@ class Bank:
         for name, spec in self.specs.items():
             if name in self.full:
                 self.full[name].reset()
-            elif name in self.crossed:
-                self.crossed[name].load(cell, self.crossed[name].initial(generator))
+            elif name in self._whole():
+                self._whole()[name].begin(cell, generator)
             elif isinstance(spec, AdapterSpec):
                 self._start(name, spec, cell, generator)
 

@@ -165,6 +165,12 @@ class CrossAttention:
         for key, value in self.weights.items():
             value[cell] = state[key].to(value)
 
+    def begin(self, cell: int, generator: torch.Generator) -> None:
+        self.load(cell, self.initial(generator))
+
+    def files(self, name: str) -> dict[str, str]:
+        return {f"{name}.safetensors": ""}
+
     # --- one forward pass
 
     def look(self, blocks: Sequence[Block], features: Tensor, trained: bool) -> None:

@@ -78,7 +78,7 @@ def add_delta(out: Tensor, x: Tensor, module: Any, layer: Layer, block: Block) -
     if block.rows is not None:
         x = x.index_select(0, block.rows)
     down, up = _pick(layer.down, block), _pick(layer.up, block)
-    delta = (_conv(x, down, up, module, block) if down.dim() == 5 else _linear(x, down, up)).to(out.dtype)
+    delta = (_conv(x, down, up, module, block) if down.dim() == 5 else _linear(x, down, up, block)).to(out.dtype)
     if not (block.ones and layer.scale == 1):
         delta = delta * (block.scale * layer.scale).to(out.dtype).view(-1, *[1] * (delta.dim() - 1))
     return out + delta if block.rows is None else out.index_add(0, block.rows, delta)
@@ -90,12 +90,23 @@ def _pick(stacked: Tensor, block: Block) -> Tensor:
     return kept if block.picks is None else kept.index_select(0, block.picks)
 
 
-def _linear(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+def _linear(x: Tensor, down: Tensor, up: Tensor, block: Block) -> Tensor:
     """x (k * b, ..., in) -> (k * b, ..., out), the k-th part of the rows through the k-th adapter."""
     if len(down) == 1:
-        return F.linear(F.linear(x, down[0]), up[0])
+        return F.linear(_ranked(F.linear(x, down[0]), block, -1), up[0])
     hidden = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.transpose(1, 2))
+    if block.ranks is not None:
+        hidden = _ranked(hidden.reshape(*x.shape[:-1], -1), block, -1).reshape(hidden.shape)
     return torch.bmm(hidden, up.transpose(1, 2)).reshape(*x.shape[:-1], up.shape[1])
+
+
+def _ranked(hidden: Tensor, block: Block, place: int) -> Tensor:
+    """What lies between `down` and `up`, the ranks of its dimension `place` with the scales of each row."""
+    if block.ranks is None:
+        return hidden
+    shape = [len(hidden), *[1] * (hidden.dim() - 1)]
+    shape[place] = block.ranks.shape[1]
+    return hidden * block.ranks.to(hidden).view(shape)
 
 
 def _conv(x: Tensor, down: Tensor, up: Tensor, module: Any, block: Block) -> Tensor:
@@ -103,11 +114,12 @@ def _conv(x: Tensor, down: Tensor, up: Tensor, module: Any, block: Block) -> Ten
     k, rank = down.shape[:2]
     shape = (module.stride, module.padding, module.dilation)
     if k == 1:
-        return F.conv2d(F.conv2d(x, down[0], None, *shape), up[0, :, :, None, None])
+        return F.conv2d(_ranked(F.conv2d(x, down[0], None, *shape), block, 1), up[0, :, :, None, None])
     if rank <= SMALL_RANK and k * rank <= SMALL:
         hidden = _dense(x, down, shape, block.size)
     else:
         hidden = _grouped(x, down, shape, block.size)
+    hidden = _ranked(hidden, block, 1)
     ups = up.repeat_interleave(block.size, 0) if block.size > 1 else up
     return torch.bmm(ups, hidden.flatten(2)).unflatten(2, hidden.shape[2:])
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
+
+from bench.contracts import Ask
 
 
 @dataclass
@@ -21,3 +25,57 @@ class Block:
     scale: Tensor  # (len(cells) * size,)
     ones: bool = False  # the scale is 1 everywhere
     trained: bool = True
+    ranks: Tensor | None = None  # (len(cells) * size, r) scales of the ranks, beside `scale`
+
+    def listed(self, total: int) -> list[int]:
+        """The rows, of `total` in the pass."""
+        return list(range(total)) if self.rows is None else self.rows.tolist()
+
+
+def blocks(name: str, asks: Sequence[tuple[int, Ask]], cells: int, device: torch.device, trained: bool) -> list[Block]:
+    """Rows that use an adapter of `cells` cells, in blocks in which every cell has the same number of rows."""
+    by_size: dict[int, list[tuple[int, list[int], list[float]]]] = {}
+    start, ranks = 0, _ranks(name, asks)
+    for cell, ask in asks:
+        size, scale = len(ask.z), ask.adapters.get(name)
+        if isinstance(scale, Tensor) and scale.dim() == 2:
+            scale = scale.any(1).double()  # the scales themselves stand in `ranks`
+        scales = scale.tolist() if isinstance(scale, Tensor) else [scale or 0.0] * size
+        used = {start + row: value for row, value in enumerate(scales) if value}
+        if used:
+            by_size.setdefault(len(used), []).append((cell, list(used), list(used.values())))
+        start += size
+    everywhere, dtype = list(range(cells)), asks[0][1].z.dtype
+    found = [_block(size, users, start, everywhere, dtype, device, trained) for size, users in by_size.items()]
+    return found if ranks is None else [replace(block, ranks=ranks[block.listed(start)].to(device)) for block in found]
+
+
+def _ranks(name: str, asks: Sequence[tuple[int, Ask]]) -> Tensor | None:
+    """(B, r) scales of the ranks of all rows, 1 where an ask gives none; None where no ask does."""
+    scales = [ask.adapters.get(name) for _, ask in asks]
+    given = [scale for scale in scales if isinstance(scale, Tensor) and scale.dim() == 2]
+    if not given:
+        return None
+    ones = given[0].new_ones(1, given[0].shape[1])
+    parts = [
+        s if isinstance(s, Tensor) and s.dim() == 2 else ones.expand(len(ask.z), -1)
+        for (_, ask), s in zip(asks, scales, strict=True)
+    ]
+    return torch.cat([part.to(ones) for part in parts])
+
+
+def _block(
+    size: int, users: list, total: int, everywhere: list[int], dtype: torch.dtype, device: torch.device, trained: bool
+) -> Block:
+    rows = [row for _, used, _ in users for row in used]
+    scales = [value for *_, values in users for value in values]
+    cells = [cell for cell, *_ in users]
+    return Block(
+        rows=None if len(rows) == total else torch.tensor(rows, device=device),
+        cells=tuple(cells),
+        picks=None if cells == everywhere else torch.tensor(cells, device=device),
+        size=size,
+        scale=torch.tensor(scales, dtype=dtype, device=device),
+        ones=all(value == 1 for value in scales),
+        trained=trained,
+    )

@@ -151,7 +151,7 @@ class LatentDiffusion(Backbone):
         return torch.autocast(self.device.type, self.dtype) if self.dtype.itemsize < 4 else nullcontext()
 
     def sites(self, where: str) -> dict[str, nn.Module]:
-        """Layers of the network that carry adapters, by name; `where` is a key of `sites.WHERE`."""
+        """Layers of the network that carry adapters, by name; `bench.backbones.sites` says what `where` can be."""
         return sites.sites(self.network, where)
 
     def truncated(self, prompt: str) -> int:
@@ -167,6 +167,13 @@ class LatentDiffusion(Backbone):
 
     def tokenizers(self) -> list[Any]:
         return [encoder.tokenizer for encoder in self.text_encoders]
+
+    def token_tables(self) -> dict[str, tuple[Any, Any]]:
+        encoders = [(name, part) for name, part in self.parts().items() if name != self.part]
+        return {
+            name: (encoder.get_input_embeddings(), tokenizer)
+            for (name, encoder), tokenizer in zip(encoders, self.tokenizers(), strict=True)
+        }
 
     def pipeline(self) -> Any:
         """diffusers' pipeline made of these very components, with the folder's own scheduler, no safety checker."""

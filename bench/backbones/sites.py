@@ -1,9 +1,16 @@
-"""Which layers of a UNet carry adapters: selections of named linear and convolutional layers."""
+"""Which layers of a UNet carry adapters: named selections, and patterns of the names of blocks and layers.
+
+attention                                      a selection, a key of WHERE
+up_blocks.0.attentions.1                       every linear and convolutional layer of a block
+*.attn2.to_k, *.attn2.to_v                     layers; * stands for any letters, also for dots
+attention in up_blocks.0.attentions.1          the layers of a selection that lie in a block
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from bench.contracts import BenchError
@@ -16,6 +23,7 @@ TRANSFORMER = re.compile(r"\.attentions\.\d+\.")  # attention projections, feed-
 BLOCK = re.compile(r"^(down_blocks|mid_block|up_blocks)\.")  # all but conv_in, conv_out and the embeddings
 SELF = re.compile(r"\.attn1\.")  # all of a self-attention
 CROSS = re.compile(r"\.attn2\.")  # all of a cross-attention
+PLACE = re.compile(r"^[a-z_]+(\.\d+)?(\.(attentions|resnets)\.\d+)?(?=\.)")  # a block, as errors list them
 RESNET = re.compile(r"\.(resnets|downsamplers|upsamplers)\.\d+\.")  # time_emb_proj and shortcuts included
 
 
@@ -72,14 +80,54 @@ WHERE: dict[str, Callable[[str, nn.Module], bool]] = {
 }
 
 
+def parse(where: str) -> tuple[str | None, list[str]]:
+    """The named selection, if there is one, and the patterns, if there are any, of a `where`."""
+    selection, _, patterns = where.rpartition(" in ")
+    if not selection and not re.search(r"[.*]", where):
+        return where.strip(), []
+    return selection.strip() or None, [part.strip() for part in patterns.split(",")]
+
+
 def check_where(where: str, setting: str = "") -> None:
     """Raises BenchError for an unknown selection; `setting` names what asked for it."""
-    if where not in WHERE:
+    selection, patterns = parse(where)
+    if (selection is not None and selection not in WHERE) or "" in patterns:
         asked = f"Adapters were requested at {where!r}{f' by {setting}' if setting else ''}"
-        raise BenchError(f"{asked}; known places are {', '.join(WHERE)}.")
+        raise BenchError(
+            f"{asked}; known places are {', '.join(WHERE)}, a name such as up_blocks.0.attentions.1 with or without *, "
+            "and both, attention in up_blocks.0.attentions.1."
+        )
 
 
 def sites(network: nn.Module, where: str) -> dict[str, nn.Module]:
-    """Layers of `network` by name, in the network's order. Raises BenchError for an unknown selection."""
+    """Layers of `network` by name, in the network's order.
+
+    Raises BenchError for an unknown selection, and for a pattern with which no layer agrees.
+    """
     check_where(where)
-    return {name: module for name, module in network.named_modules() if WHERE[where](name, module)}
+    selection, patterns = parse(where)
+    chosen = WHERE[selection] if selection else _any
+    found = {name: module for name, module in network.named_modules() if chosen(name, module)}
+    return within(found, patterns, where) if patterns else found
+
+
+def within(layers: Mapping[str, nn.Module], patterns: list[str], where: str) -> dict[str, nn.Module]:
+    """Those of the layers that agree with a pattern or lie in a block that does. Raises BenchError for an idle one."""
+    for pattern in patterns:
+        if not any(_agrees(name, pattern) for name in layers):
+            blocks = sorted({found[0] for name in layers if (found := PLACE.match(name))})
+            raise BenchError(
+                f"Adapters were requested at {where!r}, and no layer of this network agrees with {pattern!r}; "
+                f"its blocks with such layers are {', '.join(blocks) or 'none'}."
+            )
+    return {name: module for name, module in layers.items() if any(_agrees(name, pattern) for pattern in patterns)}
+
+
+def _agrees(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def _any(name: str, module: nn.Module) -> bool:
+    from torch import nn
+
+    return isinstance(module, (nn.Linear, nn.Conv2d))

@@ -19,7 +19,7 @@ class AdapterSpec:
     """
 
     rank: int
-    where: str = "attention"  # a key of bench.backbones.sites.WHERE
+    where: str = "attention"  # a named selection of layers or names of blocks, see `bench.backbones.sites`
     alpha: float | None = None  # None: alpha = rank, so the scale is 1
     # gaussian: N(0, (1/r)^2) | kaiming: uniform within sqrt(3 / inputs), a = 1 |
     # kaiming_sqrt5: within sqrt(1 / inputs), a = sqrt(5)
@@ -56,6 +56,33 @@ class CrossAttentionSpec:
     file: str | None = None  # weights in IP-Adapter's public format; see `bench.data.weights.weights_at`
 
 
+@dataclass(frozen=True)
+class TokenSpec:
+    """Trainable embeddings of a word, in every text encoder (Textual Inversion, arXiv 2208.01618).
+
+    The word is one token of the backbone; python -m bench.tokens lists rare ones. A prompt that should read V vectors
+    holds it V times. Rows with scale s read e + s (learned - e), with e the word's own embedding.
+    """
+
+    word: str
+    vectors: int = 1
+    start: str | None = None  # a word of one token whose embedding they begin as; None: at random
+    file: str | None = None  # learned elsewhere; see `bench.adapters.embedding_files`. It says the vectors itself
+
+
+@dataclass(frozen=True)
+class SharedAttentionSpec:
+    """Self-attention that also reads the tokens of another row, of `Ask.references` (StyleAligned, arXiv 2312.02133).
+
+    The scale of a row is the weight of those tokens beside its own: log(scale) is added to their scores. Nothing is
+    trained.
+    """
+
+    adain: bool = True  # queries and keys get the mean and deviation of the reference's
+    share_norm: bool = True  # group normalisations take their statistics over the row and the reference
+    file: str = ""  # it holds no numbers
+
+
 def tuned(tune: str, rank: int, where: str, text_encoder: bool = False) -> AdapterSpec | FullSpec:
     """What `tune` asks for: a low-rank adapter ("lora"), or a copy of all weights ("full"). Raises BenchError."""
     if tune == "full":
@@ -70,4 +97,4 @@ def tuned(tune: str, rank: int, where: str, text_encoder: bool = False) -> Adapt
     return AdapterSpec(rank, where)
 
 
-Spec = AdapterSpec | FullSpec | CrossAttentionSpec
+Spec = AdapterSpec | FullSpec | CrossAttentionSpec | TokenSpec | SharedAttentionSpec

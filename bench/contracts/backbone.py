@@ -113,7 +113,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def sites(self, where: str) -> Mapping[str, nn.Module]:
-        """Layers of `network` by name where adapters go: attention (q, k, v, out), linear, all, noxattn, ..."""
+        """Layers of `network` by name where adapters go: attention, all, up_blocks.0.attentions.1, ..."""
 
     def cross_attention(self) -> Mapping[str, nn.Module]:
         """Attention layers that read the text, by name, in the network's order; each has to_q, to_k, to_v, to_out."""
@@ -168,3 +168,7 @@ class Backbone(ABC):
     def tokenizers(self) -> Sequence[Any]:
         """One per text encoder, in transformers' form; none where prompts are not read in tokens."""
         return ()
+
+    def token_tables(self) -> Mapping[str, tuple[Any, Any]]:
+        """By name in `parts`: the layer that turns token ids (B, L) into embeddings (B, L, D), and its tokenizer."""
+        return {}

@@ -78,6 +78,16 @@ class Unbound:
         return cls(captions, len(examples), [prompt for prompt in prompts if not _noun(noun).search(prompt)])
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A picture that is drawn again beside the images, from its own noise (DDIM inversion under `prompt`)."""
+
+    image: np.ndarray  # uint8 (3, P, P)
+    prompt: str
+    guidance: float = 1.0  # of the inversion
+    offset: int = 0  # until the step after this one it is shown at the noise of that step
+
+
 class Method(ABC):
     """A customization method. It never calls the network: it asks, and the trainer or the sampler answers."""
 
@@ -140,6 +150,13 @@ class Method(ABC):
         """What those texts show: role -> adapter -> image features (1, E) or (1, S, E)."""
         return {}
 
+    def reference(self, dataset: Dataset) -> Reference | None:
+        """A picture whose latents at the noise of each step `guide` finds in `texts["reference"].images[REFERENCE]`.
+
+        The role "reference" is one of `prompts`.
+        """
+        return None
+
     @abstractmethod
     def guide(
         self, z: Tensor, t: Tensor, texts: Mapping[str, Text], cfg: float, strength: float
@@ -147,12 +164,19 @@ class Method(ABC):
         """Guided prediction (N, C, H, W) for latents z (N, C, H, W) at timesteps t (N,)."""
 
 
-def with_token(prompt: str, noun: str, token: str) -> str:
+def learned_from(dataset: Dataset, images: str | None = None) -> tuple[str, Sequence[Example]]:
+    """A role and its images: the requested one, or a pair's style image, or the references where there is no pair."""
+    role = images or ("style" if dataset.pairs else "references")
+    return role, [pair.style for pair in dataset.pairs] if role == "style" else dataset.references
+
+
+def with_token(prompt: str, noun: str, token: str, keep_noun: bool = True) -> str:
     """The rare token in front of the class noun: "a photo of a dog" -> "a photo of a sks dog"; capitals do not count.
 
-    A prompt without the noun stays as it is: `Unbound.among` finds such prompts.
+    With `keep_noun=False` it stands in the place of the noun. A prompt without the noun stays as it is:
+    `Unbound.among` finds such prompts.
     """
-    return _noun(noun).sub(lambda found: f"{token} {found[0]}", prompt, count=1)
+    return _noun(noun).sub(lambda found: f"{token} {found[0]}" if keep_noun else token, prompt, count=1)
 
 
 def _noun(noun: str) -> re.Pattern[str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 CONTEXT = "context"  # in `Text.images`: pictures that the network itself reads
+REFERENCE = "reference"  # in `Text.images`: latents (B, C, H, W) of `Method.reference` at the noise of the step
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,10 @@ class Ask:
     z: Tensor  # (B, C, H, W) noisy latents
     t: Tensor  # (B,) timesteps
     text: Text  # B rows
-    adapters: Mapping[str, Tensor | float] = field(default_factory=dict)  # adapter -> signed scale, for all or per row
+    # adapter -> signed scale: for all rows, per row (B,), or of a low-rank adapter per row and rank (B, r)
+    adapters: Mapping[str, Tensor | float] = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()  # these take part but receive no gradient
+    references: Sequence[int] = ()  # B, for shared attention: the row of this ask that a row shares with
 
     @property
     def trains(self) -> frozenset[str]:

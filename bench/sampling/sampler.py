@@ -17,11 +17,12 @@ from torch import Tensor
 from bench.adapters.bank import Bank
 from bench.backbones.embedding import embedded
 from bench.choices import Scheduler
-from bench.contracts import Ask, Backbone, BenchError, Dataset, Method, Text, plain_guidance
+from bench.contracts import Ask, Backbone, BenchError, Dataset, Method, Reference, Text, plain_guidance
+from bench.sampling.ddim_inversion import check_latents
+from bench.sampling.references import reference_latents, with_reference
 from bench.seeding import EVALUATION_SEED_OFFSET, generator
 
 Guide = Generator[Ask, Any, Tensor]
-LARGEST = 1e6  # of a latent while sampling; those of the usual schedulers stay below 100
 IMAGES_KEPT = 512  # latents at the start of the methods; 256 KiB each on SDXL
 
 
@@ -93,6 +94,9 @@ class Plain(Method):
     def shown(self, dataset: Dataset) -> Mapping[str, Mapping[str, Tensor]]:
         return self.method.shown(dataset)
 
+    def reference(self, dataset: Dataset) -> Reference | None:
+        return self.method.reference(dataset)
+
     def guide(self, z, t, texts, cfg, strength):
         return (yield from self.method.guide(z, t, texts, cfg, strength))
 
@@ -155,25 +159,16 @@ def denoise(
     """Latents (N, C, H, W), the rows of all parts in order, through some or all timesteps of the scheduler."""
     texts = [_texts(bank.backbone, request, chosen) for request, chosen in parts]
     counts = [len(chosen) for _, chosen in parts]
+    shown = [reference_latents(bank, request.method, request.dataset, sampler.steps) for request, _ in parts]
     for k, t in enumerate(steps):
         scaled = scheduler.scale_model_input(z, t)
         guides = [
-            (request.cell, _guide(bank.backbone, request, part, t, text, sampler))
-            for (request, _), part, text in zip(parts, scaled.split(counts), texts, strict=True)
+            (request.cell, _guide(bank.backbone, request, part, t, with_reference(text, latents, t), sampler))
+            for (request, _), part, text, latents in zip(parts, scaled.split(counts), texts, shown, strict=True)
         ]
         z = scheduler.step(torch.cat(resolve(bank, guides)), t, z).prev_sample
         check_latents(z, f"step {k + 1} of {len(steps)}")
     return z
-
-
-def check_latents(z: Tensor, step: str) -> None:
-    """Raises BenchError for latents (N, C, H, W) with NaN or beyond LARGEST, which would become black images."""
-    sound = (z.abs() <= LARGEST).flatten(1).all(1)  # false for NaN
-    if not sound.all():
-        raise BenchError(
-            f"{int((~sound).sum())} of {len(z)} latents became NaN or larger than {LARGEST:g} in {step} of sampling; "
-            "lower the strength or sampler.cfg, or type backbone.dtype=float32 if it is float16."
-        )
 
 
 def _decode(backbone, z: Tensor, batch: int = 16) -> Tensor:
