@@ -16,6 +16,7 @@ from bench.cell import Cell, default_strength
 from bench.choices import check
 from bench.contracts import BenchError
 from bench.data import schema
+from bench.training.settings import switched_on
 
 OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
 CLAIMS = "claims"  # of an experiment; no cell has them
@@ -34,6 +35,7 @@ def cell(config: DictConfig) -> Cell:
         raise BenchError(f"dataset={plain['dataset']['name']} was requested: {plain['dataset'][BROKEN]}")
     if type(plain["seed"]) is not int:
         raise BenchError(f"seed={plain['seed']} was requested; type a whole number, with -m several: seed=0,1,2.")
+    plain["trainer"] = switched_on(plain["trainer"])
     strengths = _strengths(plain.pop("strength"), plain["method"])
     return Cell(**{**plain, "results": Path(plain["results"])}, strengths=strengths)
 

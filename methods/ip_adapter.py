@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import mse_loss
 
 from bench.adapters.image_encoder import ImageEncoder
 from bench.choices import Role
@@ -78,7 +77,7 @@ class IPAdapter(Method):
         captions = ["" if drop else e.caption for e, drop in zip(examples, no_text.tolist(), strict=True)]
         text = data.text(captions).showing({"image": seen})
         out = yield Ask(data.noisy(z, eps, t), t, text, {"image": 1.0})
-        yield Loss(mse_loss(out, data.target(z, eps, t)))
+        yield Loss(data.loss(out, data.target(z, eps, t), t))
 
     def dropped(self, n: int, rng: Generator) -> tuple[Tensor, Tensor]:
         """Which of n samples lose their image, which their text, (n,) each; one number decides between the cases."""

@@ -128,6 +128,11 @@ class LatentDiffusion(Backbone):
     def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         return self.schedule.target(z, eps, t)
 
+    def min_snr_weights(self, t: Tensor, gamma: float) -> Tensor:
+        if not hasattr(self.schedule, "min_snr_weights"):  # of a flow
+            return super().min_snr_weights(t, gamma)
+        return self.schedule.min_snr_weights(t, gamma)
+
     def scheduler(self, name: str, steps: int) -> Any:
         return self.schedule.scheduler(name, steps)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bench.sampling.sampler import Sampler, Shot
     from bench.track import Tracker
     from bench.training.log import TrainingLog
-    from bench.training.trainer import TrainerSettings
+    from bench.training.settings import TrainerSettings
 
 T = TypeVar("T")
 LABELS = (
@@ -109,7 +109,7 @@ class Work:
 
     @cached_property
     def trainer(self) -> TrainerSettings:
-        from bench.training.trainer import TrainerSettings
+        from bench.training.settings import TrainerSettings
 
         return construct(TrainerSettings, self.cell.trainer, "trainer")
 
