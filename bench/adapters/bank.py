@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from bench.adapters import adapter_files
 from bench.adapters.cross_attention import CrossAttention
+from bench.adapters.dora import lengths
 from bench.adapters.full_fine_tuning import FullWeights
-from bench.adapters.lora_files import ranks, read_lora
-from bench.adapters.low_rank import INITS, Layer, add_delta, orthonormal, widths
+from bench.adapters.lora_files import has_lengths, ranks, read_lora
+from bench.adapters.low_rank import INITS, Layer, add_delta, leaf, shapes, stacked
 from bench.adapters.routing import Block
 from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, CrossAttentionSpec, FullSpec, Impossible, Spec, Text
 
@@ -66,15 +67,16 @@ class Bank:
 
     # --- one forward pass for many cells
 
-    def answer(self, asks: Sequence[tuple[int, Ask]]) -> list[Tensor]:
+    def answer(self, asks: Sequence[tuple[int, Ask]], seeds: Sequence[int] = ()) -> list[Tensor]:
         """The backbone's predictions for each (cell, ask), all rows in one forward pass.
 
-        Gradients are recorded when any of the asks trains an adapter, unless the caller has turned them off.
+        Gradients are recorded when any of the asks trains an adapter, unless the caller has turned them off. `seeds`,
+        one for each ask, are those of the dropout; without them nothing is dropped.
         """
         self._check_names(asks)
         trained = (name for _, ask in asks for name in ask.trains)
         self.trained = frozenset(trained) if torch.is_grad_enabled() else frozenset()
-        self.active = self._route(asks)
+        self.active = self._route(asks, seeds)
         with torch.set_grad_enabled(bool(self.trained)):
             out = self._forward([ask for _, ask in asks]).to(asks[0][1].z.dtype)
         if not self.trained:
@@ -119,11 +121,11 @@ class Bank:
                 raise BenchError(f"The adapter {name!r} takes part, but no prompt shows it an image (Text.showing).")
             crossed.look(blocks, text.images.get(name, text.states), name in self.trained)
 
-    def _route(self, asks: Sequence[tuple[int, Ask]]) -> dict[str, list[Block]]:
-        total = sum(len(ask.z) for _, ask in asks)
-        return {name: blocks for name in self.layers if (blocks := self._blocks(name, asks, total))}
+    def _route(self, asks: Sequence[tuple[int, Ask]], seeds: Sequence[int] = ()) -> dict[str, list[Block]]:
+        total, own = sum(len(ask.z) for _, ask in asks), dict(zip([cell for cell, _ in asks], seeds, strict=False))
+        return {name: blocks for name in self.layers if (blocks := self._blocks(name, asks, total, own))}
 
-    def _blocks(self, name: str, asks: Sequence[tuple[int, Ask]], total: int) -> list[Block]:
+    def _blocks(self, name: str, asks: Sequence[tuple[int, Ask]], total: int, seeds: Mapping[int, int]) -> list[Block]:
         """Rows that use the adapter, grouped into blocks in which every cell has the same number of rows."""
         by_size: dict[int, list[tuple[int, list[int], list[float]]]] = {}
         start = 0
@@ -135,7 +137,9 @@ class Bank:
                 by_size.setdefault(len(used), []).append((cell, list(used), list(used.values())))
             start += size
         parts = [self._block(size, users, total, asks[0][1].z.dtype) for size, users in by_size.items()]
-        return [replace(part, trained=name in self.trained) for part in parts]
+        trained = name in self.trained
+        dropped = [tuple(seeds[cell] for cell in part.cells) if trained and seeds else () for part in parts]
+        return [replace(part, trained=trained, seeds=own) for part, own in zip(parts, dropped, strict=True)]
 
     def _block(self, size: int, users: list, total: int, dtype: torch.dtype) -> Block:
         rows = [row for _, used, _ in users for row in used]
@@ -153,10 +157,11 @@ class Bank:
     def _hook(self, site: str):
         own = {name: layers[site] for name, layers in self.layers.items() if site in layers}
 
-        def add_deltas(module: nn.Module, args: tuple, out: Tensor) -> Tensor | None:
+        def add_deltas(module: nn.Module, args: tuple, plain: Tensor) -> Tensor | None:
+            out = plain
             for name, layer in own.items():
                 for block in self.active.get(name, ()):
-                    out = add_delta(out, args[0], module, layer, block)
+                    out = add_delta(out, args[0], plain, layer, block)
             return out
 
         return add_deltas
@@ -193,11 +198,10 @@ class Bank:
             return self.crossed[name].state(cell)
         state = {}
         for site, layer in self.layers[name].items():
-            up = layer.up[cell] * layer.scale
-            if layer.down.dim() == 5:
-                up = up[:, :, None, None]
-            for key, value in (("lora_A", layer.down[cell]), ("lora_B", up)):
-                state[f"{self.backbone.part}.{site}.{key}.weight"] = value.detach().float().cpu().contiguous()
+            for key, values in layer.halves().items():
+                value = values[cell] * (layer.scale if key == "lora_B.weight" else 1)
+                own = value.detach().float().cpu().reshape(layer.stored(key))
+                state[f"{self.backbone.part}.{site}.{key}"] = own.contiguous()
         return state
 
     def load(self, name: str, cell: int, state: Mapping[str, Tensor]) -> None:
@@ -211,9 +215,9 @@ class Bank:
             for site, layer in self.layers[name].items():
                 if not layer.down.requires_grad:  # a frozen half, shared by all cells and banks until a file fills it
                     layer.down = layer.down.clone()
-                down, up = (state[f"{self.backbone.part}.{site}.lora_{half}.weight"] for half in "AB")
-                layer.down[cell].copy_(down)
-                layer.up[cell].copy_(up.reshape(layer.up[cell].shape).to(layer.up) / layer.scale)
+                for key, values in layer.halves().items():
+                    value = state[f"{self.backbone.part}.{site}.{key}"].reshape(values.shape[1:]).to(values)
+                    values[cell].copy_(value / (layer.scale if key == "lora_B.weight" else 1))
 
     def _check(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Raises BenchError unless a state dict has exactly the names and shapes of `state`, and finite numbers."""
@@ -231,9 +235,7 @@ class Bank:
     def _shapes(self, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         """The names and shapes of `state` of a low-rank adapter."""
         for site, layer in self.layers[name].items():
-            ones = (1, 1) if layer.down.dim() == 5 else ()
-            for key, shape in (("lora_A", layer.down.shape[1:]), ("lora_B", (*layer.up.shape[1:], *ones))):
-                yield f"{self.backbone.part}.{site}.{key}.weight", tuple(shape)
+            yield from ((f"{self.backbone.part}.{site}.{key}", layer.stored(key)) for key in layer.halves())
 
     def files(self, name: str) -> dict[str, str]:
         """Where an adapter is kept: path below a folder -> the beginning of the names of `state` that goes there."""
@@ -267,34 +269,24 @@ class Bank:
         theta = torch.zeros(self.cells, sum(sizes), dtype=_dtype(self.backbone), device=self.backbone.device)
         grad = torch.zeros_like(theta)
         parts = zip(made.shapes.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True)
-        made.weights = {key: _leaf(values, grads, shape) for (key, shape), values, grads in parts}
+        made.weights = {key: leaf(values, grads, shape) for (key, shape), values, grads in parts}
         self.theta[name], self.grad[name], self.layers[name], self.crossed[name] = theta, grad, {}, made
 
     def _sites(self) -> dict[str, nn.Module]:
         return {site: layer.module for layers in self.layers.values() for site, layer in layers.items()}
 
     def _create(self, name: str, spec: AdapterSpec) -> None:
-        device, dtype = self.backbone.device, _dtype(self.backbone)
         sites, rank = self._places(name, spec)
-        downs = {site: (rank[site], *widths(module)[0]) for site, module in sites.items()}
-        ups = {site: (widths(module)[1], rank[site]) for site, module in sites.items()}
-        trained = spec.orthonormal_row is None
-        sizes = [prod(downs[site]) * trained + prod(ups[site]) for site in sites]
-        theta = torch.zeros(self.cells, sum(sizes), dtype=dtype, device=device)
+        if spec.file is not None:
+            spec = replace(spec, dora=has_lengths(self.read_files[name]))
+        sizes = [sum(map(prod, shapes(module, spec, rank[site]).values())) for site, module in sites.items()]
+        theta = torch.zeros(self.cells, sum(sizes), dtype=_dtype(self.backbone), device=self.backbone.device)
         grad = torch.zeros_like(theta)
-        self.theta[name], self.grad[name], self.layers[name] = theta, grad, {}
-        for (site, module), values, grads in zip(
-            sites.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True
-        ):
-            split = values.shape[1] - prod(ups[site])
-            up = _leaf(values[:, split:], grads[:, split:], ups[site])
-            if trained:
-                down = _leaf(values[:, :split], grads[:, :split], downs[site])
-            else:
-                frozen = orthonormal(replace(spec, rank=rank[site]), downs[site]).to(device, dtype)
-                down = frozen.expand(self.cells, *frozen.shape[1:])
-            scale = 1.0 if spec.alpha is None else spec.alpha / rank[site]
-            self.layers[name][site] = Layer(module, down, up, scale)
+        self.theta[name], self.grad[name] = theta, grad
+        parts = zip(sites.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True)
+        self.layers[name] = {
+            site: stacked(site, module, spec, rank[site], values, grads) for (site, module), values, grads in parts
+        }
 
     def _places(self, name: str, spec: AdapterSpec) -> tuple[Mapping[str, nn.Module], dict[str, int]]:
         """The layers of an adapter by site and their ranks: a file's own, or else those that the spec names."""
@@ -324,17 +316,12 @@ class Bank:
             raise BenchError(f"Adapters were to start {spec.init!r}; known are {', '.join(INITS)}.")
         for layer in self.layers[name].values():
             layer.up[cell] = 0
+            if layer.magnitude is not None:
+                layer.magnitude[cell] = lengths(layer.module)
             if spec.orthonormal_row is None:
                 layer.down[cell] = INITS[spec.init](tuple(layer.down.shape[1:]), generator).to(layer.down)
         if spec.file is not None:
             self.load(name, cell, self.read_files[name])
-
-
-def _leaf(values: Tensor, grads: Tensor, shape: Sequence[int]) -> Tensor:
-    """A trainable view of the flat numbers whose gradient accumulates in the flat gradient."""
-    leaf = values.unflatten(1, tuple(shape)).detach().requires_grad_(True)
-    leaf.grad = grads.unflatten(1, tuple(shape))
-    return leaf
 
 
 def _dtype(backbone: Backbone) -> torch.dtype:

@@ -15,10 +15,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from bench.adapters.lora_scale import METADATA, Scales, settings_of
+from bench.adapters.low_rank import MAGNITUDE
 from bench.adapters.weight_files import check_numbers, open_weights, parsed, refused
 from bench.contracts import BenchError
 
 PEFT_SETTINGS, PEFT_FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+LENGTHS = re.compile(rf"\.{MAGNITUDE}(\.weight)?$")
 PEFT_PREFIX = "base_model.model."
 KOHYA = re.compile(r"lora_(unet|te|te1|te2)_")
 BARE = re.compile(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding|add_embedding)\.")
@@ -26,7 +28,7 @@ OURS = re.compile(r"(?:unet|transformer)\.(.+)\.lora_([AB])\.weight")
 ADVICE = "give a plain LoRA of this backbone's UNet alone"
 UNSUPPORTED = (  # what a name says about a tensor
     (re.compile(r"^lora_te\d?_|^(base_model\.model\.)?text_encoder(_\d)?\."), "weights of a text encoder"),
-    (re.compile(r"dora_scale|lora_magnitude_vector"), "magnitudes of DoRA"),
+    (re.compile(r"dora_scale"), "lengths of DoRA in kohya's form"),
     (re.compile(r"\.hada_"), "factors of LoHa"),
     (re.compile(r"\.lokr_"), "factors of LoKr"),
     (re.compile(r"lora_mid"), "factors of a Tucker decomposition"),
@@ -43,16 +45,28 @@ def read_lora(path: Path, network: Any = None, part: str = "unet") -> dict[str, 
     """
     tensors, settings, header = _opened(path, part)
     alphas = {name: value for name, value in tensors.items() if name.endswith(".alpha")}
-    weights = {name: value.detach() for name, value in tensors.items() if name not in alphas}  # an object for each name
+    of_dora = {name: value for name, value in tensors.items() if LENGTHS.search(name)}
+    others = (name for name in tensors if name not in alphas and name not in of_dora)
+    weights = {name: tensors[name].detach() for name in others}  # an object for each name
     names = _names(path, weights, network, part)
     layers = _layers(path, names, weights, network)
+    dora = _lengths(path, of_dora, layers, weights, part)
+    if settings.get("use_dora") and not dora:
+        raise BenchError(f"{path} says use_dora=true and holds no {MAGNITUDE}; save the adapter again.")
     scales = Scales(path, settings, _alphas(path, alphas, layers), header)
     state = {}
     for site, (down, up) in layers.items():
         scale = scales.of(site, weights[down].shape[0])
         state[f"{part}.{site}.lora_A.weight"] = _wide(weights[down])
         state[f"{part}.{site}.lora_B.weight"] = _wide(weights[up]) * scale
+        if dora:
+            state[f"{part}.{site}.{MAGNITUDE}"] = _wide(dora[site])
     return state
+
+
+def has_lengths(state: Mapping[str, Tensor]) -> bool:
+    """Whether what `read_lora` gives is a DoRA."""
+    return any(key.endswith(MAGNITUDE) for key in state)
 
 
 def ranks(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -195,6 +209,32 @@ def _expected(module: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]
             return (), ()
         return (rank, module.in_channels, *module.kernel_size), (module.out_channels, rank, 1, 1)
     return (rank, module.in_features), (module.out_features, rank)
+
+
+def _lengths(
+    path: Path,
+    found: Mapping[str, Tensor],
+    layers: Mapping[str, tuple[str, str]],
+    weights: Mapping[str, Tensor],
+    part: str,
+) -> dict[str, Tensor]:
+    """Site -> lengths of DoRA (out,), or (1, out, 1, 1) of a convolution; none, or those of all layers of the file."""
+    sites = {name: LENGTHS.sub("", _prefixed(name)).removeprefix(f"{part}.") for name in found}
+    wide = {site: weights[up] for site, (_, up) in layers.items()}
+    shapes = {site: (1, len(up), 1, 1) if up.dim() == 4 else (len(up),) for site, up in wide.items()}
+    wrong = {name: "lengths of DoRA without a layer" for name, site in sites.items() if site not in layers}
+    wrong |= {
+        name: "lengths of DoRA in another shape than their layers"
+        for name, site in sites.items()
+        if site in shapes and tuple(found[name].shape) != shapes[site]
+    }
+    if found:
+        wrong |= {
+            up: "layers without DoRA beside others with it" for s, (_, up) in layers.items() if s not in sites.values()
+        }
+    if wrong:
+        raise refused(path, wrong, ADVICE)
+    return {site: found[name] for name, site in sites.items()}
 
 
 def _alphas(path: Path, alphas: Mapping[str, Tensor], layers: Mapping[str, tuple[str, str]]) -> dict[str, float]:

@@ -21,3 +21,4 @@ class Block:
     scale: Tensor  # (len(cells) * size,)
     ones: bool = False  # the scale is 1 everywhere
     trained: bool = True
+    seeds: tuple[int, ...] = ()  # of the dropout of each of the cells, in passes that train the adapter

@@ -27,6 +27,8 @@ class AdapterSpec:
     orthonormal_row: int | None = None
     basis_seed: int = 123846
     file: str | None = None  # a LoRA file to start from, e.g. another cell's style; it says rank and layers itself
+    dora: bool = False  # with a trained length for each output (`bench.adapters.dora`); a file says so itself
+    dropout: float = 0.0  # share of the inputs of `down` that are 0 in passes that train the adapter
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,21 @@ class Work:
             if isinstance(spec, AdapterSpec) and spec.where in places:
                 self.note(f"adapters for {spec.where} go to {places[spec.where]} on this backbone")
                 specs[name] = replace(spec, where=places[spec.where])
-        return specs
+        return self._with_options(specs)
+
+    def _with_options(self, specs: dict[str, Spec]) -> dict[str, Spec]:
+        """The trainer's options of low-rank adapters, for those that training makes. Raises BenchError for none."""
+        trainer = self.trainer
+        changes: dict[str, Any] = {"dora": trainer.dora, "dropout": trainer.lora_dropout}
+        if self.method.recipe is None or not any(changes.values()):
+            return specs
+        low_rank = {n: spec for n, spec in specs.items() if isinstance(spec, AdapterSpec) and spec.file is None}
+        if not low_rank:
+            raise BenchError(
+                f"An option of low-rank adapters was requested (trainer.dora or trainer.lora_dropout), and "
+                f"{self.cell.method['name']} trains none; leave it out for this method."
+            )
+        return specs | {name: replace(spec, **changes) for name, spec in low_rank.items()}
 
     # --- notes and costs
 

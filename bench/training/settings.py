@@ -15,7 +15,7 @@ from bench.choices import Compile, Optimizer
 from bench.errors import BenchError
 from bench.settings import construct
 
-OPTIONS = ("accumulate", "min_snr", "noise_offset", "ema", "optimizer")
+OPTIONS = ("accumulate", "min_snr", "noise_offset", "ema", "optimizer", "lora_dropout", "dora")
 LIBRARIES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}  # of optimizers
 
 
@@ -34,6 +34,8 @@ class TrainerSettings:
     noise_offset: float = 0.0  # of a number per channel that is added to the noise
     ema: float | None = None  # decay of an average of the adapter over its updates, which then draws; None: none
     optimizer: Optimizer = "adamw"
+    lora_dropout: float = 0.0  # share of the inputs of low-rank adapters that are 0 in training
+    dora: bool = False  # low-rank adapters with a trained length for each output (arXiv 2402.09353)
 
     def __post_init__(self) -> None:
         _check("preview_every", self.preview_every, self.preview_every is None or self.preview_every >= 1, "at least 1")
@@ -41,6 +43,7 @@ class TrainerSettings:
         _check("min_snr", self.min_snr, self.min_snr is None or self.min_snr > 0, "more than 0")
         _check("noise_offset", self.noise_offset, 0 <= self.noise_offset <= 1, "0 to 1")
         _check("ema", self.ema, self.ema is None or 0 < self.ema < 1, "more than 0 and less than 1")
+        _check("lora_dropout", self.lora_dropout, 0 <= self.lora_dropout < 1, "0 or more, and less than 1")
         for named, place in self.where.items():
             check_where(named, "trainer.where")
             check_where(place, f"trainer.where.{named}")

@@ -123,7 +123,7 @@ def _predict(bank: Bank, runs: Sequence[_Run]) -> None:
 def _answers(bank: Bank, runs: Sequence[_Run]) -> list[tuple[_Run, Tensor]]:
     """Each run with its answer. When the pass fails, those whose own rows fail leave, and it is done again."""
     try:
-        answers = bank.answer([(run.job.cell, run.ask) for run in runs])
+        answers = bank.answer([(run.job.cell, run.ask) for run in runs], [run.seed() for run in runs])
     except Exception as error:
         sound = [run for run in runs if len(runs) > 1 and _alone(bank, run)]
         if len(sound) == len(runs):
@@ -137,7 +137,7 @@ def _answers(bank: Bank, runs: Sequence[_Run]) -> list[tuple[_Run, Tensor]]:
 @torch.no_grad()
 def _alone(bank: Bank, run: _Run) -> bool:
     try:
-        bank.answer([(run.job.cell, run.ask)])
+        bank.answer([(run.job.cell, run.ask)], [run.seed()])
     except Exception as error:
         run.fail(error)
         return False
@@ -193,6 +193,10 @@ class _Run:
     def loss(self) -> Tensor:
         assert isinstance(self.pending, Loss)
         return self.pending.value
+
+    def seed(self) -> int:
+        """Of the dropout in the next pass: it depends on the cell's seed and on the draws and losses before it."""
+        return generator("pass", self.job.seed, self.k * self.draws + self.draw, self.place).initial_seed()
 
     def start(self) -> bool:
         if self.job.checkpoint is not None:

@@ -15,6 +15,7 @@ from bench.contracts import AdapterSpec, Ask, BenchError, Loss, Recipe
 from bench.seeding import generator
 from bench.training import optimizers
 from bench.training.latents import Latents
+from bench.training.settings import OPTIONS as OPTIONAL
 from bench.training.settings import TrainerSettings, switched_on
 from bench.training.trainer import Job, train
 
@@ -32,8 +33,11 @@ class Weighted(TinyBackbone):
 class Plain(TwoPhase):
     """One adapter, one loss."""
 
+    dora: bool = False
+    dropout: float = 0.0
+
     def adapters(self, dataset):
-        return {"style": AdapterSpec(2, self.where)}
+        return {"style": AdapterSpec(2, self.where, dora=self.dora, dropout=self.dropout)}
 
     def step(self, data, k, rng):
         (z,), examples = data.draw(("style",), rng)
@@ -46,7 +50,9 @@ class Plain(TwoPhase):
 def job(backbone, recipe=PLAIN, method=Plain, cell=0, **options):
     chosen = TrainerSettings(**options)
     data = Latents(tiny_dataset(cell), backbone, recipe, (), True, chosen.noise_offset, chosen.min_snr)
-    return Job(cell, method(recipe), data, recipe, seed=3 + cell, options=chosen)
+    made = method(recipe)
+    made.dora, made.dropout = chosen.dora, chosen.lora_dropout  # as `Work.specs` sets them
+    return Job(cell, made, data, recipe, seed=3 + cell, options=chosen)
 
 
 class Replay:
@@ -261,7 +267,9 @@ OPTIONS = [
     {"min_snr": 5.0},
     {"noise_offset": 0.2},
     {"optimizer": "prodigy"},
-    {"accumulate": 2, "ema": 0.5, "min_snr": 5.0, "noise_offset": 0.2},
+    {"lora_dropout": 0.3},
+    {"dora": True},
+    {"accumulate": 2, "ema": 0.5, "min_snr": 5.0, "noise_offset": 0.2, "lora_dropout": 0.3, "dora": True},
 ]
 options = pytest.mark.parametrize("chosen", OPTIONS, ids=lambda chosen: ",".join(chosen))
 
@@ -305,7 +313,8 @@ def test_a_killed_training_goes_on_to_the_same_bits(chosen, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "wrong",
     [{"accumulate": 0}, {"accumulate": 1.5}, {"min_snr": 0}, {"min_snr": -1.0}, {"noise_offset": -0.1}, {"ema": 1.0},
-     {"noise_offset": 2.0}, {"ema": 0.0}, {"optimizer": "sgd"}],
+     {"noise_offset": 2.0}, {"ema": 0.0}, {"optimizer": "sgd"},
+     {"lora_dropout": 1.0}, {"dora": 1}],
 )  # fmt: skip
 def test_a_value_beyond_its_range_is_refused_when_the_run_is_composed(wrong):
     from bench.compose import from_overrides
@@ -320,7 +329,20 @@ def test_what_is_off_is_no_part_of_a_cell():
 
     plain = from_overrides("tracker=none")
     assert plain.run_id == from_overrides("trainer.accumulate=1", "trainer.ema=null", "tracker=none").run_id
-    assert not {"accumulate", "ema", "min_snr", "noise_offset", "optimizer"} & set(plain.trainer)
+    assert not set(OPTIONAL) & set(plain.trainer)
     on = from_overrides("trainer.ema=0.99", "tracker=none")
     assert on.trainer == {**plain.trainer, "ema": 0.99} and on.run_id != plain.run_id
     assert switched_on({"lr_scale": 2.0, "ema": None, "accumulate": 4}) == {"lr_scale": 2.0, "accumulate": 4}
+
+
+def test_the_adapters_of_a_cell_have_the_options(tmp_path):
+    from bench.compose import from_overrides
+    from bench.steps.work import Work
+
+    cell = from_overrides("method=pair", "trainer.dora=true", "trainer.lora_dropout=0.1", "tracker=none")
+    specs = Work(cell, tmp_path).specs()
+    assert [(spec.dora, spec.dropout) for spec in specs.values()] == [(True, 0.1)] * 2
+    for method in ("ip_adapter_train", "dreambooth_full"):
+        cell = from_overrides(f"method={method}", "trainer.dora=true", "tracker=none")
+        with pytest.raises(BenchError, match=f"and {method} trains none; leave it out"):
+            Work(cell, tmp_path).specs()
