@@ -24,6 +24,7 @@ from bench.adapters.full_fine_tuning import FullWeights
 from bench.adapters.lora_files import has_lengths, ranks, read_lora
 from bench.adapters.low_rank import INITS, Layer, add_delta, leaf, shapes, stacked
 from bench.adapters.routing import Block
+from bench.adapters.text_layers import PART, TextReader, at, text_sites
 from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, CrossAttentionSpec, FullSpec, Impossible, Spec, Text
 
 
@@ -42,7 +43,8 @@ class Bank:
         self.full: dict[str, FullWeights] = {}  # fine-tuned weights of the whole network; then there is nothing else
         self.crossed: dict[str, CrossAttention] = {}  # adapters that read image tokens
         self.read_files: dict[str, dict[str, Tensor]] = {}  # adapters that start from a file -> what it holds
-        self.theta: dict[str, Tensor] = {}  # adapter -> (K, n)
+        self.theta: dict[str, Tensor] = {}  # adapter -> (K, n), numbers of the text encoders last
+        self.text_starts: dict[str, int] = {}  # adapters of text encoders -> where their numbers begin
         self.grad: dict[str, Tensor] = {}
         self.active: dict[str, list[Block]] = {}  # the routing of the current forward pass
         self.trained: frozenset[str] = frozenset()  # adapters that some ask of it trains; the others are detached
@@ -53,6 +55,7 @@ class Bank:
                 self._create_crossed(name, spec)
             else:
                 self._create(name, spec)
+        self.reader = TextReader(backbone, list(self.text_starts), self._put_on)
         for cell, generator in enumerate(generators):
             self.start(cell, generator)
         self._hooks = [module.register_forward_hook(self._hook(site)) for site, module in self._sites().items()]
@@ -76,9 +79,8 @@ class Bank:
         self._check_names(asks)
         trained = (name for _, ask in asks for name in ask.trains)
         self.trained = frozenset(trained) if torch.is_grad_enabled() else frozenset()
-        self.active = self._route(asks, seeds)
         with torch.set_grad_enabled(bool(self.trained)):
-            out = self._forward([ask for _, ask in asks]).to(asks[0][1].z.dtype)
+            out = self._forward(asks, seeds).to(asks[0][1].z.dtype)
         if not self.trained:
             self.settle()
         return list(out.split([len(ask.z) for _, ask in asks]))
@@ -89,13 +91,17 @@ class Bank:
             known = ", ".join(self.specs) or "none"
             raise BenchError(f"The adapter {min(unknown)!r} was requested; declared are {known} (Method.adapters).")
 
-    def _forward(self, asks: Sequence[Ask]) -> Tensor:
+    def _forward(self, asks: Sequence[tuple[int, Ask]], seeds: Sequence[int]) -> Tensor:
         for name, weights in self.full.items():
-            return weights.answer(name, asks, bool(self.trained))
-        z, t = torch.cat([ask.z for ask in asks]), torch.cat([ask.t for ask in asks])
-        text = Text.cat([ask.text for ask in asks])
+            return weights.answer(name, [ask for _, ask in asks], bool(self.trained))
+        z, t = torch.cat([ask.z for _, ask in asks]), torch.cat([ask.t for _, ask in asks])
+        text = self.reader.texts(asks, seeds, bool(self.trained))
+        self._put_on(asks, seeds)
         self._show(text)
         return self.backbone.predict(z, t, text)
+
+    def _put_on(self, asks: Sequence[tuple[int, Ask]], seeds: Sequence[int] = ()) -> None:
+        self.active = self._route(asks, seeds)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the last answer, anew; weights stand as they did then, since checkpointed blocks run again."""
@@ -173,6 +179,13 @@ class Bank:
         self._forget()
         return self.theta[name].detach()[cell]
 
+    def parts(self, name: str) -> dict[str, slice]:
+        """The parts of an adapter's numbers that have a learning rate of their own, by label: "style:text_encoder"."""
+        start = self.text_starts.get(name)
+        if start is None:
+            return {name: slice(None)}
+        return {name: slice(start), f"{name}:{PART}": slice(start, None)}
+
     def grad_row(self, name: str, cell: int) -> Tensor:
         return self.grad[name][cell]
 
@@ -183,6 +196,7 @@ class Bank:
 
     def _forget(self) -> None:
         """Numbers are about to move."""
+        self.reader.kept = {}
         for weights in self.full.values():
             weights.forget()
 
@@ -201,7 +215,7 @@ class Bank:
             for key, values in layer.halves().items():
                 value = values[cell] * (layer.scale if key == "lora_B.weight" else 1)
                 own = value.detach().float().cpu().reshape(layer.stored(key))
-                state[f"{self.backbone.part}.{site}.{key}"] = own.contiguous()
+                state[f"{self._full(site)}.{key}"] = own.contiguous()
         return state
 
     def load(self, name: str, cell: int, state: Mapping[str, Tensor]) -> None:
@@ -210,32 +224,24 @@ class Bank:
             return self.full[name].load(state)
         if name in self.crossed:
             return self.crossed[name].load(cell, state)
-        self._check(name, state)
+        adapter_files.check(name, dict(self._shapes(name)), state)
+        self._forget()
         with torch.no_grad():
             for site, layer in self.layers[name].items():
                 if not layer.down.requires_grad:  # a frozen half, shared by all cells and banks until a file fills it
                     layer.down = layer.down.clone()
                 for key, values in layer.halves().items():
-                    value = state[f"{self.backbone.part}.{site}.{key}"].reshape(values.shape[1:]).to(values)
+                    value = state[f"{self._full(site)}.{key}"].reshape(values.shape[1:]).to(values)
                     values[cell].copy_(value / (layer.scale if key == "lora_B.weight" else 1))
-
-    def _check(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Raises BenchError unless a state dict has exactly the names and shapes of `state`, and finite numbers."""
-        shapes = dict(self._shapes(name))
-        found = {key: tuple(value.shape) for key, value in state.items()}
-        for key in [*shapes, *found]:
-            if shapes.get(key) != found.get(key):
-                raise BenchError(
-                    f"Loading adapter {name!r}: expected {shapes.get(key, 'nothing')} for {key}, found "
-                    f"{found.get(key, 'nothing')}; use the rank and the layers that the file was trained with."
-                )
-            if not state[key].isfinite().all():
-                raise BenchError(f"Loading adapter {name!r}: {key} holds NaN or infinity; train it again.")
 
     def _shapes(self, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         """The names and shapes of `state` of a low-rank adapter."""
         for site, layer in self.layers[name].items():
-            yield from ((f"{self.backbone.part}.{site}.{key}", layer.stored(key)) for key in layer.halves())
+            yield from ((f"{self._full(site)}.{key}", layer.stored(key)) for key in layer.halves())
+
+    def _full(self, site: str) -> str:
+        """A site by its name in a file; those of text encoders have their part already."""
+        return site if site.startswith(PART) else f"{self.backbone.part}.{site}"
 
     def files(self, name: str) -> dict[str, str]:
         """Where an adapter is kept: path below a folder -> the beginning of the names of `state` that goes there."""
@@ -279,19 +285,23 @@ class Bank:
         sites, rank = self._places(name, spec)
         if spec.file is not None:
             spec = replace(spec, dora=has_lengths(self.read_files[name]))
-        sizes = [sum(map(prod, shapes(module, spec, rank[site]).values())) for site, module in sites.items()]
+        sizes = [sum(map(prod, shapes(module, at(site, spec), rank[site]).values())) for site, module in sites.items()]
         theta = torch.zeros(self.cells, sum(sizes), dtype=_dtype(self.backbone), device=self.backbone.device)
         grad = torch.zeros_like(theta)
         self.theta[name], self.grad[name] = theta, grad
+        of_text = [size for site, size in zip(sites, sizes, strict=True) if site.startswith(PART)]
+        if of_text:
+            self.text_starts[name] = sum(sizes) - sum(of_text)
         parts = zip(sites.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True)
         self.layers[name] = {
-            site: stacked(site, module, spec, rank[site], values, grads) for (site, module), values, grads in parts
+            site: stacked(site, module, at(site, spec), rank[site], values, grads)
+            for (site, module), values, grads in parts
         }
 
     def _places(self, name: str, spec: AdapterSpec) -> tuple[Mapping[str, nn.Module], dict[str, int]]:
         """The layers of an adapter by site and their ranks: a file's own, or else those that the spec names."""
         if spec.file is None:
-            sites = self.backbone.sites(spec.where)
+            sites = {**self.backbone.sites(spec.where), **(text_sites(self.backbone) if spec.text_encoder else {})}
             return sites, dict.fromkeys(sites, spec.rank)
         self.read_files[name] = read_lora(Path(spec.file), self.backbone.network, self.backbone.part)
         rank = ranks(self.read_files[name])

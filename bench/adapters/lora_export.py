@@ -36,6 +36,11 @@ def peft(state: Mapping[str, Tensor], folder: Path) -> str:
     """The folder that `PeftModel.from_pretrained(unet, folder)` reads. Returns the name of its file of weights."""
     from peft import LoraConfig
 
+    if any(key.startswith("text_encoder") for key in state):
+        raise BenchError(
+            "The adapter also adapts text encoders, which a PEFT folder of one network cannot hold; "
+            "type --format diffusers."
+        )
     rank = ranks(state)
     most = max(rank.values())
     others = {site: r for site, r in rank.items() if r != most}

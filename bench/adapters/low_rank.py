@@ -127,6 +127,8 @@ def add_delta(out: Tensor, x: Tensor, own: Tensor, layer: Layer, block: Block) -
     if dropped := bool(layer.dropout and block.seeds):
         x = with_dropout(x, layer, block)
     down, up = _pick(layer.down, block), _pick(layer.up, block)
+    if not torch.is_autocast_enabled(x.device.type):
+        x = x.to(down.dtype)  # text encoders run in their own precision
     delta = _conv(x, down, up, module, block) if down.dim() == 5 else _linear(x, down, up)
     delta, scale = delta.to(out.dtype), layer.scale
     if layer.magnitude is not None:

@@ -187,12 +187,13 @@ class Work:
         """The trainer's options of low-rank adapters, for those that training makes. Raises BenchError for none."""
         trainer = self.trainer
         changes: dict[str, Any] = {"dora": trainer.dora, "dropout": trainer.lora_dropout}
+        changes["text_encoder"] = trainer.text_encoder_lr is not None
         if self.method.recipe is None or not any(changes.values()):
             return specs
         low_rank = {n: spec for n, spec in specs.items() if isinstance(spec, AdapterSpec) and spec.file is None}
         if not low_rank:
             raise BenchError(
-                f"An option of low-rank adapters was requested (trainer.dora or trainer.lora_dropout), and "
+                "An option of low-rank adapters was requested (trainer.dora, lora_dropout or text_encoder_lr), and "
                 f"{self.cell.method['name']} trains none; leave it out for this method."
             )
         return specs | {name: replace(spec, **changes) for name, spec in low_rank.items()}

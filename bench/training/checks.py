@@ -38,7 +38,8 @@ def untrained(specs: Mapping[str, Spec], rows: Mapping[str, Tensor], optimizer: 
     `rows` are the numbers (n,) of each adapter as the optimizer holds them, which remembers the squares of their
     gradients, also across a checkpoint.
     """
-    idle = [name for name, row in rows.items() if specs[name].file is None and not moved(optimizer, row)]
+    made = {name: row for name, row in rows.items() if specs[name.partition(":")[0]].file is None}
+    idle = [name for name, row in made.items() if not moved(optimizer, row)]
     if not idle:
         return None
     return (

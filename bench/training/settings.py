@@ -15,7 +15,7 @@ from bench.choices import Compile, Optimizer
 from bench.errors import BenchError
 from bench.settings import construct
 
-OPTIONS = ("accumulate", "min_snr", "noise_offset", "ema", "optimizer", "lora_dropout", "dora")
+OPTIONS = ("accumulate", "min_snr", "noise_offset", "ema", "optimizer", "lora_dropout", "dora", "text_encoder_lr")
 LIBRARIES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}  # of optimizers
 
 
@@ -35,6 +35,9 @@ class TrainerSettings:
     ema: float | None = None  # decay of an average of the adapter over its updates, which then draws; None: none
     optimizer: Optimizer = "adamw"
     lora_dropout: float = 0.0  # share of the inputs of low-rank adapters that are 0 in training
+    text_encoder_lr: float | None = (
+        None  # of low-rank adapters of the text encoders, times lr_scale; None: no such ones
+    )
     dora: bool = False  # low-rank adapters with a trained length for each output (arXiv 2402.09353)
 
     def __post_init__(self) -> None:
@@ -44,6 +47,13 @@ class TrainerSettings:
         _check("noise_offset", self.noise_offset, 0 <= self.noise_offset <= 1, "0 to 1")
         _check("ema", self.ema, self.ema is None or 0 < self.ema < 1, "more than 0 and less than 1")
         _check("lora_dropout", self.lora_dropout, 0 <= self.lora_dropout < 1, "0 or more, and less than 1")
+        rate = self.text_encoder_lr
+        _check("text_encoder_lr", rate, rate is None or rate > 0, "more than 0")
+        if rate is not None and self.optimizer == "prodigy":
+            raise BenchError(
+                "trainer.text_encoder_lr was requested with trainer.optimizer=prodigy, which has one learning rate; "
+                "type trainer.optimizer=adamw."
+            )
         for named, place in self.where.items():
             check_where(named, "trainer.where")
             check_where(place, f"trainer.where.{named}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,8 @@ class _Run:
 
     def __post_init__(self) -> None:
         recipe, device = self.job.recipe, self.bank.backbone.device
-        self.rows = {name: self.bank.row(name, self.job.cell) for name in self.bank.specs}
+        whole = {name: self.bank.row(name, self.job.cell) for name in self.bank.specs}
+        self.rows = {label: row[part] for name, row in whole.items() for label, part in self.bank.parts(name).items()}
         groups = [{"params": [row], "name": name} for name, row in self.rows.items()]
         self.kind, self.draws = self.job.options.optimizer, self.job.options.accumulate
         self.optimizer = optimizers.made(self.kind, groups, recipe)
@@ -257,10 +258,9 @@ class _Run:
         """
         grads = self.sums.setdefault(self.place, {})
         for name in self.trained:
-            grad = self.bank.grad_row(name, self.job.cell)
-            if self.draws > 1:
-                grad = grads.get(name, 0) + grad / self.draws
-            grads[name] = grad
+            for label, part in self.bank.parts(name).items():
+                grad = self.bank.grad_row(name, self.job.cell)[part]
+                grads[label] = grad if self.draws == 1 else grads.get(label, 0) + grad / self.draws
         if self.draw + 1 == self.draws:
             self._update(grads)
         self.losses += [0.0] * (self.place + 1 - len(self.losses))
@@ -273,12 +273,19 @@ class _Run:
         for name, row in self.rows.items():
             row.grad = grads.get(name)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, self.k)
+            group["lr"] = learning_rate(self._recipe_of(group["name"]), self.k)
         if recipe.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_([self.rows[name] for name in grads], recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def _recipe_of(self, label: str) -> Recipe:
+        """The recipe with the learning rate of a part of an adapter: text encoders may have their own."""
+        options, recipe = self.job.options, self.job.recipe
+        if ":" not in label or options.text_encoder_lr is None:
+            return recipe
+        return replace(recipe, lr=options.text_encoder_lr * options.lr_scale)
 
     def check_end(self) -> None:
         """Each step must have used the options of its data, and after the last one every adapter must have learned."""
