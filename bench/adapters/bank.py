@@ -21,10 +21,10 @@ from bench.adapters import adapter_files
 from bench.adapters.cross_attention import CrossAttention
 from bench.adapters.dora import lengths
 from bench.adapters.full_fine_tuning import FullWeights
-from bench.adapters.lora_files import has_lengths, ranks, read_lora
+from bench.adapters.lora_files import TEXT, full_name, has_lengths, ranks, read_lora
 from bench.adapters.low_rank import INITS, Layer, add_delta, leaf, shapes, stacked
 from bench.adapters.routing import Block
-from bench.adapters.text_layers import PART, TextReader, at, text_sites
+from bench.adapters.text_layers import TextReader, at, text_layers, text_sites
 from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, CrossAttentionSpec, FullSpec, Impossible, Spec, Text
 
 
@@ -184,7 +184,7 @@ class Bank:
         start = self.text_starts.get(name)
         if start is None:
             return {name: slice(None)}
-        return {name: slice(start), f"{name}:{PART}": slice(start, None)}
+        return {name: slice(start), f"{name}:{TEXT}": slice(start, None)}
 
     def grad_row(self, name: str, cell: int) -> Tensor:
         return self.grad[name][cell]
@@ -215,7 +215,7 @@ class Bank:
             for key, values in layer.halves().items():
                 value = values[cell] * (layer.scale if key == "lora_B.weight" else 1)
                 own = value.detach().float().cpu().reshape(layer.stored(key))
-                state[f"{self._full(site)}.{key}"] = own.contiguous()
+                state[f"{full_name(site, self.backbone.part)}.{key}"] = own.contiguous()
         return state
 
     def load(self, name: str, cell: int, state: Mapping[str, Tensor]) -> None:
@@ -231,17 +231,13 @@ class Bank:
                 if not layer.down.requires_grad:  # a frozen half, shared by all cells and banks until a file fills it
                     layer.down = layer.down.clone()
                 for key, values in layer.halves().items():
-                    value = state[f"{self._full(site)}.{key}"].reshape(values.shape[1:]).to(values)
+                    value = state[f"{full_name(site, self.backbone.part)}.{key}"].reshape(values.shape[1:]).to(values)
                     values[cell].copy_(value / (layer.scale if key == "lora_B.weight" else 1))
 
     def _shapes(self, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         """The names and shapes of `state` of a low-rank adapter."""
         for site, layer in self.layers[name].items():
-            yield from ((f"{self._full(site)}.{key}", layer.stored(key)) for key in layer.halves())
-
-    def _full(self, site: str) -> str:
-        """A site by its name in a file; those of text encoders have their part already."""
-        return site if site.startswith(PART) else f"{self.backbone.part}.{site}"
+            yield from ((f"{full_name(site, self.backbone.part)}.{key}", layer.stored(key)) for key in layer.halves())
 
     def files(self, name: str) -> dict[str, str]:
         """Where an adapter is kept: path below a folder -> the beginning of the names of `state` that goes there."""
@@ -289,7 +285,7 @@ class Bank:
         theta = torch.zeros(self.cells, sum(sizes), dtype=_dtype(self.backbone), device=self.backbone.device)
         grad = torch.zeros_like(theta)
         self.theta[name], self.grad[name] = theta, grad
-        of_text = [size for site, size in zip(sites, sizes, strict=True) if site.startswith(PART)]
+        of_text = [size for site, size in zip(sites, sizes, strict=True) if site.startswith(TEXT)]
         if of_text:
             self.text_starts[name] = sum(sizes) - sum(of_text)
         parts = zip(sites.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True)
@@ -303,9 +299,10 @@ class Bank:
         if spec.file is None:
             sites = {**self.backbone.sites(spec.where), **(text_sites(self.backbone) if spec.text_encoder else {})}
             return sites, dict.fromkeys(sites, spec.rank)
-        self.read_files[name] = read_lora(Path(spec.file), self.backbone.network, self.backbone.part)
+        network, encoders = self.backbone.network, text_layers(self.backbone)
+        self.read_files[name] = read_lora(Path(spec.file), network, self.backbone.part, encoders)
         rank = ranks(self.read_files[name])
-        return {site: self.backbone.network.get_submodule(site) for site in rank}, rank
+        return {site: encoders.get(site) or network.get_submodule(site) for site in rank}, rank
 
     # --- a cell takes its slot
 

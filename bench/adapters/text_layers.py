@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.adapters.lora_files import TEXT
 from bench.backbones.embedding import read
 from bench.backbones.text_encoder import PROMPTS_AT_ONCE
 from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, Impossible, Text
 
-PART = "text_encoder"  # diffusers' names of text encoders begin so, also in adapter files
 PROJECTION = re.compile(r"\.self_attn\.(q|k|v|out)_proj$")  # the layers of diffusers' training scripts
 KEPT = 256  # texts
 
@@ -28,16 +28,23 @@ Key = tuple[int, tuple[float, ...], str | None]  # cell, scale of each adapter, 
 
 def at(site: str, spec: AdapterSpec) -> AdapterSpec:
     """The kind of adapter at a site."""
-    return replace(spec, dora=False) if site.startswith(PART) else spec
+    return replace(spec, dora=False) if site.startswith(TEXT) else spec
+
+
+def text_layers(backbone: Backbone) -> dict[str, nn.Module]:
+    """Linear layers of CLIP text encoders by diffusers' names in files, "text_encoder.text_model.(...)"."""
+    return {
+        f"{part}.text_model.{name.removeprefix('text_model.')}": module
+        for part, encoder in backbone.parts().items()
+        if part.startswith(TEXT) and backbone.part == "unet"
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Linear)
+    }
 
 
 def text_sites(backbone: Backbone) -> dict[str, nn.Module]:
-    """Attention projections of all text encoders by diffusers' names in files, "text_encoder.text_model.(...)"."""
-    found = {}
-    for part, encoder in backbone.parts().items() if backbone.part == "unet" else ():
-        for name, module in encoder.named_modules() if part.startswith(PART) else ():
-            if PROJECTION.search(name):
-                found[f"{part}.text_model.{name.removeprefix('text_model.')}"] = module
+    """The attention projections among them. Raises Impossible where there are none."""
+    found = {name: module for name, module in text_layers(backbone).items() if PROJECTION.search(name)}
     if not found:
         raise Impossible(
             f"trainer.text_encoder_lr was requested, and {backbone.name} has no CLIP text encoder to adapt; "

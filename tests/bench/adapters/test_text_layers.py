@@ -22,6 +22,7 @@ from bench.training.latents import Latents
 from bench.training.settings import TrainerSettings
 from bench.training.trainer import Job, train
 from methods.dreambooth import DreamBooth
+from methods.external_adapter import ExternalAdapter
 from methods.pair import PairCustomization
 
 torch.set_num_threads(1)
@@ -208,11 +209,11 @@ def drawn(bank, strength=1.0, cell=0):
     return chunk[0]
 
 
-def of_pipeline(backbone, folder):
+def of_pipeline(backbone, folder, name="pytorch_lora_weights.safetensors"):
     pipe = backbone.pipeline()
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = backbone.scheduler("ddim", SAMPLER.steps)
-    pipe.load_lora_weights(folder)
+    pipe.load_lora_weights(folder, weight_name=name)
     try:
         images = pipe(
             [f"{shot.prompt} in sks style" for shot in shots(DATA)], num_inference_steps=SAMPLER.steps,
@@ -239,6 +240,36 @@ def test_diffusers_draws_our_images(family, dora, tmp_path):
     bank.load("style", 0, without)
     assert dora or np.abs(mine.astype(int) - drawn(bank)).max() > 3
     bank.close()
+
+
+@families
+@pytest.mark.parametrize("kind", ["diffusers", "kohya", "alphas"])
+def test_a_file_from_elsewhere_draws_the_same_here_and_in_diffusers(family, kind, tmp_path):
+    """In the table as `method=external_adapter`; also with an alpha of each part in diffusers' metadata."""
+    from peft import LoraConfig
+
+    backbone = made(family)
+    bank = random_bank(backbone)
+    state = bank.state("style", 0)
+    bank.close()
+    if kind == "alphas":
+        parts = {part: {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+                 for part in backbone.parts()}  # fmt: skip
+        options = {f"{part}_lora_layers": own for part, own in parts.items()}
+        for alpha, (part, own) in enumerate(parts.items(), start=1):
+            sites = sorted({key.partition(".lora_")[0].removeprefix("text_model.") for key in own})
+            config = LoraConfig(r=3, lora_alpha=alpha, target_modules=sites).to_dict()
+            options[f"{part}_lora_adapter_metadata"] = config
+        type(backbone.pipeline()).save_lora_weights(tmp_path, **options)
+    else:
+        lora_export.FORMATS[kind](state, tmp_path)
+    (file,) = tmp_path.iterdir()
+    method = ExternalAdapter(str(file), prompt="{prompt} in sks style")
+    bank = Bank(backbone, method.adapters(DATA), [generator("x")])
+    (chunk,) = sample(bank, [Request(0, method, DATA, shots(DATA), 1.0)], SAMPLER)
+    bank.close()
+    assert any(site.startswith("text_encoder.") for site in bank.layers["style"])
+    assert np.abs(chunk[0].astype(int) - of_pipeline(backbone, tmp_path, file.name)).max() == 0
 
 
 @families
