@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from bench.adapters.lora_files import TEXT
-from bench.backbones.embedding import read
+from bench.backbones.embedding import read, sized_as
 from bench.backbones.text_encoder import PROMPTS_AT_ONCE
 from bench.contracts import AdapterSpec, Ask, Backbone, BenchError, Impossible, Text
 
@@ -73,7 +73,7 @@ class TextReader:
         places = {key: len(given) + i for i, key in enumerate(wanted)}
         rows = torch.tensor([places.get(key, row) for row, key in enumerate(keys)], device=given.states.device)
         every = Text.cat([replace(given, images={}), *(known[key] for key in wanted)])
-        return replace(every[rows], images=given.images)
+        return replace(sized_as(self.backbone, every[rows], given), images=given.images)
 
     def _keys(self, cell: int, ask: Ask) -> list[Key]:
         if len(ask.text.prompts) != len(ask.z):

@@ -6,7 +6,9 @@ Shapes: B rows, N images of P pixels per side, C latent channels, H W latent siz
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from typing import TYPE_CHECKING, Any, get_args
 
 from bench.backbones import read_config, resolve, sites
@@ -90,6 +92,14 @@ class LatentDiffusion(Backbone):
         from bench.backbones.autoencoder import Autoencoder
 
         return Autoencoder(folder, self.dtype, self.device, variant)
+
+    def in_training(self, resolution: int | None, time_ids: Sequence[int] | None) -> Backbone:
+        if self.part != "unet" or resolution in (None, self.resolution):  # a transformer knows one size
+            return super().in_training(resolution, time_ids)
+        made = copy(self)
+        made.resolution = resolution
+        made._check_sizes()
+        return made.in_training(None, time_ids)
 
     # --- pixels and latents
 

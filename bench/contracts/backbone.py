@@ -93,6 +93,17 @@ class Backbone(ABC):
     device: torch.device
     dtype: torch.dtype
     training_notes: Sequence[str] = ()  # how training on it departs from the reference scripts
+    sizes: ClassVar[tuple[str, ...]] = ()  # extras of a text that say sizes of images and not what the prompt says
+
+    def in_training(self, resolution: int | None, time_ids: Sequence[int] | None) -> Backbone:
+        """The same networks for training images of `resolution` pixels, described by SDXL's `time_ids`: height and
+        width of the original, crop top and left. None is as in sampling. Raises Impossible where there are none.
+        """
+        if resolution in (None, self.resolution) and time_ids is None:
+            return self
+        raise Impossible(
+            f"trainer.resolution or trainer.time_ids was requested, which {self.name} does not have; leave them out."
+        )
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench.contracts import Recipe
+from bench.data.decoding import resized
 from bench.steps.baseline import prior
 from bench.steps.work import Work
 from bench.training.checks import high_ends
@@ -16,10 +17,13 @@ def training_job(work: Work) -> Job:
     """The cell as the trainer sees it; its checkpoint, if there is one, is where it goes on."""
     from bench.training.latents import Latents
 
-    options, recipe = work.trainer, _recipe(work)
+    options, recipe, backbone = work.trainer, _recipe(work), work.training_backbone
+    own = [replace(example, image=resized(example.image, backbone.resolution)) for example in prior(work)]
     data = Latents(
-        work.dataset, work.backbone, recipe, prior(work), options.resample, options.noise_offset, options.min_snr
+        work.training_dataset, backbone, recipe, own, options.resample, options.noise_offset, options.min_snr
     )
+    if backbone.resolution != work.backbone.resolution:
+        work.note(f"trained at {backbone.resolution} pixels, drawn at {work.backbone.resolution}")
     file, mine = work.folder / "checkpoint.safetensors", lambda: not work.is_lost(look=True)
     return Job(work.slot or 0, work.method, data, recipe, work.cell.seed, file, mine, options)
 

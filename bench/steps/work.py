@@ -98,8 +98,20 @@ class Work:
         missing = sources.missing(dict(self.cell.dataset))
         if missing:
             raise (Unavailable if sources.absent(dict(self.cell.dataset)) else BenchError)(missing)
+        return self._dataset_at(self.cell.backbone["resolution"])
+
+    def _dataset_at(self, resolution: int) -> Dataset:
         content = self.cell.identity["dataset"]["content"]
-        return _dataset(json.dumps(dict(self.cell.dataset)), self.cell.backbone["resolution"], content)
+        return _dataset(json.dumps(dict(self.cell.dataset)), resolution, content)
+
+    @cached_property
+    def training_backbone(self) -> Backbone:
+        """As training describes it: its images may have another size than those that are drawn."""
+        return self.backbone.in_training(self.trainer.resolution, self.trainer.time_ids)
+
+    @cached_property
+    def training_dataset(self) -> Dataset:
+        return self._dataset_at(self.training_backbone.resolution)
 
     @cached_property
     def sampler(self) -> Sampler:

@@ -6,7 +6,7 @@ What is off is left out of a cell, so its run id and its record are those of a c
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -15,7 +15,18 @@ from bench.choices import Compile, Optimizer
 from bench.errors import BenchError
 from bench.settings import construct
 
-OPTIONS = ("accumulate", "min_snr", "noise_offset", "ema", "optimizer", "lora_dropout", "dora", "text_encoder_lr")
+OPTIONS = (
+    "accumulate",
+    "min_snr",
+    "noise_offset",
+    "ema",
+    "optimizer",
+    "lora_dropout",
+    "dora",
+    "text_encoder_lr",
+    "resolution",
+    "time_ids",
+)
 LIBRARIES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}  # of optimizers
 
 
@@ -33,6 +44,8 @@ class TrainerSettings:
     min_snr: float | None = None  # gamma of min-SNR weighting (Hang et al. 2023, arXiv 2303.09556); None: no weights
     noise_offset: float = 0.0  # of a number per channel that is added to the noise
     ema: float | None = None  # decay of an average of the adapter over its updates, which then draws; None: none
+    resolution: int | None = None  # P of training images; None: the backbone's
+    time_ids: Sequence[int] | None = None  # SDXL's height, width of the original, crop top, left; None: P, P, 0, 0
     optimizer: Optimizer = "adamw"
     lora_dropout: float = 0.0  # share of the inputs of low-rank adapters that are 0 in training
     text_encoder_lr: float | None = (
@@ -47,6 +60,10 @@ class TrainerSettings:
         _check("noise_offset", self.noise_offset, 0 <= self.noise_offset <= 1, "0 to 1")
         _check("ema", self.ema, self.ema is None or 0 < self.ema < 1, "more than 0 and less than 1")
         _check("lora_dropout", self.lora_dropout, 0 <= self.lora_dropout < 1, "0 or more, and less than 1")
+        _check("resolution", self.resolution, self.resolution is None or self.resolution >= 8, "at least 8")
+        sizes = self.time_ids
+        whole = sizes is None or (len(sizes) == 4 and all(type(size) is int and size >= 0 for size in sizes))
+        _check("time_ids", sizes, whole, "[height,width,top,left] in pixels")
         rate = self.text_encoder_lr
         _check("text_encoder_lr", rate, rate is None or rate > 0, "more than 0")
         if rate is not None and self.optimizer == "prodigy":
