@@ -21,6 +21,7 @@ from bench.training.settings import switched_on
 OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
 CLAIMS = "claims"  # of an experiment; no cell has them
 BROKEN = "cannot_be_read"  # in place of the settings of a dataset whose yaml is broken
+UNSET = ("combine", "template", "negative")  # of methods: what is null is no part of a cell
 SEED = re.compile(r"seed=(-?\d+)")
 USES_SEED = re.compile(r"\$\{[^}]*\bseed\b")
 
@@ -36,6 +37,7 @@ def cell(config: DictConfig) -> Cell:
     if type(plain["seed"]) is not int:
         raise BenchError(f"seed={plain['seed']} was requested; type a whole number, with -m several: seed=0,1,2.")
     plain["trainer"] = switched_on(plain["trainer"])
+    plain["method"] = {key: value for key, value in plain["method"].items() if key not in UNSET or value is not None}
     strengths = _strengths(plain.pop("strength"), plain["method"])
     return Cell(**{**plain, "results": Path(plain["results"])}, strengths=strengths)
 
