@@ -52,8 +52,7 @@ def delta(plain: Tensor, low_rank: Tensor, ratio: Tensor, size: int) -> Tensor:
     `plain` and `low_rank` are W0 x and scale * up down x, (k * b, ..., out) or (k * b, out, H, W) of a convolution.
     `ratio` is (k, out), the k-th for the k-th `size` rows.
     """
-    rows = ratio.repeat_interleave(size, 0)
+    rows = ratio.repeat_interleave(size, 0)  # in the precision of the lengths, which are close to those of W0
     convolved = plain.dim() == 4
     rows = rows[:, :, None, None] if convolved else rows.view(len(rows), *[1] * (plain.dim() - 2), -1)
-    rows = rows.to(plain.dtype)
-    return (rows - 1) * plain + rows * low_rank
+    return ((rows - 1) * plain + rows * low_rank).to(plain.dtype)

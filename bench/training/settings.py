@@ -16,17 +16,9 @@ from bench.errors import BenchError
 from bench.settings import construct
 
 OPTIONS = (
-    "accumulate",
-    "min_snr",
-    "noise_offset",
-    "ema",
-    "optimizer",
-    "lora_dropout",
-    "dora",
-    "text_encoder_lr",
-    "resolution",
-    "time_ids",
-)
+    "accumulate", "min_snr", "noise_offset", "ema", "optimizer", "lora_dropout", "dora", "text_encoder_lr",
+    "resolution", "time_ids",
+)  # fmt: skip
 LIBRARIES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}  # of optimizers
 
 
@@ -48,9 +40,7 @@ class TrainerSettings:
     time_ids: Sequence[int] | None = None  # SDXL's height, width of the original, crop top, left; None: P, P, 0, 0
     optimizer: Optimizer = "adamw"
     lora_dropout: float = 0.0  # share of the inputs of low-rank adapters that are 0 in training
-    text_encoder_lr: float | None = (
-        None  # of low-rank adapters of the text encoders, times lr_scale; None: no such ones
-    )
+    text_encoder_lr: float | None = None  # of adapters of the text encoders, times lr_scale; None: there are none
     dora: bool = False  # low-rank adapters with a trained length for each output (arXiv 2402.09353)
 
     def __post_init__(self) -> None:

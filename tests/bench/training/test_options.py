@@ -346,3 +346,28 @@ def test_the_adapters_of_a_cell_have_the_options(tmp_path):
         cell = from_overrides(f"method={method}", "trainer.dora=true", "tracker=none")
         with pytest.raises(BenchError, match=f"and {method} trains none; leave it out"):
             Work(cell, tmp_path).specs()
+
+
+def test_a_cell_with_all_options_is_drawn_again_from_its_files(tmp_path):
+    """The stored adapter has the weights of the text encoder and the lengths of DoRA, and draws the stored images."""
+    from safetensors import safe_open
+    from test_previews import trained as run_cell
+
+    from bench.data.image_files import load_image
+    from bench.steps.reopen import reopen
+    from bench.steps.sample import draw
+
+    chosen = ["accumulate=2", "ema=0.5", "min_snr=5", "noise_offset=0.1", "lora_dropout=0.1", "dora=true"]
+    chosen = [f"trainer.{option}" for option in [*chosen, "text_encoder_lr=1e-4"]]
+    record, folder = run_cell(tmp_path, *chosen, "method.recipe.steps=2", "method.recipe.lr=1e-3")
+    assert record.status == "done", record.reason
+    with safe_open(folder / "adapters" / "style.safetensors", "pt") as file:
+        kinds = {(key.split(".")[0], key.rpartition("lora_")[2]) for key in file.keys()}  # noqa: SIM118
+    assert kinds == {("unet", "A.weight"), ("unet", "B.weight"), ("unet", "magnitude_vector"),
+                     ("text_encoder", "A.weight"), ("text_encoder", "B.weight")}  # fmt: skip
+    work = reopen(folder)
+    (images,) = draw([work], 3.0)
+    work.close()
+    stored = [load_image(path) for path in sorted((folder / "images" / "strength=3").iterdir())]
+    assert len(stored) == len(images) == 4
+    assert all((image == again).all() for image, again in zip(stored, images, strict=True))
