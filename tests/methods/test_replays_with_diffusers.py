@@ -289,11 +289,8 @@ def test_style_guidance_and_blending(family, blended, tmp_path):
     method = PairCustomization(RECIPE, rank=4, blend=others)
     bank = Bank(backbone, method.adapters(tiny_dataset()), [generator("adapters", 0)])
     bank.theta["style"].add_(torch.randn(bank.theta["style"].shape, generator=generator("fill")).double(), alpha=0.2)
-    plain, sampler, chosen = (
-        Plain(pipeline, bank),
-        Sampler(scheduler="ddim", steps=4, cfg=3.0),
-        shots(tiny_dataset())[:1],
-    )
+    plain, sampler = Plain(pipeline, bank), Sampler(scheduler="ddim", steps=4, cfg=3.0)
+    chosen = shots(tiny_dataset())[:1]
     z = chosen[0].noise(backbone.latent_shape).double()[None]
     scheduler = backbone.scheduler("ddim", 4)
     request = Request(0, method, tiny_dataset(), chosen, 2.0)
@@ -310,7 +307,9 @@ def guided(plain, z, prompt, others, strength=2.0):
     """Latents after four DDIM steps of diffusers' scheduler, by predictions of one row each."""
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler.from_config(plain.pipeline.scheduler.config, clip_sample=False)
+    config = plain.pipeline.scheduler.config
+    last = config.get("set_alpha_to_one", True)  # of SD's file: false; diffusers would take it for a default of PNDM
+    scheduler = DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=last)
     scheduler.set_timesteps(4)
     styles = {"style": (strength, f"{prompt} in inverted style")}
     styles |= {f"blend{i}": (other["strength"], f"{prompt} {other['style_words']}") for i, other in enumerate(others)}
