@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from bench import paths
-from bench.cell import Cell, default_strength
+from bench.cell import UNSET, Cell, default_strength
 from bench.choices import check
 from bench.contracts import BenchError
 from bench.data import schema
@@ -21,7 +21,6 @@ from bench.training.settings import switched_on
 OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
 CLAIMS = "claims"  # of an experiment; no cell has them
 BROKEN = "cannot_be_read"  # in place of the settings of a dataset whose yaml is broken
-UNSET = ("combine", "template", "negative")  # of methods: what is null is no part of a cell
 SEED = re.compile(r"seed=(-?\d+)")
 USES_SEED = re.compile(r"\$\{[^}]*\bseed\b")
 
