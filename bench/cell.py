@@ -16,6 +16,7 @@ from bench.settings import MOVED, build, check_finite, digest
 BACKBONE = ("_target_", "name", "resolution", "dtype")  # what images depend on, besides the weights; not the device
 PARTS = ("method", "dataset", "backbone", "trainer", "sampler")  # of a cell's settings, those on which images depend
 SPEED = ("compile", "preview_every")  # keys of a trainer's yaml on which images do not depend
+UNSET = ("combine", "template", "negative")  # keys of a method's yaml that are no part of a cell while they are null
 NOT_IDENTITY = (
     "title",
     "strength",

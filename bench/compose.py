@@ -12,11 +12,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from bench import paths
-from bench.cell import Cell, default_strength
+from bench.cell import UNSET, Cell, default_strength
 from bench.choices import check
 from bench.contracts import BenchError
 from bench.data import schema
 from bench.settings import check_declared
+from bench.training.settings import switched_on
 
 OURS = ("plan", "wait", "workers", "mix_code", "sweep")  # keys of conf/config.yaml that no cell has
 CLAIMS = "claims"  # of an experiment; no cell has them
@@ -41,6 +42,8 @@ def cell(config: DictConfig) -> Cell:
         raise BenchError(f"dataset={plain['dataset']['name']} was requested: {plain['dataset'][BROKEN]}")
     if type(plain["seed"]) is not int:
         raise BenchError(f"seed={plain['seed']} was requested; type a whole number, with -m several: seed=0,1,2.")
+    plain["trainer"] = switched_on(plain["trainer"])
+    plain["method"] = {key: value for key, value in plain["method"].items() if key not in UNSET or value is not None}
     strengths = _strengths(plain.pop("strength"), plain["method"])
     return Cell(**{**plain, "results": Path(plain["results"])}, strengths=strengths)
 

@@ -23,7 +23,7 @@ class Budget:
     """What the training of one cell may cost; None is no limit."""
 
     steps: int | None = None  # iterations of the recipe
-    images: int | None = None  # training images seen, steps times batch size; a pair counts once, prior images not
+    images: int | None = None  # steps times draws times batch size; a pair counts once, prior images not
     train_s: float | None = None  # seconds, known only afterwards: noted, never refused
 
 
@@ -72,7 +72,7 @@ class Fairness:
     def _training(self, cell: Cell, cost: Mapping[str, Any]) -> Iterator[str]:
         recipe, budget = cell.method.get("recipe") or {}, self.budget
         steps = recipe.get("steps", 0)
-        images = steps * recipe.get("batch_size", Recipe.batch_size)
+        images = steps * recipe.get("batch_size", Recipe.batch_size) * cell.trainer.get("accumulate", 1)
         if budget.steps is not None and steps > budget.steps:
             yield f"{steps} training steps, the budget is {budget.steps}"
         if budget.images is not None and images > budget.images:

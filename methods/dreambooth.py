@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.nn.functional import mse_loss
 
 from bench.choices import Role
 from bench.contracts import (
@@ -80,7 +79,7 @@ class DreamBooth(Method):
         captions = [self._bound(example.caption, example.noun, data.dataset) for example in examples]
         if not self.prior_weight:
             out = yield Ask(data.noisy(z, eps, t), t, data.text(captions), {"style": 1.0})
-            yield Loss(mse_loss(out, data.target(z, eps, t)))
+            yield Loss(data.loss(out, data.target(z, eps, t), t))
             return
         (own,), owns = data.draw(("prior",), rng)
         own_eps, own_t = data.noise(own, rng)  # each sample has its own noise and timestep
@@ -91,8 +90,8 @@ class DreamBooth(Method):
             {"style": 1.0},
         )
         instance, prior = out.chunk(2)
-        loss = mse_loss(instance, data.target(z, eps, t))
-        yield Loss(loss + self.prior_weight * mse_loss(prior, data.target(own, own_eps, own_t)))
+        loss = data.loss(instance, data.target(z, eps, t), t)
+        yield Loss(loss + self.prior_weight * data.loss(prior, data.target(own, own_eps, own_t), own_t))
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
         return {"content": prompt, "negative": "", "style": self._bound(prompt, dataset.noun, dataset)}

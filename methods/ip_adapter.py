@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import mse_loss
 
 from bench.adapters.image_encoder import ImageEncoder
 from bench.choices import Role
@@ -45,6 +44,9 @@ class IPAdapter(Method):
     subtract: float = 0.0  # times the embedding of the image's caption, taken off the image's (InstantStyle)
     dropout: Sequence[float] = (0.05, 0.05, 0.05)  # image only, text only, both
     images: Role | None = None  # role to show
+    combine: Literal["mean", "tokens"] | None = None  # several images as their mean (None), or each with its own tokens
+    template: str | None = None  # of the drawn prompt, "{prompt}, best quality"; None: the prompt itself
+    negative: str | None = None  # negative prompt; None: there is none
     strength: float = 0.5
     _seen: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)  # by content of the dataset
 
@@ -55,6 +57,8 @@ class IPAdapter(Method):
             raise BenchError("An image adapter is read from method.file or trained by method.recipe; give one of them.")
         if self.subtract and self.encoder.features != "pooled":
             raise BenchError("Content is subtracted from pooled features only; give method.subtract=0 with patches.")
+        if self.template is not None and self.template.count("{prompt}") != 1:
+            raise BenchError(f"method.template={self.template} was requested; write {{prompt}} once into it.")
 
     def missing(self) -> str | None:
         return self.encoder.missing() or (self.file and absent(self.file))
@@ -78,7 +82,7 @@ class IPAdapter(Method):
         captions = ["" if drop else e.caption for e, drop in zip(examples, no_text.tolist(), strict=True)]
         text = data.text(captions).showing({"image": seen})
         out = yield Ask(data.noisy(z, eps, t), t, text, {"image": 1.0})
-        yield Loss(mse_loss(out, data.target(z, eps, t)))
+        yield Loss(data.loss(out, data.target(z, eps, t), t))
 
     def dropped(self, n: int, rng: Generator) -> tuple[Tensor, Tensor]:
         """Which of n samples lose their image, which their text, (n,) each; one number decides between the cases."""
@@ -88,18 +92,29 @@ class IPAdapter(Method):
         return (u < image) | neither, ((u >= image) & (u < image + text)) | neither
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
-        return {"content": prompt, "negative": ""}
+        """The words of the authors' demos are settings; the backbone's own steps before a late start have none of
+        the template's."""
+        drawn = {} if self.template is None else {"style": self.template.replace("{prompt}", prompt)}
+        return {"content": prompt, "negative": self.negative or "", **drawn}
 
     def shown(self, dataset: Dataset) -> Mapping[str, Mapping[str, Tensor]]:
         """The image beside the prompt; no image, as in training, beside the empty one."""
         if dataset.content_hash not in self._seen:
-            self._seen[dataset.content_hash] = self._features(self._examples(dataset)).mean(0, keepdim=True)
+            seen = self._features(self._examples(dataset))
+            self._seen[dataset.content_hash] = seen[None] if self.combine == "tokens" else seen.mean(0, keepdim=True)
         content, blank = self._seen[dataset.content_hash], self.encoder.blank[None]
-        return {"content": {"image": content}, "negative": {"image": blank}}
+        if self.combine == "tokens":
+            blank = blank[None].expand_as(content)
+        return {self._drawn: {"image": content}, "negative": {"image": blank}}
+
+    @property
+    def _drawn(self) -> str:
+        """The role of the prompt that draws."""
+        return "content" if self.template is None else "style"
 
     def guide(self, z, t, texts, cfg, strength):
         """lambda = strength in both rows; lambda 0 is the backbone."""
-        return (yield from plain_guidance(z, t, texts, cfg, adapters={"image": strength}))
+        return (yield from plain_guidance(z, t, texts, cfg, self._drawn, {"image": strength}))
 
     def _examples(self, dataset: Dataset) -> Sequence[Example]:
         role = self.images or ("style" if dataset.pairs else "references")

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import mse_loss
 
 from bench.contracts import (
     AdapterSpec,
@@ -79,13 +78,13 @@ class PairCustomization(Method):
 
         if own:
             out = yield Ask(data.noisy(content, eps, t), t, data.text(captions), own)
-            yield Loss(mse_loss(out, data.target(content, eps, t)))
+            yield Loss(data.loss(out, data.target(content, eps, t), t))
 
         if k >= self.content_steps or not own:
             styled = data.text([data.dataset.styled(caption) for caption in captions])
             both = {**own, "style": 1.0}
             out = yield Ask(data.noisy(style, eps, t), t, styled, both, frozen=frozenset(own))
-            yield Loss(mse_loss(out, data.target(style, eps, t)))
+            yield Loss(data.loss(out, data.target(style, eps, t), t))
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
         others = {f"blend{i}": f"{prompt} {other['style_words']}" for i, other in enumerate(self.blend)}

@@ -101,7 +101,7 @@ class VisualSlider(Method):
             {"style": torch.cat([side, -side])},
         )
         above, below = out.chunk(2)
-        yield Loss(mse_loss(above, data.target(high, eps, t)) + mse_loss(below, data.target(low, eps, t)))
+        yield Loss(data.loss(above, data.target(high, eps, t), t) + data.loss(below, data.target(low, eps, t), t))
 
     def _levels(self, t: Tensor, rng: torch.Generator) -> Tensor:
         """Timesteps (B,) from `levels` in the place of t (B,), or the multiples of the stride below t."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.nn.functional import mse_loss
 
 from bench.contracts import AdapterSpec, Ask, Dataset, FullSpec, Loss, Method, Recipe, Text, plain_guidance, tuned
 
@@ -30,7 +29,8 @@ def dual_binding(data, z, captions, weight, rng):
         rows.append((data.noisy(aux, eps, t), t, data.text([AUXILIARY] * len(aux)), data.target(aux, eps, t)))
     noisy, times, texts, targets = zip(*rows, strict=True)
     out = yield Ask(torch.cat(noisy), torch.cat(times), Text.cat(texts), {"style": 1.0})
-    losses = [mse_loss(part, target) for part, target in zip(out.chunk(len(rows)), targets, strict=True)]
+    parts = zip(out.chunk(len(rows)), targets, times, strict=True)
+    losses = [data.loss(part, target, at) for part, target, at in parts]
     yield Loss(losses[0] + weight * losses[1] if weight else losses[0])
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import cosine_similarity, mse_loss
+from torch.nn.functional import cosine_similarity
 
 from bench.adapters.image_encoder import ImageEncoder
 from bench.contracts import (
@@ -91,8 +91,8 @@ class TamingStyle(Method):
         both = torch.cat([z_t, data.noisy(own, own_eps, own_t)])
         out = yield Ask(both, torch.cat([t, own_t]), text, {"image": 1.0, "style": 1.0})
         drawn, general = out.split([len(z), len(own)])
-        loss = mse_loss(drawn, data.target(z, eps, t))
-        loss = loss + self.general_weight * mse_loss(general, data.target(own, own_eps, own_t))
+        loss = data.loss(drawn, data.target(z, eps, t), t)
+        loss = loss + self.general_weight * data.loss(general, data.target(own, own_eps, own_t), own_t)
         if self.identity:
             loss = loss + self.identity * self.lost_identity(data, z_t, drawn, t, seen)
         yield Loss(loss)

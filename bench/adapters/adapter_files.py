@@ -42,3 +42,16 @@ def read(folder: Path, files: Mapping[str, str]) -> dict[str, Tensor]:
         check_numbers(folder / path, found)
         state |= {beginning + key: value for key, value in found.items()}
     return state
+
+
+def check(name: str, shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> None:
+    """Raises BenchError unless a state dict has exactly these names and shapes, and finite numbers."""
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    for key in [*shapes, *found]:
+        if shapes.get(key) != found.get(key):
+            raise BenchError(
+                f"Loading adapter {name!r}: expected {shapes.get(key, 'nothing')} for {key}, found "
+                f"{found.get(key, 'nothing')}; use the rank and the layers that the file was trained with."
+            )
+        if not state[key].isfinite().all():
+            raise BenchError(f"Loading adapter {name!r}: {key} holds NaN or infinity; train it again.")

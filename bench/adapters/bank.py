@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from bench.adapters import adapter_files
 from bench.adapters.cross_attention import CrossAttention
+from bench.adapters.dora import lengths
 from bench.adapters.full_fine_tuning import FullWeights
-from bench.adapters.lora_files import ranks, read_lora
-from bench.adapters.low_rank import INITS, Layer, add_delta, orthonormal, widths
+from bench.adapters.lora_files import TEXT, full_name, has_lengths, ranks, read_lora
+from bench.adapters.low_rank import INITS, Layer, add_delta, leaf, shapes, stacked
 from bench.adapters.routing import Block, blocks
 from bench.adapters.shared_attention import SharedAttention
+from bench.adapters.text_layers import TextReader, at, text_layers, text_sites
 from bench.adapters.token_embeddings import TokenEmbeddings
 from bench.contracts import (
     AdapterSpec,
@@ -57,7 +59,8 @@ class Bank:
         self.words: dict[str, TokenEmbeddings] = {}  # adapters that the text encoders read
         self.shared: dict[str, SharedAttention] = {}  # adapters by which rows read each other
         self.read_files: dict[str, dict[str, Tensor]] = {}  # adapters that start from a file -> what it holds
-        self.theta: dict[str, Tensor] = {}  # adapter -> (K, n)
+        self.theta: dict[str, Tensor] = {}  # adapter -> (K, n), numbers of the text encoders last
+        self.text_starts: dict[str, int] = {}  # adapters of text encoders -> where their numbers begin
         self.grad: dict[str, Tensor] = {}
         self.active: dict[str, list[Block]] = {}  # the routing of the current forward pass
         self.trained: frozenset[str] = frozenset()  # adapters that some ask of it trains; the others are detached
@@ -72,6 +75,11 @@ class Bank:
                 self.shared[name] = self._with_weights(name, SharedAttention(backbone, spec))
             else:
                 self._create(name, spec)
+        if self.text_starts and self.words:
+            raise Impossible(
+                "A word's embedding was to be learned with text encoders; type trainer.text_encoder_lr=null."
+            )
+        self.reader = TextReader(backbone, list(self.text_starts), self._put_on)
         for cell, generator in enumerate(generators):
             self.start(cell, generator)
         self._hooks = [module.register_forward_hook(self._hook(site)) for site, module in self._sites().items()]
@@ -85,19 +93,17 @@ class Bank:
 
     # --- one forward pass for many cells
 
-    def answer(self, asks: Sequence[tuple[int, Ask]]) -> list[Tensor]:
+    def answer(self, asks: Sequence[tuple[int, Ask]], seeds: Sequence[int] = ()) -> list[Tensor]:
         """The backbone's predictions for each (cell, ask), all rows in one forward pass.
 
-        Gradients are recorded when any of the asks trains an adapter, unless the caller has turned them off.
+        Gradients are recorded when any of the asks trains an adapter, unless the caller has turned them off. `seeds`,
+        one for each ask, are those of the dropout; without them nothing is dropped.
         """
         self._check_names(asks)
         trained = (name for _, ask in asks for name in ask.trains)
         self.trained = frozenset(trained) if torch.is_grad_enabled() else frozenset()
-        self.active = self._route(asks)
-        for name, shared in self.shared.items():
-            shared.look(name, asks, self.active.get(name, []))
         with torch.set_grad_enabled(bool(self.trained)):
-            out = self._forward([ask for _, ask in asks]).to(asks[0][1].z.dtype)
+            out = self._forward(asks, seeds).to(asks[0][1].z.dtype)
         if not self.trained:
             self.settle()
         return list(out.split([len(ask.z) for _, ask in asks]))
@@ -108,15 +114,21 @@ class Bank:
             known = ", ".join(self.specs) or "none"
             raise BenchError(f"The adapter {min(unknown)!r} was requested; declared are {known} (Method.adapters).")
 
-    def _forward(self, asks: Sequence[Ask]) -> Tensor:
+    def _forward(self, asks: Sequence[tuple[int, Ask]], seeds: Sequence[int]) -> Tensor:
         for name, weights in self.full.items():
-            return weights.answer(name, asks, bool(self.trained))
-        z, t = torch.cat([ask.z for ask in asks]), torch.cat([ask.t for ask in asks])
-        text = Text.cat([ask.text for ask in asks])
+            return weights.answer(name, [ask for _, ask in asks], bool(self.trained))
+        z, t = torch.cat([ask.z for _, ask in asks]), torch.cat([ask.t for _, ask in asks])
+        text = self.reader.texts(asks, seeds, bool(self.trained))
+        self._put_on(asks, seeds)
         for name, word in self.words.items():
             text = word.read(text, self.active.get(name, []), name in self.trained)
+        for name, shared in self.shared.items():
+            shared.look(name, asks, self.active.get(name, []))
         self._show(text)
         return self.backbone.predict(z, t, text)
+
+    def _put_on(self, asks: Sequence[tuple[int, Ask]], seeds: Sequence[int] = ()) -> None:
+        self.active = self._route(asks, seeds)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the last answer, anew; weights stand as they did then, since checkpointed blocks run again."""
@@ -142,18 +154,19 @@ class Bank:
                 raise BenchError(f"The adapter {name!r} takes part, but no prompt shows it an image (Text.showing).")
             crossed.look(used, text.images.get(name, text.states), name in self.trained)
 
-    def _route(self, asks: Sequence[tuple[int, Ask]]) -> dict[str, list[Block]]:
+    def _route(self, asks: Sequence[tuple[int, Ask]], seeds: Sequence[int] = ()) -> dict[str, list[Block]]:
         device = self.backbone.device
-        found = {name: blocks(name, asks, self.cells, device, name in self.trained) for name in self.layers}
+        found = {name: blocks(name, asks, self.cells, device, name in self.trained, seeds) for name in self.layers}
         return {name: parts for name, parts in found.items() if parts}
 
     def _hook(self, site: str):
         own = {name: layers[site] for name, layers in self.layers.items() if site in layers}
 
-        def add_deltas(module: nn.Module, args: tuple, out: Tensor) -> Tensor | None:
+        def add_deltas(module: nn.Module, args: tuple, plain: Tensor) -> Tensor | None:
+            out = plain
             for name, layer in own.items():
                 for block in self.active.get(name, ()):
-                    out = add_delta(out, args[0], module, layer, block)
+                    out = add_delta(out, args[0], plain, layer, block)
             return out
 
         return add_deltas
@@ -165,6 +178,13 @@ class Bank:
         self._forget()
         return self.theta[name].detach()[cell]
 
+    def parts(self, name: str) -> dict[str, slice]:
+        """The parts of an adapter's numbers that have a learning rate of their own, by label: "style:text_encoder"."""
+        start = self.text_starts.get(name)
+        if start is None:
+            return {name: slice(None)}
+        return {name: slice(start), f"{name}:{TEXT}": slice(start, None)}
+
     def grad_row(self, name: str, cell: int) -> Tensor:
         return self.grad[name][cell]
 
@@ -175,6 +195,7 @@ class Bank:
 
     def _forget(self) -> None:
         """Numbers are about to move."""
+        self.reader.kept = {}
         for weights in self.full.values():
             weights.forget()
         for word in self.words.values():
@@ -192,11 +213,10 @@ class Bank:
             return self._whole()[name].state(cell)
         state = {}
         for site, layer in self.layers[name].items():
-            up = layer.up[cell] * layer.scale
-            if layer.down.dim() == 5:
-                up = up[:, :, None, None]
-            for key, value in (("lora_A", layer.down[cell]), ("lora_B", up)):
-                state[f"{self.backbone.part}.{site}.{key}.weight"] = value.detach().float().cpu().contiguous()
+            for key, values in layer.halves().items():
+                value = values[cell] * (layer.scale if key == "lora_B.weight" else 1)
+                own = value.detach().float().cpu().reshape(layer.stored(key))
+                state[f"{full_name(site, self.backbone.part)}.{key}"] = own.contiguous()
         return state
 
     def load(self, name: str, cell: int, state: Mapping[str, Tensor]) -> None:
@@ -205,34 +225,20 @@ class Bank:
             return self.full[name].load(state)
         if name in self._whole():
             return self._whole()[name].load(cell, state)
-        self._check(name, state)
+        adapter_files.check(name, dict(self._shapes(name)), state)
+        self._forget()
         with torch.no_grad():
             for site, layer in self.layers[name].items():
                 if not layer.down.requires_grad:  # a frozen half, shared by all cells and banks until a file fills it
                     layer.down = layer.down.clone()
-                down, up = (state[f"{self.backbone.part}.{site}.lora_{half}.weight"] for half in "AB")
-                layer.down[cell].copy_(down)
-                layer.up[cell].copy_(up.reshape(layer.up[cell].shape).to(layer.up) / layer.scale)
-
-    def _check(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Raises BenchError unless a state dict has exactly the names and shapes of `state`, and finite numbers."""
-        shapes = dict(self._shapes(name))
-        found = {key: tuple(value.shape) for key, value in state.items()}
-        for key in [*shapes, *found]:
-            if shapes.get(key) != found.get(key):
-                raise BenchError(
-                    f"Loading adapter {name!r}: expected {shapes.get(key, 'nothing')} for {key}, found "
-                    f"{found.get(key, 'nothing')}; use the rank and the layers that the file was trained with."
-                )
-            if not state[key].isfinite().all():
-                raise BenchError(f"Loading adapter {name!r}: {key} holds NaN or infinity; train it again.")
+                for key, values in layer.halves().items():
+                    value = state[f"{full_name(site, self.backbone.part)}.{key}"].reshape(values.shape[1:]).to(values)
+                    values[cell].copy_(value / (layer.scale if key == "lora_B.weight" else 1))
 
     def _shapes(self, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         """The names and shapes of `state` of a low-rank adapter."""
         for site, layer in self.layers[name].items():
-            ones = (1, 1) if layer.down.dim() == 5 else ()
-            for key, shape in (("lora_A", layer.down.shape[1:]), ("lora_B", (*layer.up.shape[1:], *ones))):
-                yield f"{self.backbone.part}.{site}.{key}.weight", tuple(shape)
+            yield from ((f"{full_name(site, self.backbone.part)}.{key}", layer.stored(key)) for key in layer.halves())
 
     def files(self, name: str) -> dict[str, str]:
         """Where an adapter is kept: path below a folder -> the beginning of the names of `state` that goes there."""
@@ -267,7 +273,7 @@ class Bank:
         theta = torch.zeros(self.cells, sum(sizes), dtype=_dtype(self.backbone), device=self.backbone.device)
         grad = torch.zeros_like(theta)
         parts = zip(made.shapes.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True)
-        made.weights = {key: _leaf(values, grads, shape) for (key, shape), values, grads in parts}
+        made.weights = {key: leaf(values, grads, shape) for (key, shape), values, grads in parts}
         self.theta[name], self.grad[name], self.layers[name] = theta, grad, {}
         return made
 
@@ -283,36 +289,31 @@ class Bank:
         return {site: layer.module for layers in self.layers.values() for site, layer in layers.items()}
 
     def _create(self, name: str, spec: AdapterSpec) -> None:
-        device, dtype = self.backbone.device, _dtype(self.backbone)
         sites, rank = self._places(name, spec)
-        downs = {site: (rank[site], *widths(module)[0]) for site, module in sites.items()}
-        ups = {site: (widths(module)[1], rank[site]) for site, module in sites.items()}
-        trained = spec.orthonormal_row is None
-        sizes = [prod(downs[site]) * trained + prod(ups[site]) for site in sites]
-        theta = torch.zeros(self.cells, sum(sizes), dtype=dtype, device=device)
+        if spec.file is not None:
+            spec = replace(spec, dora=has_lengths(self.read_files[name]))
+        sizes = [sum(map(prod, shapes(module, at(site, spec), rank[site]).values())) for site, module in sites.items()]
+        theta = torch.zeros(self.cells, sum(sizes), dtype=_dtype(self.backbone), device=self.backbone.device)
         grad = torch.zeros_like(theta)
-        self.theta[name], self.grad[name], self.layers[name] = theta, grad, {}
-        for (site, module), values, grads in zip(
-            sites.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True
-        ):
-            split = values.shape[1] - prod(ups[site])
-            up = _leaf(values[:, split:], grads[:, split:], ups[site])
-            if trained:
-                down = _leaf(values[:, :split], grads[:, :split], downs[site])
-            else:
-                frozen = orthonormal(replace(spec, rank=rank[site]), downs[site]).to(device, dtype)
-                down = frozen.expand(self.cells, *frozen.shape[1:])
-            scale = 1.0 if spec.alpha is None else spec.alpha / rank[site]
-            self.layers[name][site] = Layer(module, down, up, scale)
+        self.theta[name], self.grad[name] = theta, grad
+        of_text = [size for site, size in zip(sites, sizes, strict=True) if site.startswith(TEXT)]
+        if of_text:
+            self.text_starts[name] = sum(sizes) - sum(of_text)
+        parts = zip(sites.items(), theta.split(sizes, 1), grad.split(sizes, 1), strict=True)
+        self.layers[name] = {
+            site: stacked(site, module, at(site, spec), rank[site], values, grads)
+            for (site, module), values, grads in parts
+        }
 
     def _places(self, name: str, spec: AdapterSpec) -> tuple[Mapping[str, nn.Module], dict[str, int]]:
         """The layers of an adapter by site and their ranks: a file's own, or else those that the spec names."""
         if spec.file is None:
-            sites = self.backbone.sites(spec.where)
+            sites = {**self.backbone.sites(spec.where), **(text_sites(self.backbone) if spec.text_encoder else {})}
             return sites, dict.fromkeys(sites, spec.rank)
-        self.read_files[name] = read_lora(Path(spec.file), self.backbone.network, self.backbone.part)
+        network, encoders = self.backbone.network, text_layers(self.backbone)
+        self.read_files[name] = read_lora(Path(spec.file), network, self.backbone.part, encoders)
         rank = ranks(self.read_files[name])
-        return {site: self.backbone.network.get_submodule(site) for site in rank}, rank
+        return {site: encoders.get(site) or network.get_submodule(site) for site in rank}, rank
 
     # --- a cell takes its slot
 
@@ -333,17 +334,12 @@ class Bank:
             raise BenchError(f"Adapters were to start {spec.init!r}; known are {', '.join(INITS)}.")
         for layer in self.layers[name].values():
             layer.up[cell] = 0
+            if layer.magnitude is not None:
+                layer.magnitude[cell] = lengths(layer.module)
             if spec.orthonormal_row is None:
                 layer.down[cell] = INITS[spec.init](tuple(layer.down.shape[1:]), generator).to(layer.down)
         if spec.file is not None:
             self.load(name, cell, self.read_files[name])
-
-
-def _leaf(values: Tensor, grads: Tensor, shape: Sequence[int]) -> Tensor:
-    """A trainable view of the flat numbers whose gradient accumulates in the flat gradient."""
-    leaf = values.unflatten(1, tuple(shape)).detach().requires_grad_(True)
-    leaf.grad = grads.unflatten(1, tuple(shape))
-    return leaf
 
 
 def _dtype(backbone: Backbone) -> torch.dtype:

@@ -182,11 +182,18 @@ class CrossAttention:
         self.active, self._queries = [], {}
 
     def tokens(self, features: Tensor, block: Block) -> Tensor:
-        """(B, E) or (B, S, E) -> (R, N, D)"""
+        """(B, E) or (B, S, E) -> (R, N, D); of several images, (B, n, E) or (B, n, S, E) -> (R, n * N, D)"""
         some = next(iter(self.weights.values()))
         shown = (features if block.rows is None else features[block.rows.to(features.device)]).to(some)
         parts = zip(block.cells, shown.split(block.size), strict=True)
-        return torch.cat([torch.func.functional_call(self.projection, self._of(cell), (x,)) for cell, x in parts])
+        return torch.cat([self._project(self._of(cell), x) for cell, x in parts])
+
+    def _project(self, weights: Mapping[str, Tensor], shown: Tensor) -> Tensor:
+        """The tokens of some rows; those of several images follow each other."""
+        several = shown.dim() > (2 if isinstance(self.projection, Linear) else 3)
+        images = shown.flatten(0, 1) if several else shown
+        tokens = torch.func.functional_call(self.projection, dict(weights), (images,))
+        return tokens.unflatten(0, shown.shape[:2]).flatten(1, 2) if several else tokens
 
     def _of(self, cell: int) -> dict[str, Tensor]:
         prefix = "image_proj."

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.backbones.embedding import read
+from bench.backbones.embedding import read, sized_as
 from bench.contracts import Ask, Backbone, BenchError, FullSpec, Impossible, Text
 
 NETWORK_FILE, ENCODER_FILE = "diffusion_pytorch_model.safetensors", "model.safetensors"  # of diffusers
@@ -86,14 +86,14 @@ class FullWeights:
         if len(text.prompts) != len(text):
             raise BenchError("A trained text encoder needs the prompts of every text; embed them with the backbone.")
         if trained:
-            return read(self.backbone, text.prompts)
+            return sized_as(self.backbone, read(self.backbone, text.prompts), text)
         if len(self._texts) > TEXTS_KEPT:
             self._texts = {}
         new = sorted({prompt for prompt in text.prompts if (scale, prompt) not in self._texts}, key=_none_first)
         if new:
             texts = read(self.backbone, new)
             self._texts |= {(scale, prompt): texts[i : i + 1] for i, prompt in enumerate(new)}
-        return Text.cat([self._texts[scale, prompt] for prompt in text.prompts])
+        return sized_as(self.backbone, Text.cat([self._texts[scale, prompt] for prompt in text.prompts]), text)
 
     def _at(self, scale: float) -> dict[str, nn.Parameter]:
         """W0 + s (W - W0) without gradients; at scale 1 the weights themselves. The last scale is kept."""

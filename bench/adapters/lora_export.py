@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bench.adapters.lora_files import PEFT_FILES, PEFT_PREFIX, ranks
+from bench.adapters.lora_files import PEFT_FILES, PEFT_PREFIX, has_lengths, ranks
+from bench.contracts import BenchError
 from bench.files import atomic_write
 
 
@@ -23,6 +24,10 @@ def kohya(state: Mapping[str, Tensor], folder: Path) -> str:
     """kohya's names on diffusers' blocks, which ComfyUI and diffusers map; alpha is the rank. Returns the name."""
     from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 
+    if has_lengths(state):
+        raise BenchError(
+            "The adapter is a DoRA, which tools read in several forms of kohya's; type --format diffusers."
+        )
     named = {key: value.float() for key, value in convert_state_dict_to_kohya(dict(state)).items()}
     return _written(folder / "lora.safetensors", named)
 
@@ -31,11 +36,21 @@ def peft(state: Mapping[str, Tensor], folder: Path) -> str:
     """The folder that `PeftModel.from_pretrained(unet, folder)` reads. Returns the name of its file of weights."""
     from peft import LoraConfig
 
+    if any(key.startswith("text_encoder") for key in state):
+        raise BenchError(
+            "The adapter also adapts text encoders, which a PEFT folder of one network cannot hold; "
+            "type --format diffusers."
+        )
     rank = ranks(state)
     most = max(rank.values())
     others = {site: r for site, r in rank.items() if r != most}
     config = LoraConfig(
-        r=most, lora_alpha=most, target_modules=sorted(rank), rank_pattern=others, alpha_pattern=dict(others)
+        r=most,
+        lora_alpha=most,
+        target_modules=sorted(rank),
+        rank_pattern=others,
+        alpha_pattern=dict(others),
+        use_dora=has_lengths(state),
     )
     config.save_pretrained(str(folder))
     return _written(folder / PEFT_FILES[0], {PEFT_PREFIX + key.removeprefix("unet."): x for key, x in state.items()})

@@ -12,7 +12,7 @@ from bench.adapters.weight_files import first, number, parsed
 from bench.contracts import BenchError
 
 METADATA = "lora_adapter_metadata"  # of diffusers: a LoraConfig for each part, "unet.lora_alpha"
-READ = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
+READ = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
 # Fields of peft.LoraConfig on which the trained adapter does not depend, or which its tensors say themselves.
 IDLE = (
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",

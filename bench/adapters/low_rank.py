@@ -6,7 +6,8 @@ LoRA: Hu et al. 2021; orthonormal frozen `down`: Pair Customization (arXiv 2405.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from typing import Any
@@ -15,9 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.adapters import dora
 from bench.adapters.routing import Block
 from bench.contracts import AdapterSpec, BenchError
+from bench.seeding import generator
 
+MAGNITUDE = "lora_magnitude_vector"  # of DoRA, in the names of PEFT
 SMALL_RANK, SMALL = 8, 64  # of convolutional adapters: rank, and rank times cells
 
 
@@ -29,6 +33,21 @@ class Layer:
     down: Tensor  # (K, r, in) or (K, r, in, kh, kw)
     up: Tensor  # (K, out, r)
     scale: float  # alpha / rank
+    magnitude: Tensor | None = None  # (K, out) of DoRA
+    dropout: float = 0.0  # share of the inputs of `down` that are 0 in training
+    site: str = ""
+
+    def halves(self) -> dict[str, Tensor]:
+        """The stacked weights by the names of PEFT."""
+        lengths = {} if self.magnitude is None else {MAGNITUDE: self.magnitude}
+        return {"lora_A.weight": self.down, "lora_B.weight": self.up, **lengths}
+
+    def stored(self, name: str) -> tuple[int, ...]:
+        """Shape of one of them in a file."""
+        shape = tuple(self.halves()[name].shape[1:])
+        if self.down.dim() != 5 or name == "lora_A.weight":
+            return shape
+        return (1, *shape, 1, 1) if name == MAGNITUDE else (*shape, 1, 1)
 
 
 def orthonormal(spec: AdapterSpec, shape: tuple[int, ...]) -> Tensor:
@@ -73,15 +92,75 @@ def widths(module: Any) -> tuple[tuple[int, ...], int]:
     return (module.in_features,), module.out_features
 
 
-def add_delta(out: Tensor, x: Tensor, module: Any, layer: Layer, block: Block) -> Tensor:
-    """`out` plus scale * up(down(x)) on the rows of the block."""
+def shapes(module: Any, spec: AdapterSpec, rank: int) -> dict[str, tuple[int, ...]]:
+    """The trained numbers of one cell at a layer, by field of `Layer`, in the order in which they are kept."""
+    inputs, outputs = widths(module)
+    down = {"down": (rank, *inputs)} if spec.orthonormal_row is None else {}
+    return down | {"up": (outputs, rank)} | ({"magnitude": (outputs,)} if spec.dora else {})
+
+
+def stacked(site: str, module: Any, spec: AdapterSpec, rank: int, values: Tensor, grads: Tensor) -> Layer:
+    """The stacked adapter of K cells at a layer, views of flat numbers and gradients (K, n)."""
+    trained = shapes(module, spec, rank)
+    sizes = [prod(shape) for shape in trained.values()]
+    parts = zip(trained.items(), values.split(sizes, 1), grads.split(sizes, 1), strict=True)
+    leaves = {field: leaf(own, gradient, shape) for (field, shape), own, gradient in parts}
+    if "down" not in leaves:
+        frozen = orthonormal(replace(spec, rank=rank), (rank, *widths(module)[0])).to(values)
+        leaves["down"] = frozen.expand(len(values), *frozen.shape[1:])
+    scale = 1.0 if spec.alpha is None else spec.alpha / rank
+    return Layer(module, scale=scale, dropout=spec.dropout, site=site, **leaves)
+
+
+def leaf(values: Tensor, grads: Tensor, shape: Sequence[int]) -> Tensor:
+    """A trainable view of the flat numbers whose gradient accumulates in the flat gradient."""
+    made = values.unflatten(1, tuple(shape)).detach().requires_grad_(True)
+    made.grad = grads.unflatten(1, tuple(shape))
+    return made
+
+
+def add_delta(out: Tensor, x: Tensor, own: Tensor, layer: Layer, block: Block) -> Tensor:
+    """`out` plus scale * up(down(x)) on the rows of the block; `own` is what the layer alone makes of x."""
+    module = layer.module
     if block.rows is not None:
         x = x.index_select(0, block.rows)
+    if dropped := bool(layer.dropout and block.seeds):
+        x = with_dropout(x, layer, block)
     down, up = _pick(layer.down, block), _pick(layer.up, block)
-    delta = (_conv(x, down, up, module, block) if down.dim() == 5 else _linear(x, down, up, block)).to(out.dtype)
-    if not (block.ones and layer.scale == 1):
-        delta = delta * (block.scale * layer.scale).to(out.dtype).view(-1, *[1] * (delta.dim() - 1))
+    if not torch.is_autocast_enabled(x.device.type):
+        x = x.to(down.dtype)  # text encoders run in their own precision
+    delta = _conv(x, down, up, module, block) if down.dim() == 5 else _linear(x, down, up, block)
+    delta, scale = delta.to(out.dtype), layer.scale
+    if layer.magnitude is not None:
+        if block.ranks is not None:
+            raise BenchError("A method with scales of ranks was requested with DoRA; type trainer.dora=false.")
+        plain = dora.without_bias(x, module).to(out.dtype) if dropped else _plain(own, module, block)
+        ratio = dora.ratios(module, down, up, layer.scale, _pick(layer.magnitude, block))
+        delta, scale = dora.delta(plain, delta * scale, ratio, block.size), 1.0
+    if not (block.ones and scale == 1):
+        delta = delta * (block.scale * scale).to(out.dtype).view(-1, *[1] * (delta.dim() - 1))
     return out + delta if block.rows is None else out.index_add(0, block.rows, delta)
+
+
+def _plain(own: Tensor, module: Any, block: Block) -> Tensor:
+    """The rows of the block of a layer's own output, less the bias."""
+    rows = own if block.rows is None else own.index_select(0, block.rows)
+    if module.bias is None:
+        return rows
+    return rows - (module.bias[:, None, None] if isinstance(module, nn.Conv2d) else module.bias)
+
+
+def with_dropout(x: Tensor, layer: Layer, block: Block) -> Tensor:
+    """x (k * b, ...) with a share of its numbers at 0 and the others enlarged; each cell has a mask of its own.
+
+    The mask depends on the cell's seed of this pass and the site alone, so blocks that are computed again have it, too.
+    """
+    kept = 1 - layer.dropout
+    masks = []
+    for part, seed in zip(x.split(block.size), block.seeds, strict=True):
+        rng = torch.Generator(x.device).manual_seed(generator("dropout", seed, layer.site).initial_seed())
+        masks.append(torch.empty(part.shape, device=x.device).bernoulli_(kept, generator=rng))
+    return x * (torch.cat(masks) / kept).to(x.dtype)
 
 
 def _pick(stacked: Tensor, block: Block) -> Tensor:

@@ -26,14 +26,25 @@ class Block:
     ones: bool = False  # the scale is 1 everywhere
     trained: bool = True
     ranks: Tensor | None = None  # (len(cells) * size, r) scales of the ranks, beside `scale`
+    seeds: tuple[int, ...] = ()  # of the dropout of each of the cells, in passes that train the adapter
 
     def listed(self, total: int) -> list[int]:
         """The rows, of `total` in the pass."""
         return list(range(total)) if self.rows is None else self.rows.tolist()
 
 
-def blocks(name: str, asks: Sequence[tuple[int, Ask]], cells: int, device: torch.device, trained: bool) -> list[Block]:
-    """Rows that use an adapter of `cells` cells, in blocks in which every cell has the same number of rows."""
+def blocks(
+    name: str,
+    asks: Sequence[tuple[int, Ask]],
+    cells: int,
+    device: torch.device,
+    trained: bool,
+    seeds: Sequence[int] = (),
+) -> list[Block]:
+    """Rows that use an adapter of `cells` cells, in blocks in which every cell has the same number of rows.
+
+    `seeds`, one for each ask, are those of the dropout.
+    """
     by_size: dict[int, list[tuple[int, list[int], list[float]]]] = {}
     start, ranks = 0, _ranks(name, asks)
     for cell, ask in asks:
@@ -47,6 +58,9 @@ def blocks(name: str, asks: Sequence[tuple[int, Ask]], cells: int, device: torch
         start += size
     everywhere, dtype = list(range(cells)), asks[0][1].z.dtype
     found = [_block(size, users, start, everywhere, dtype, device, trained) for size, users in by_size.items()]
+    if trained and seeds:
+        own = dict(zip([cell for cell, _ in asks], seeds, strict=False))
+        found = [replace(block, seeds=tuple(own[cell] for cell in block.cells)) for block in found]
     return found if ranks is None else [replace(block, ranks=ranks[block.listed(start)].to(device)) for block in found]
 
 

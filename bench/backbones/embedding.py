@@ -26,6 +26,12 @@ def embedded(backbone: Backbone, prompts: Sequence[str | None]) -> Text:
     return Text.cat([known[prompt] for prompt in prompts])
 
 
+def sized_as(backbone: Backbone, text: Text, given: Text) -> Text:
+    """A text read again, with the sizes of images that the given one says: those of training may be others."""
+    kept = {name: given.extras[name] for name in backbone.sizes}
+    return replace(text, extras={**text.extras, **kept}) if kept else text
+
+
 def read(backbone: Backbone, prompts: Sequence[str | None]) -> Text:
     """The same, read together and not kept."""
     text, absent = backbone.embed([prompt or "" for prompt in prompts]), [prompt is None for prompt in prompts]

@@ -6,7 +6,9 @@ Shapes: B rows, N images of P pixels per side, C latent channels, H W latent siz
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from typing import TYPE_CHECKING, Any, get_args
 
 from bench.backbones import read_config, resolve, sites
@@ -91,6 +93,14 @@ class LatentDiffusion(Backbone):
 
         return Autoencoder(folder, self.dtype, self.device, variant)
 
+    def in_training(self, resolution: int | None, time_ids: Sequence[int] | None) -> Backbone:
+        if self.part != "unet" or resolution in (None, self.resolution):  # a transformer knows one size
+            return super().in_training(resolution, time_ids)
+        made = copy(self)
+        made.resolution = resolution
+        made._check_sizes()
+        return made.in_training(None, time_ids)
+
     # --- pixels and latents
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,6 +137,11 @@ class LatentDiffusion(Backbone):
 
     def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         return self.schedule.target(z, eps, t)
+
+    def min_snr_weights(self, t: Tensor, gamma: float) -> Tensor:
+        if not hasattr(self.schedule, "min_snr_weights"):  # of a flow
+            return super().min_snr_weights(t, gamma)
+        return self.schedule.min_snr_weights(t, gamma)
 
     def scheduler(self, name: str, steps: int) -> Any:
         return self.schedule.scheduler(name, steps)

@@ -44,6 +44,15 @@ class NoiseSchedule:
         """eps, or v = a_t eps - s_t z (Salimans & Ho 2022)."""
         return eps if self.prediction == "epsilon" else self._diffusion.get_velocity(z, eps, t)
 
+    def min_snr_weights(self, t: Tensor, gamma: float) -> Tensor:
+        """min(SNR, gamma) / SNR for eps, min(SNR, gamma) / (SNR + 1) for v, (B,); SNR = abar / (1 - abar) at t (B,).
+
+        Hang et al. 2023, arXiv 2303.09556, eq. 7 and section 3.4: min(SNR, gamma) weights the error of the image.
+        """
+        kept = self._diffusion.alphas_cumprod.to(t.device)[t]
+        snr = kept / (1 - kept)
+        return snr.clamp(max=gamma) / (snr if self.prediction == "epsilon" else snr + 1)
+
     def scheduler(self, name: str, steps: int) -> Any:
         """A fresh diffusers scheduler with its timesteps set, on the CPU."""
         import diffusers

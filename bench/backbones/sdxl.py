@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.backbones import read_config
 from bench.backbones.latent_diffusion import LatentDiffusion
 from bench.backbones.text_encoder import TextEncoder
-from bench.contracts import Text
+from bench.contracts import Backbone, Text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,20 @@ class StableDiffusionXL(LatentDiffusion):
         "training conditions SDXL on images of the training size without crop; the reference scripts give the original "
         "size and the crop of each image",
     )
+
+    sizes = ("time_ids",)
+    described: Sequence[int] | None = None  # height and width of the original, crop top and left; None: P, P, 0, 0
+
+    def in_training(self, resolution: int | None, time_ids: Sequence[int] | None) -> Backbone:
+        if time_ids is None or resolution not in (None, self.resolution):
+            return super().in_training(resolution, time_ids)
+        made = copy(self)
+        made.described = tuple(time_ids)
+        (height, width, top, left), size = made.described, self.resolution
+        made.training_notes = (
+            f"training conditions SDXL on originals of {height} x {width} pixels, crop {top}, {left}, size {size}",
+        )
+        return made
 
     def embed(self, prompts: Sequence[str]) -> Text:
         import torch
@@ -52,9 +67,9 @@ class StableDiffusionXL(LatentDiffusion):
         """(n, 6): original height and width, crop top and left, target height and width; all in pixels."""
         import torch
 
-        size = self.resolution
+        size, described = self.resolution, self.described or (self.resolution, self.resolution, 0, 0)
         dtype = torch.promote_types(self.dtype, torch.float32)
-        return torch.tensor([[size, size, 0, 0, size, size]], dtype=dtype, device=self.device).repeat(n, 1)
+        return torch.tensor([[*described, size, size]], dtype=dtype, device=self.device).repeat(n, 1)
 
     def _text_encoders(self, folder: Path, variant: str | None) -> tuple[TextEncoder, ...]:
         from transformers import CLIPTextModel, CLIPTextModelWithProjection

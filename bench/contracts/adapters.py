@@ -27,6 +27,9 @@ class AdapterSpec:
     orthonormal_row: int | None = None
     basis_seed: int = 123846
     file: str | None = None  # a LoRA file to start from, e.g. another cell's style; it says rank and layers itself
+    dora: bool = False  # with a trained length for each output (`bench.adapters.dora`); a file says so itself
+    text_encoder: bool = False  # also at the attention projections of the text encoders
+    dropout: float = 0.0  # share of the inputs of `down` that are 0 in passes that train the adapter
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def tuned(tune: str, rank: int, where: str, text_encoder: bool = False) -> Adapt
     if text_encoder:
         raise BenchError(
             "A text encoder was to be trained with tune=lora, whose adapters sit in the denoiser alone; "
-            "type method.text_encoder=false or method.tune=full."
+            "type method.text_encoder=false or method.tune=full, or train low-rank adapters of the text encoders with "
+            "trainer.text_encoder_lr=5e-6."
         )
     return AdapterSpec(rank, where)
 

@@ -24,6 +24,7 @@ class TrainingData(ABC):
     dataset: Dataset
     backbone: Backbone
     batch_size: int
+    noise_offset: float = 0.0  # times one Gaussian number for each image and channel, added to the noise
 
     @abstractmethod
     def draw(self, roles: Sequence[str], rng: torch.Generator) -> tuple[list[Tensor], list[Example]]:
@@ -42,6 +43,9 @@ class TrainingData(ABC):
         import torch
 
         eps = torch.randn(like.shape, generator=rng, dtype=torch.float32).to(like)
+        if self.noise_offset:
+            level = torch.randn((*like.shape[:2], 1, 1), generator=rng, dtype=torch.float32).to(like)
+            eps = eps + self.noise_offset * level
         return eps, self.backbone.draw_timesteps(len(like), rng).to(like.device)
 
     def noisy(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -51,6 +55,15 @@ class TrainingData(ABC):
     def target(self, z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the network should predict: eps, v (Salimans & Ho 2022) or eps - z, as the backbone was trained."""
         return self.backbone.target(z, eps, t)
+
+    def loss(self, out: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        """Mean squared error () of predictions out (B, C, H, W) of a target at timesteps t (B,).
+
+        The trainer's option `min_snr` weights the rows. Methods whose loss is another one do not call it.
+        """
+        from torch.nn.functional import mse_loss
+
+        return mse_loss(out, target)
 
     def start_noise(self, rng: torch.Generator) -> Tensor:
         """Gaussian noise (batch, C, H, W) to begin a rollout of the network from."""
@@ -80,6 +93,17 @@ class Backbone(ABC):
     device: torch.device
     dtype: torch.dtype
     training_notes: Sequence[str] = ()  # how training on it departs from the reference scripts
+    sizes: ClassVar[tuple[str, ...]] = ()  # extras of a text that say sizes of images and not what the prompt says
+
+    def in_training(self, resolution: int | None, time_ids: Sequence[int] | None) -> Backbone:
+        """The same networks for training images of `resolution` pixels, described by SDXL's `time_ids`: height and
+        width of the original, crop top and left. None is as in sampling. Raises Impossible where there are none.
+        """
+        if resolution in (None, self.resolution) and time_ids is None:
+            return self
+        raise Impossible(
+            f"trainer.resolution or trainer.time_ids was requested, which {self.name} does not have; leave them out."
+        )
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Text:
@@ -137,6 +161,13 @@ class Backbone(ABC):
         import torch
 
         return torch.randint(self.train_timesteps, (n,), generator=rng)
+
+    def min_snr_weights(self, t: Tensor, gamma: float) -> Tensor:
+        """Weights (B,) of the squared error at timesteps t (B,); see `NoiseSchedule.min_snr_weights`."""
+        raise Impossible(
+            f"trainer.min_snr was requested, which is defined for noise and v prediction, not for {self.name}; "
+            "type trainer.min_snr=null."
+        )
 
     def timestep(self, ddpm: float) -> float:
         """The timestep here that has the noise-to-signal ratio of a DDPM timestep of Stable Diffusion."""

@@ -52,3 +52,12 @@ def fit(picture: Image, resolution: int) -> np.ndarray:
 def read(path: Path, resolution: int) -> np.ndarray:
     """An image file as uint8 (3, P, P)."""
     return fit(decode(path), resolution)
+
+
+def resized(image: np.ndarray, resolution: int) -> np.ndarray:
+    """uint8 (3, P, P) at another P."""
+    from PIL import Image
+
+    if image.shape[-1] == resolution:
+        return image
+    return fit(Image.fromarray(image.transpose(1, 2, 0)), resolution)

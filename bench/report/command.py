@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from bench.cell import PARTS, SPEED
+from bench.cell import PARTS, SPEED, UNSET
 from bench.settings import canonical
 from bench.store.record import Record
+from bench.training.settings import OPTIONS
 
 SAFE = re.compile(r"[A-Za-z_][\w./-]*")
 WORDS_OF_HYDRA = {"true", "false", "null", "inf", "nan"}
@@ -79,7 +80,7 @@ def _overrides(path: str, default: Any, requested: Any) -> Iterator[str]:
         if key in default:
             yield from _overrides(f"{path}.{key}", default[key], wanted)
         else:
-            yield f"+{path}.{key}={value(wanted)}"
+            yield f"{'++' if key in (*OPTIONS, *UNSET) else '+'}{path}.{key}={value(wanted)}"
     yield from (f"~{path}.{key}" for key in default if key not in requested and key not in SPEED)
 
 

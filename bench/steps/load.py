@@ -17,7 +17,7 @@ def load(work: Work) -> None:
     possible(work)
     work.notes += token_notes(work.method.unbound(work.dataset), work.dataset)
     work.notes += [*work.method.notes, *work.dataset.notes]
-    work.notes += work.backbone.training_notes if work.method.recipe else ()
+    work.notes += work.training_backbone.training_notes if work.method.recipe else ()
     work.notes += [f"{work.backbone.name}: {what}: {how}" for what, how in work.backbone.conventions().items()]
     work.notes += split_notes(work.method.rare_tokens, work.backbone.tokenizers())
     for prompt in work.dataset.prompts:

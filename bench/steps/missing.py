@@ -26,7 +26,7 @@ def check_missing(work: Work) -> None:
     from bench.data import sources
 
     dataset, metrics = list(_of_dataset(work)), _of_metrics(work)
-    found = [*dataset, *_of_method(work), *metrics]
+    found = [*dataset, *_of_method(work), *_of_trainer(work), *metrics]
     if found:
         wrong = dataset and not sources.absent(dict(work.cell.dataset))
         raise (BenchError if wrong else Unavailable)(message([*found, *_of_backbone(work)], bool(metrics)))
@@ -35,7 +35,9 @@ def check_missing(work: Work) -> None:
 def all_missing(work: Work) -> list[str]:
     """What is missing for a cell, weights of its backbone included, a sentence each."""
     return list(
-        dict.fromkeys([*_of_dataset(work), *_of_method(work), *_of_metrics(work), *_of_backbone(work)]),
+        dict.fromkeys(
+            [*_of_dataset(work), *_of_method(work), *_of_trainer(work), *_of_metrics(work), *_of_backbone(work)]
+        ),
     )
 
 
@@ -87,6 +89,13 @@ def _of_backbone(work: Work) -> Iterator[str]:
 
 def _of_method(work: Work) -> Iterator[str]:
     if sentence := work.method.missing():
+        yield sentence
+
+
+def _of_trainer(work: Work) -> Iterator[str]:
+    from bench.training.settings import missing
+
+    if work.method.recipe is not None and (sentence := missing(work.trainer.optimizer)):
         yield sentence
 
 

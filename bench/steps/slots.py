@@ -98,7 +98,7 @@ class Slots:
         self.bank.start(work.slot, generator("adapters", work.cell.seed))
         if work.method.recipe is not None:
             if self.requested in (True, "graphs") and not self.offered:
-                work.note("trainer.compile left out: only low-rank adapters train in compiled blocks")
+                work.note("trainer.compile left out: only low-rank adapters without dropout train in compiled blocks")
             with work.clock("train_s"):
                 self.training.add(training_job(work))
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bench.sampling.sampler import Sampler, Shot
     from bench.track import Tracker
     from bench.training.log import TrainingLog
-    from bench.training.trainer import TrainerSettings
+    from bench.training.settings import TrainerSettings
 
 T = TypeVar("T")
 LABELS = (
@@ -99,8 +99,20 @@ class Work:
         missing = sources.missing(dict(self.cell.dataset))
         if missing:
             raise (Unavailable if sources.absent(dict(self.cell.dataset)) else BenchError)(missing)
+        return self._dataset_at(self.cell.backbone["resolution"])
+
+    def _dataset_at(self, resolution: int) -> Dataset:
         content = self.cell.identity["dataset"]["content"]
-        return _dataset(json.dumps(dict(self.cell.dataset)), self.cell.backbone["resolution"], content)
+        return _dataset(json.dumps(dict(self.cell.dataset)), resolution, content)
+
+    @cached_property
+    def training_backbone(self) -> Backbone:
+        """As training describes it: its images may have another size than those that are drawn."""
+        return self.backbone.in_training(self.trainer.resolution, self.trainer.time_ids)
+
+    @cached_property
+    def training_dataset(self) -> Dataset:
+        return self._dataset_at(self.training_backbone.resolution)
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -110,7 +122,7 @@ class Work:
 
     @cached_property
     def trainer(self) -> TrainerSettings:
-        from bench.training.trainer import TrainerSettings
+        from bench.training.settings import TrainerSettings
 
         return construct(TrainerSettings, self.cell.trainer, "trainer")
 
@@ -182,7 +194,22 @@ class Work:
             if isinstance(spec, AdapterSpec) and spec.where in places:
                 self.note(f"adapters for {spec.where} go to {places[spec.where]} on this backbone")
                 specs[name] = replace(spec, where=places[spec.where])
-        return specs
+        return self._with_options(specs)
+
+    def _with_options(self, specs: dict[str, Spec]) -> dict[str, Spec]:
+        """The trainer's options of low-rank adapters, for those that training makes. Raises BenchError for none."""
+        trainer = self.trainer
+        changes: dict[str, Any] = {"dora": trainer.dora, "dropout": trainer.lora_dropout}
+        changes["text_encoder"] = trainer.text_encoder_lr is not None
+        if self.method.recipe is None or not any(changes.values()):
+            return specs
+        low_rank = {n: spec for n, spec in specs.items() if isinstance(spec, AdapterSpec) and spec.file is None}
+        if not low_rank:
+            raise BenchError(
+                "An option of low-rank adapters was requested (trainer.dora, lora_dropout or text_encoder_lr), and "
+                f"{self.cell.method['name']} trains none; leave it out for this method."
+            )
+        return specs | {name: replace(spec, **changes) for name, spec in low_rank.items()}
 
     # --- notes and costs
 

@@ -55,7 +55,7 @@ def forecast(cells: Sequence[Cell], results: Path) -> Forecast:
     """From all records below `results`, and from its probes."""
     kinds: dict[str, list[Cell]] = {}
     for cell in cells:
-        kinds.setdefault(kind(cell.method, cell.backbone), []).append(cell)
+        kinds.setdefault(kind(cell.method, cell.backbone, cell.trainer), []).append(cell)
     known = _known(results, set(kinds))
     made = Forecast()
     for key, group in kinds.items():
@@ -75,11 +75,12 @@ def _told(cells: Sequence[Cell], records: Sequence[tuple[Record, Path]]) -> dict
     return {cell.run_id: [foretold(cell, record) for record, _ in records] for cell in cells}
 
 
-def kind(method: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
+def kind(method: Mapping[str, Any], backbone: Mapping[str, Any], trainer: Mapping[str, Any]) -> str:
     """Equal for cells of the same speed per step and per image, as far as settings tell."""
     recipe = method.get("recipe") or {}
     speed = {key: method.get(key) for key in ("_target_", "tune", "text_encoder", "rank", "where")}
     speed |= {"batch_size": recipe.get("batch_size")}
+    speed |= {key: trainer.get(key) for key in ("accumulate", "resolution", "dora", "text_encoder_lr", "optimizer")}
     return digest([speed, {key: backbone.get(key) for key in ("_target_", "name", "resolution", "dtype")}])
 
 
@@ -92,7 +93,7 @@ def _known(results: Path, wanted: set[str]) -> dict[str, list[tuple[Record, Path
             if (
                 record.status == "done"
                 and requested
-                and (key := kind(requested["method"], requested["backbone"])) in wanted
+                and (key := kind(requested["method"], requested["backbone"], requested["trainer"])) in wanted
             ):
                 found.setdefault(key, []).append((record, store.folder(record.run_id)))
     return {key: _newest_of_a_device(records) for key, records in found.items()}
@@ -159,7 +160,7 @@ def probe(cells: Sequence[Cell]) -> None:
 
     tried = set()
     for cell in cells:
-        key = kind(cell.method, cell.backbone)
+        key = kind(cell.method, cell.backbone, cell.trainer)
         if key not in tried:
             tried.add(key)
             run(shortened(cell))

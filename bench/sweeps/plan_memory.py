@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def sentences(cells: Sequence[Cell], pack: int) -> Iterator[str]:
     """One for each kind of cell on a backbone whose shapes are known; `pack` cells train together."""
-    kinds = {kind(cell.method, cell.backbone): cell for cell in cells if "recipe" in cell.method}
+    kinds = {kind(cell.method, cell.backbone, cell.trainer): cell for cell in cells if "recipe" in cell.method}
     for cell in kinds.values():
         if published(cell.backbone) is None:
             continue
@@ -39,7 +39,8 @@ def _words(cell: Cell, pack: int) -> str:
         raise BenchError("it is known for low-rank adapters alone.")
     low_rank = {name: spec for name, spec in specs.items() if isinstance(spec, AdapterSpec)}
     rows = training_rows(work.method, work.dataset)
-    found = [(n, memory.forecast(cell.backbone, low_rank, rows, n)) for n in sorted({1, pack})]
+    trained = {**cell.backbone, "resolution": work.trainer.resolution or cell.backbone["resolution"]}
+    found = [(n, memory.forecast(trained, low_rank, rows, n)) for n in sorted({1, pack})]
     return "; ".join(f"{f'{n} cells in a pack' if n > 1 else 'one cell'} {made.words()}" for n, made in found)
 
 

@@ -16,6 +16,7 @@ from bench.reading import Damaged, content
 
 log = logging.getLogger(__name__)
 STATE = ("theta", "exp_avg", "exp_avg_sq")  # of each adapter, in its own shape; beside them its count of steps
+AVERAGE = "ema"  # of its numbers, where the training keeps one; other optimizers' names have a dot, "prodigy.s"
 SUM = "crc32"
 
 
@@ -65,8 +66,9 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 def _check(tensors: Mapping[str, Tensor], rows: Mapping[str, Tensor], steps: int) -> None:
     """Raise Damaged unless these are whole tensors of these adapters, within this number of steps."""
-    wanted = {f"{name}/{key}": row.shape for name, row in rows.items() for key in STATE}
+    wanted = {f"{name}/{key}": row.shape for name, row in rows.items() for key in (*STATE, AVERAGE)}
     extra = set(tensors) - set(wanted) - {f"{name}/step" for name in rows} - {"k", "scale"}
+    extra -= {key for key in extra if key.split("/")[0] in rows and "." in key}
     for name in rows:
         kept = [key for key in (*STATE[1:], "step") if f"{name}/{key}" in tensors]
         if f"{name}/theta" not in tensors or len(kept) not in (0, len(STATE)):

@@ -7,35 +7,45 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from bench.contracts import Spec
+from bench.contracts import Spec, TrainingData
+from bench.training.optimizers import moved
+from bench.training.settings import TrainerSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+USES = {"min_snr": "loss", "noise_offset": "noise"}  # option of the trainer -> the call of `TrainingData` that has it
 LAST = 0.1  # share of the steps that counts as the end
 FAR = 3.0  # times the median of all losses
 CHANCE = 1e-4  # one-sided p of a rank test: from step to step losses differ by a factor of a hundred and more
 
 
+def unused(options: TrainerSettings, data: TrainingData) -> str | None:
+    """A sentence for an option of the data that is on and that no step of the method has used."""
+    for option, call in USES.items():
+        if getattr(options, option) and option not in getattr(data, "used", {option}):
+            return (
+                f"trainer.{option}={getattr(options, option)} was requested, and the steps of this method never call "
+                f"data.{call}, which has that option; leave trainer.{option} out for it."
+            )
+    return None
+
+
 def untrained(specs: Mapping[str, Spec], rows: Mapping[str, Tensor], optimizer: Optimizer, steps: int) -> str | None:
     """A sentence when an adapter that is not read from a file had no gradient in any step, or zeros alone.
 
-    `rows` are the numbers (n,) of each adapter as the optimizer holds them. It is an AdamW, which remembers the squares
-    of their gradients, also across a checkpoint.
+    `rows` are the numbers (n,) of each adapter as the optimizer holds them, which remembers the squares of their
+    gradients, also across a checkpoint.
     """
-    idle = [name for name, row in rows.items() if specs[name].file is None and not _moved(row, optimizer)]
+    made = {name: row for name, row in rows.items() if specs[name.partition(":")[0]].file is None}
+    idle = [name for name, row in made.items() if not moved(optimizer, row)]
     if not idle:
         return None
     return (
         f"The method declares the adapter {' and '.join(map(repr, idle))}, but none of its {steps} steps trained it; "
         "raise method.recipe.steps, or let a step of the method ask for it."
     )
-
-
-def _moved(row: Tensor, optimizer: Optimizer) -> bool:
-    squares = optimizer.state[row].get("exp_avg_sq") if row in optimizer.state else None
-    return squares is not None and bool(squares.any())
 
 
 def high_ends(log: Path) -> list[str]:

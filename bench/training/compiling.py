@@ -46,7 +46,7 @@ def offered(requested: Any, backbone: Backbone, specs: Mapping[str, Spec]) -> li
             f"trainer.compile={requested} was requested on {backbone.device.type}; "
             "type trainer.compile=auto, true, false, or on a GPU graphs."
         )
-    if requested is False or not all(isinstance(spec, AdapterSpec) for spec in specs.values()):
+    if requested is False or not all(isinstance(spec, AdapterSpec) and not spec.dropout for spec in specs.values()):
         return []
     if requested != "auto":
         return ["compile"]

@@ -21,6 +21,7 @@ class Latents(TrainingData):
 
     `resample`: draw a fresh latent from the posterior at each step (as the reference scripts do); otherwise the
     posterior mean is used, the same at each step. Random crops cannot be cached and are encoded when drawn.
+    `noise_offset` and `min_snr` are options of `TrainerSettings`.
     """
 
     def __init__(
@@ -30,9 +31,12 @@ class Latents(TrainingData):
         recipe: Recipe,
         prior: Sequence[Example] = (),
         resample: bool = True,
+        noise_offset: float = 0.0,
+        min_snr: float | None = None,
     ):
         self.dataset, self.backbone, self.recipe, self.resample = dataset, backbone, recipe, resample
-        self.batch_size = recipe.batch_size
+        self.batch_size, self.noise_offset, self.min_snr = recipe.batch_size, noise_offset, min_snr
+        self.used: set[str] = set()  # options that a step of the method has used
         self.examples: dict[str, Sequence[Example]] = {
             "content": [pair.content for pair in dataset.pairs],
             "style": [pair.style for pair in dataset.pairs],
@@ -56,6 +60,17 @@ class Latents(TrainingData):
 
     def text(self, prompts: Sequence[str]) -> Text:
         return embedded(self.backbone, prompts)
+
+    def noise(self, like: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        self.used.add("noise_offset")
+        return super().noise(like, rng)
+
+    def loss(self, out: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        self.used.add("min_snr")
+        if self.min_snr is None:
+            return super().loss(out, target, t)
+        weights = self.backbone.min_snr_weights(t, self.min_snr).to(out)
+        return (weights * F.mse_loss(out, target, reduction="none").flatten(1).mean(1)).mean()
 
     # --- one latent
 

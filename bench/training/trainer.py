@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +18,14 @@ import torch
 from torch import Tensor
 
 from bench.adapters.bank import Bank
-from bench.backbones.sites import check_where
-from bench.choices import Compile
 from bench.contracts import Ask, BenchError, Loss, Method, Recipe, TrainingData
 from bench.seeding import generator
-from bench.training import checkpoint
-from bench.training.checks import untrained
+from bench.training import checkpoint, optimizers
+from bench.training.averages import Average
+from bench.training.checks import untrained, unused
+from bench.training.settings import TrainerSettings
 
 CHECKPOINT_SHARE = 0.01  # at most this part of the time goes into checkpoints
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """How the trainer runs on a backbone (conf/trainer). What a publication fixes is in its method's `Recipe`."""
-
-    lr_scale: float = 1.0  # multiplies every method's published learning rate
-    prior_images: int | None = None  # at most so many for prior preservation; None: as the method says
-    resample: bool = True  # draw each latent from its posterior at every step; False: the mean
-    compile: Compile = "auto"  # see `bench.training.compiling.offered`
-    where: Mapping[str, str] = field(default_factory=dict)  # layers named by a method -> those that take their place
-    preview_every: int | None = None  # steps between two drawings for the eye (`bench.steps.previews`); None: none
-
-    def __post_init__(self) -> None:
-        if self.preview_every is not None and self.preview_every < 1:
-            raise BenchError(f"trainer.preview_every={self.preview_every} was requested; type at least 1.")
-        for named, place in self.where.items():
-            check_where(named, "trainer.where")
-            check_where(place, f"trainer.where.{named}")
 
 
 @dataclass
@@ -58,6 +39,7 @@ class Job:
     seed: int
     checkpoint: Path | None = None
     mine: Callable[[], bool] = lambda: True  # whether this process may still write the checkpoint
+    options: TrainerSettings = TrainerSettings()
 
 
 @dataclass(frozen=True)
@@ -141,7 +123,7 @@ def _predict(bank: Bank, runs: Sequence[_Run]) -> None:
 def _answers(bank: Bank, runs: Sequence[_Run]) -> list[tuple[_Run, Tensor]]:
     """Each run with its answer. When the pass fails, those whose own rows fail leave, and it is done again."""
     try:
-        answers = bank.answer([(run.job.cell, run.ask) for run in runs])
+        answers = bank.answer([(run.job.cell, run.ask) for run in runs], [run.seed() for run in runs])
     except Exception as error:
         sound = [run for run in runs if len(runs) > 1 and _alone(bank, run)]
         if len(sound) == len(runs):
@@ -155,7 +137,7 @@ def _answers(bank: Bank, runs: Sequence[_Run]) -> list[tuple[_Run, Tensor]]:
 @torch.no_grad()
 def _alone(bank: Bank, run: _Run) -> bool:
     try:
-        bank.answer([(run.job.cell, run.ask)])
+        bank.answer([(run.job.cell, run.ask)], [run.seed()])
     except Exception as error:
         run.fail(error)
         return False
@@ -193,11 +175,12 @@ class _Run:
 
     def __post_init__(self) -> None:
         recipe, device = self.job.recipe, self.bank.backbone.device
-        self.rows = {name: self.bank.row(name, self.job.cell) for name in self.bank.specs}
+        whole = {name: self.bank.row(name, self.job.cell) for name in self.bank.specs}
+        self.rows = {label: row[part] for name, row in whole.items() for label, part in self.bank.parts(name).items()}
         groups = [{"params": [row], "name": name} for name, row in self.rows.items()]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=True
-        )
+        self.kind, self.draws = self.job.options.optimizer, self.job.options.accumulate
+        self.optimizer = optimizers.made(self.kind, groups, recipe)
+        self.average = None if self.job.options.ema is None else Average(self.rows, self.job.options.ema)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.bank.backbone.dtype == torch.float16)
         self.trained: frozenset[str] = frozenset()
         self.saved_at, self.save_s = time.monotonic(), 0.0
@@ -212,6 +195,10 @@ class _Run:
         assert isinstance(self.pending, Loss)
         return self.pending.value
 
+    def seed(self) -> int:
+        """Of the dropout in the next pass: it depends on the cell's seed and on the draws and losses before it."""
+        return generator("pass", self.job.seed, self.k * self.draws + self.draw, self.place).initial_seed()
+
     def start(self) -> bool:
         if self.job.checkpoint is not None:
             self._restore(self.job.checkpoint)
@@ -219,49 +206,94 @@ class _Run:
 
     def next_step(self, stopping: bool = False) -> bool:
         """Go on to the next step; False at the end of the recipe, or when stopping."""
+        self._follow()
         self.k, self.finished, self.losses = self.k + 1, False, []
         self._save_when_due(stopping)
         return not stopping and self._begin()
 
+    def _follow(self) -> None:
+        """Take the step into the average, which takes the place of the adapters after the last one."""
+        if self.average is not None:
+            self.average.follow(self.k)
+            if self.k + 1 == self.job.recipe.steps:
+                self.average.install()
+
     def _begin(self) -> bool:
         if self.k >= self.job.recipe.steps:
             return False
-        rng = generator("train", self.job.seed, self.k)
+        self.draw = 0
+        self.sums: dict[int, dict[str, Tensor]] = {}  # place of a loss in its draw -> adapter -> gradient
+        self._draw()
+        return True
+
+    def _draw(self) -> None:
+        """Begin one of the draws of a step: random numbers depend on the seed and the number of draws before it."""
+        self.place = 0
+        rng = generator("train", self.job.seed, self.k * self.draws + self.draw)
         self.coroutine: Generator[Ask | Loss, Any, None] = self.job.method.step(self.job.data, self.k, rng)
         self.advance(None)
-        return True
 
     def advance(self, answer: Tensor | None) -> None:
         """Send an answer into the coroutine and keep what it wants next; what it raises ends this run alone."""
         try:
             self.pending = self.coroutine.send(answer)
         except StopIteration:
-            self.pending, self.finished = None, True
+            self._end_draw()
         except Exception as error:
             self.fail(error)
         if isinstance(self.pending, Ask) and self.pending.trains:
             self.trained = self.pending.trains
 
+    def _end_draw(self) -> None:
+        self.pending, self.draw = None, self.draw + 1
+        if self.draw < self.draws:
+            self._draw()
+        else:
+            self.finished = True
+
     def descend(self, value: float) -> None:
-        """Step the adapters that the last ask trained; the others have no gradient and do not move."""
-        recipe = self.job.recipe
-        for name, row in self.rows.items():
-            row.grad = self.bank.grad_row(name, self.job.cell) if name in self.trained else None
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, self.k)
-        if recipe.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_([self.rows[name] for name in self.trained], recipe.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.losses.append(value)
+        """Take in the gradients of a loss; in the last draw of a step, update the adapters with their mean.
+
+        The losses of a draw are counted, and each has gradients of its own. Adapters that no ask trained have none.
+        """
+        grads = self.sums.setdefault(self.place, {})
+        for name in self.trained:
+            for label, part in self.bank.parts(name).items():
+                grad = self.bank.grad_row(name, self.job.cell)[part]
+                grads[label] = grad if self.draws == 1 else grads.get(label, 0) + grad / self.draws
+        if self.draw + 1 == self.draws:
+            self._update(grads)
+        self.losses += [0.0] * (self.place + 1 - len(self.losses))
+        self.losses[self.place] += value / self.draws
+        self.place += 1
         self.advance(None)
 
+    def _update(self, grads: Mapping[str, Tensor]) -> None:
+        recipe = self.job.recipe
+        for name, row in self.rows.items():
+            row.grad = grads.get(name)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self._recipe_of(group["name"]), self.k)
+        if recipe.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_([self.rows[name] for name in grads], recipe.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _recipe_of(self, label: str) -> Recipe:
+        """The recipe with the learning rate of a part of an adapter: text encoders may have their own."""
+        options, recipe = self.job.options, self.job.recipe
+        if ":" not in label or options.text_encoder_lr is None:
+            return recipe
+        return replace(recipe, lr=options.text_encoder_lr * options.lr_scale)
+
     def check_end(self) -> None:
-        """After the last step every adapter must have learned."""
+        """Each step must have used the options of its data, and after the last one every adapter must have learned."""
         steps = self.job.recipe.steps
-        if self.failure is None and self.k + 1 == steps:
-            sentence = untrained(self.bank.specs, self.rows, self.optimizer, steps)
+        if self.failure is None:
+            sentence = unused(self.job.options, self.job.data)
+            if self.k + 1 == steps:
+                sentence = sentence or untrained(self.bank.specs, self.rows, self.optimizer, steps)
             if sentence:
                 self.fail(BenchError(sentence))
 
@@ -286,8 +318,10 @@ class _Run:
     def _save(self, path: Path) -> None:
         tensors = {f"{name}/theta": row for name, row in self.rows.items()}
         for name, row in self.rows.items():
-            for key, value in self.optimizer.state[row].items():
+            for key, value in optimizers.state(self.kind, self.optimizer, row).items():
                 tensors[f"{name}/{key}"] = value
+            if self.average is not None:
+                tensors[f"{name}/{checkpoint.AVERAGE}"] = self.average.values[name]
         tensors["k"] = torch.tensor(self.k)
         if self.scaler.is_enabled():
             tensors["scale"] = torch.tensor([self.scaler.get_scale(), self.scaler._get_growth_tracker()])
@@ -300,12 +334,12 @@ class _Run:
             return
         self.k = int(tensors["k"])
         for name, row in self.rows.items():
-            row.copy_(tensors[f"{name}/theta"])
-            state = {key.split("/")[1]: value for key, value in tensors.items() if key.startswith(f"{name}/")}
-            state.pop("theta")
-            if state:
-                moved = {key: value.to(row.device) for key, value in state.items()}
-                self.optimizer.state[row] = moved
+            found = {key.split("/")[1]: value for key, value in tensors.items() if key.startswith(f"{name}/")}
+            row.copy_(found.pop("theta"))
+            average = found.pop(checkpoint.AVERAGE, None)
+            if self.average is not None and average is not None:
+                self.average.values[name].copy_(average)
+            optimizers.restored(self.kind, self.optimizer, row, found)
         if "scale" in tensors:
             scale, growth = tensors["scale"].tolist()
             self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(growth)})

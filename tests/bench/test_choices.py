@@ -143,7 +143,7 @@ def test_a_contract_s_values_are_checked(rules, words):
 
 @pytest.mark.parametrize("where", [{"atention": "all"}, {"attention": "conv"}])
 def test_a_place_of_adapters_that_matches_nothing_is_refused(where):
-    from bench.training.trainer import TrainerSettings
+    from bench.training.settings import TrainerSettings
 
     with pytest.raises(BenchError, match="by trainer.where.*; known places are attention, "):
         TrainerSettings(where=where)
@@ -198,6 +198,7 @@ def test_no_comment_of_a_yaml_lists_values_that_are_not_checked():
         "images",
         "quantize",
         "time_sampling",
+        "optimizer",
     }
     assert {"mode", "dtype", "scheduler", "tune"} <= promised
 

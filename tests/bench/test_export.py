@@ -29,8 +29,8 @@ DATA = tiny_dataset()
 FILES = {"diffusers": "pytorch_lora_weights.safetensors", "kohya": "lora.safetensors"}
 
 
-def random_state(backbone, where="all", rank=4):
-    bank = Bank(backbone, {"style": AdapterSpec(rank, where)}, [generator("adapters", 0)])
+def random_state(backbone, where="all", rank=4, **options):
+    bank = Bank(backbone, {"style": AdapterSpec(rank, where, **options)}, [generator("adapters", 0)])
     bank.theta["style"].add_(torch.randn(bank.theta["style"].shape, generator=generator("fill")) * 0.1)
     state = bank.state("style", 0)
     bank.close()
@@ -67,9 +67,9 @@ def of_pipeline(backbone, folder, name):
     return (drawn * 255).round().astype(np.uint8).transpose(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("kind", FILES)
-def test_diffusers_draws_our_images_from_an_exported_file(kind, backbone, tmp_path):
-    save_file(random_state(backbone), tmp_path / "style.safetensors")
+@pytest.mark.parametrize("kind,dora", [("diffusers", False), ("kohya", False), ("diffusers", True)])
+def test_diffusers_draws_our_images_from_an_exported_file(kind, dora, backbone, tmp_path):
+    save_file(random_state(backbone, dora=dora), tmp_path / "style.safetensors")
     lora_export.FORMATS[kind](read_lora(tmp_path / "style.safetensors"), tmp_path)
     mine, theirs = images(backbone, tmp_path / "style.safetensors"), of_pipeline(backbone, tmp_path, FILES[kind])
     assert np.abs(mine.astype(int) - theirs).max() == 0
@@ -83,6 +83,20 @@ def test_an_exported_file_is_read_back_exactly(kind, tmp_path):
     lora_export.FORMATS[kind](state, tmp_path)
     back = read_lora(tmp_path if kind == "peft" else tmp_path / FILES[kind], sd())
     assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("kind", ["diffusers", "peft"])
+def test_an_exported_dora_is_read_back_exactly(kind, backbone, tmp_path):
+    state = random_state(backbone, "attention_conv", dora=True)
+    assert any("lora_magnitude_vector" in key for key in state)
+    lora_export.FORMATS[kind](state, tmp_path)
+    back = read_lora(tmp_path if kind == "peft" else tmp_path / FILES[kind], backbone.network)
+    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
+
+
+def test_a_dora_is_refused_for_kohyas_tools(backbone, tmp_path):
+    with pytest.raises(BenchError, match="is a DoRA, which tools read in several forms"):
+        lora_export.kohya(random_state(backbone, dora=True), tmp_path)
 
 
 def two_ranks():

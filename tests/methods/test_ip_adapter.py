@@ -24,6 +24,7 @@ from bench.contracts import Ask, BenchError, CrossAttentionSpec, Example, Imposs
 from bench.errors import Unavailable
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
 from bench.seeding import generator
+from bench.settings import construct
 from bench.store.record import Store
 from bench.training.latents import Latents
 from bench.training.trainer import Job, train
@@ -213,9 +214,10 @@ def weights(clip, tmp_path_factory):
     return str(path)
 
 
-def images(backbone, method, strength):
-    bank = Bank(backbone, method.adapters(tiny_dataset()), [None])
-    request = Request(0, method, tiny_dataset(), shots(tiny_dataset()), strength)
+def images(backbone, method, strength, data=None):
+    data = data or tiny_dataset()
+    bank = Bank(backbone, method.adapters(data), [None])
+    request = Request(0, method, data, shots(data), strength)
     out = np.concatenate([chunk[0] for chunk in sample(bank, [request], Sampler(steps=4, cfg=3.0))])
     bank.close()
     return out
@@ -506,3 +508,68 @@ def test_no_group_of_a_file_is_passed_over(tmp_path):
             BenchError, match="no place here: 1 (weights of no image adapter|values that are no tensors)"
         ):
             read_image_adapter(tmp_path / "more.bin")
+
+
+# --- several images, the words of the authors' scripts
+
+
+@pytest.mark.parametrize("make, projection", [(sd, base_projection), (sdxl, plus_projection)])
+def test_several_images_are_diffusers_concatenated_tokens(make, projection, tmp_path):
+    """Three images in each of two rows, and rows without an adapter beside them."""
+    backbone = Shaped(make)
+    path = public_file(backbone.network, projection, tmp_path)
+    shape = (2, 3, FEATURES) if projection is base_projection else (2, 3, PATCHES, FEATURES)
+    features = torch.randn(shape, generator=generator("several")).double()
+    z, t, text = rows(2, features)
+    pipeline = theirs(backbone.network, path)
+    with torch.no_grad():
+        conditions = {**text.extras, "image_embeds": [features]}
+        expected = pipeline.unet(z, t, text.states, added_cond_kwargs=conditions).sample
+    bank = Bank(backbone, {"image": CrossAttentionSpec(FEATURES, file=str(path))}, [None])
+    (answer,) = bank.answer([(0, Ask(z, t, text, {"image": 1.0}, frozenset({"image"})))])
+    torch.testing.assert_close(answer, expected, rtol=0, atol=1e-10)
+    one = rows(2, features[:, 0])[2]
+    (single,) = bank.answer([(0, Ask(z, t, one, {"image": 1.0}, frozenset({"image"})))])
+    assert (answer - single).abs().max() > 1e-3
+    bank.close()
+
+
+def test_references_are_shown_as_their_mean_or_each_by_itself(clip, weights):
+    data = tiny_dataset(pairs=())
+    mean, tokens = (IPAdapter(clip, weights, combine=combine) for combine in (None, "tokens"))
+    each = clip([example.image for example in data.references])
+    assert torch.equal(tokens.shown(data)["content"]["image"], each[None])
+    assert torch.equal(tokens.shown(data)["negative"]["image"], clip.blank.expand(1, len(each), -1))
+    assert torch.equal(mean.shown(data)["content"]["image"], each.mean(0, keepdim=True))
+    assert not np.array_equal(*[images(TinyBackbone(), method, 1.0, data) for method in (mean, tokens)])
+
+
+def test_template_and_negative_prompt_reach_the_network(clip, weights):
+    data = tiny_dataset()
+    method = IPAdapter(clip, weights, template="{prompt}, best quality", negative="lowres")
+    assert method.prompts("a cat", data) == {"content": "a cat", "negative": "lowres", "style": "a cat, best quality"}
+    assert set(method.shown(data)) == {"style", "negative"}
+    backbone = TinyBackbone()
+    prompted = replace(data, prompts=tuple(f"{prompt}, best quality" for prompt in data.prompts))
+    with_words = images(backbone, method, 1.0)
+    asked = images(backbone, IPAdapter(clip, weights, negative="lowres"), 1.0, prompted)
+    assert np.array_equal(with_words, asked)
+    positive = IPAdapter(clip, weights, template="{prompt}, best quality")
+    assert not np.array_equal(with_words, images(backbone, positive, 1.0))
+
+
+@pytest.mark.parametrize("template", ["best quality", "{prompt} {prompt}"])
+def test_a_template_without_its_place_is_refused(template, clip, weights):
+    with pytest.raises(BenchError, match="write {prompt} once"):
+        IPAdapter(clip, weights, template=template)
+
+
+def test_settings_that_are_null_are_no_part_of_a_cell():
+    from bench.compose import from_overrides
+
+    plain = from_overrides("method=ip_adapter", "tracker=none")
+    assert not {"combine", "template", "negative"} & set(plain.method)
+    on = from_overrides("method=ip_adapter", "tracker=none", "method.negative=lowres", "method.combine=tokens")
+    assert on.method == {**plain.method, "negative": "lowres", "combine": "tokens"} and on.run_id != plain.run_id
+    with pytest.raises(BenchError, match=r"combine=sum was requested; type mean, tokens or null"):
+        construct(IPAdapter, {"encoder": None, "combine": "sum"}, "method")

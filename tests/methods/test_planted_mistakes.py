@@ -39,7 +39,7 @@ WALKTHROUGH = {  # mistake: what is replaced, by what, and who catches it at lea
     "style half frozen": (
         ASK, ASK.replace("1.0})", '1.0}, frozenset(["style"] if 2 * k > self.recipe.steps else []))'), {TRAINS}
     ),
-    "loss sign": ("Loss(mse_loss", "Loss(-mse_loss", {NEARER}),
+    "loss sign": ("Loss(data.loss", "Loss(-data.loss", {NEARER}),
     "adapter never on in sampling": (GUIDE, GUIDE.replace(', {"style": strength}', ""), {STRENGTH, TOWARDS}),
     "strength backwards": (GUIDE, GUIDE.replace("strength}", "-strength}"), {TOWARDS}),
 }  # fmt: skip
@@ -48,7 +48,7 @@ OTHERS = {
     "style loss trains the content adapter alone": ("pair", "frozen=frozenset(own))", 'frozen={"style"})', {TRAINS}),
     "style guidance sign": ("pair", "g * (prediction - content)", "g * (content - prediction)", {TOWARDS}),
     "prior sign": ("dreambooth", "loss + self.prior_weight", "loss - self.prior_weight", {NEARER}),
-    "one side of a slider": ("slider", "+ mse_loss(below", "- mse_loss(below", {NEARER}),
+    "one side of a slider": ("slider", "+ data.loss(below", "- data.loss(below", {NEARER}),
     "dropping by global random numbers": (
         "ip_adapter_train", "u = torch.rand(n, generator=rng)", "u = torch.rand(n)", {SEEDED}
     ),

@@ -4,8 +4,10 @@ The pipeline reads the prompts, its UNet predicts with merged weights, its sched
 steps. Ours are bank, trainer and method on the same folder. Both in float64.
 """
 
+import copy
 import functools
 import tempfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +18,8 @@ from torch.nn.functional import mse_loss
 from bench.adapters.bank import Bank
 from bench.backbones.sdxl import StableDiffusionXL
 from bench.backbones.stable_diffusion import StableDiffusion
-from bench.contracts import Example, Recipe
+from bench.contracts import AdapterSpec, Example, Recipe
+from bench.sampling.sampler import Request, Sampler, denoise, shots
 from bench.seeding import generator
 from bench.training.latents import Latents
 from bench.training.trainer import Job, train
@@ -64,11 +67,13 @@ class Plain:
     @functools.cache  # noqa: B019
     @torch.no_grad()
     def read(self, prompt):
+        """States and added conditions of a prompt; of the absent negative prompt for None."""
         out = self.pipeline.encode_prompt(
-            prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+            prompt or "", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=prompt is None
         )
+        out = out[1::2] if prompt is None else out[::2]
         sizes = torch.tensor([[P, P, 0, 0, P, P]]).double()
-        return out[0], ({"text_embeds": out[2], "time_ids": sizes} if len(out) == 4 else None)
+        return out[0], ({"text_embeds": out[1], "time_ids": sizes} if len(out) == 2 else None)
 
     def step(self, optimizer, loss):
         optimizer.zero_grad()
@@ -225,3 +230,102 @@ def test_textual_slider_guided_away_from_the_empty_prompt(family):
 
     entry = {"target": "{noun}", "positive": "old {noun}", "negative": ""}
     both(family, TextualSlider(RECIPE, entries=(entry,), rollout_steps=5, t_shift=None), replay)
+
+
+# --- full fine-tuning, guidance and blending
+
+
+@families
+def test_full_fine_tuning_with_the_text_encoders(family):
+    """All weights of diffusers' networks by torch's AdamW; the pipeline reads the prompts with gradients."""
+    pipeline, backbone = made(family)
+    recipe = replace(RECIPE, lr=1e-3)
+    method = DreamBooth(recipe, tune="full", text_encoder=True, prior_weight=0.5)
+    bank = Bank(backbone, method.adapters(tiny_dataset()), [generator("adapters", 0)])
+    data = [Latents(tiny_dataset(), backbone, recipe, PRIOR) for _ in range(2)]
+    steps = list(train(bank, [Job(0, method, data[0], recipe, seed=7)]))
+    bank.close()
+    tuned = copy.deepcopy(pipeline)
+    parts = {name: getattr(tuned, name).requires_grad_(True) for name in backbone.parts()}
+    weights = {f"{part}.{n}": w for part, network in parts.items() for n, w in network.named_parameters()}
+    optimizer = torch.optim.AdamW(weights.values(), lr=1e-3, weight_decay=1e-2)
+    for k in range(recipe.steps):
+        loss = full_loss(tuned, data[1], generator("train", 7, k))
+        optimizer.zero_grad()
+        loss.backward()
+        for weight in weights.values():  # the last layer of a text encoder of SDXL is not read; ours has gradients of 0
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        optimizer.step()
+        assert steps[k].losses == pytest.approx([loss.item()], abs=1e-9)
+    leaves = bank.full["style"].leaves
+    assert leaves.keys() == weights.keys()
+    for key, weight in weights.items():
+        torch.testing.assert_close(leaves[key].detach(), weight.detach(), rtol=0, atol=1e-8)
+
+
+def full_loss(pipeline, data, rng):
+    """Of an instance, and half of one of the class."""
+    alphas, loss = pipeline.scheduler.alphas_cumprod.double(), 0
+    for role, prompt, weight in (("style", "a photo of a dog in sks style", 1), ("prior", "a photo of a dog", 0.5)):
+        (z,), _ = data.draw((role,), rng)
+        eps, t = data.noise(z, rng)
+        noisy = alphas[t] ** 0.5 * z + (1 - alphas[t]) ** 0.5 * eps
+        states, _, *pooled = pipeline.encode_prompt(
+            prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        sizes = torch.tensor([[P, P, 0, 0, P, P]]).double()
+        added = {"text_embeds": pooled[0], "time_ids": sizes} if pooled else None
+        out = pipeline.unet(noisy, t, encoder_hidden_states=states, added_cond_kwargs=added).sample
+        loss = loss + weight * mse_loss(out, eps)
+    return loss
+
+
+@families
+@pytest.mark.parametrize("blended", [False, True])
+def test_style_guidance_and_blending(family, blended, tmp_path):
+    """Equations 10 and 11 of arXiv 2405.01536 over four DDIM steps, the first at ordinary guidance (late start)."""
+    pipeline, backbone = made(family)
+    others = [{"file": random_file(backbone, tmp_path), "style_words": "in ink", "strength": 1.5}] if blended else []
+    method = PairCustomization(RECIPE, rank=4, blend=others)
+    bank = Bank(backbone, method.adapters(tiny_dataset()), [generator("adapters", 0)])
+    bank.theta["style"].add_(torch.randn(bank.theta["style"].shape, generator=generator("fill")).double(), alpha=0.2)
+    plain, sampler = Plain(pipeline, bank), Sampler(scheduler="ddim", steps=4, cfg=3.0)
+    chosen = shots(tiny_dataset())[:1]
+    z = chosen[0].noise(backbone.latent_shape).double()[None]
+    scheduler = backbone.scheduler("ddim", 4)
+    request = Request(0, method, tiny_dataset(), chosen, 2.0)
+    with torch.no_grad():
+        mine = denoise(bank, [(request, chosen)], sampler, scheduler, z, scheduler.timesteps)
+        bank.close()
+        theirs = guided(plain, z, chosen[0].prompt, others)
+        base = guided(plain, z, chosen[0].prompt, [], strength=0.0)
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+    assert (theirs - base).abs().max() > 1e-2
+
+
+def guided(plain, z, prompt, others, strength=2.0):
+    """Latents after four DDIM steps of diffusers' scheduler, by predictions of one row each."""
+    from diffusers import DDIMScheduler
+
+    config = plain.pipeline.scheduler.config
+    last = config.get("set_alpha_to_one", True)  # of SD's file: false; diffusers would take it for a default of PNDM
+    scheduler = DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=last)
+    scheduler.set_timesteps(4)
+    styles = {"style": (strength, f"{prompt} in inverted style")}
+    styles |= {f"blend{i}": (other["strength"], f"{prompt} {other['style_words']}") for i, other in enumerate(others)}
+    for t in scheduler.timesteps:
+        away, content = plain.predict(z, t, None), plain.predict(z, t, prompt)
+        e = away + 3.0 * (content - away)
+        for name, (g, styled) in styles.items() if t <= 800 else ():
+            e = e + g * (plain.predict(z, t, styled, **{name: 1}) - content)
+        z = scheduler.step(e, t, z).prev_sample
+    return z
+
+
+def random_file(backbone, folder):
+    """A style of another training."""
+    bank = Bank(backbone, {"style": AdapterSpec(3)}, [generator("other")])
+    bank.theta["style"].add_(torch.randn(bank.theta["style"].shape, generator=generator("more")).double(), alpha=0.2)
+    bank.save("style", 0, folder)
+    bank.close()
+    return str(folder / "style.safetensors")

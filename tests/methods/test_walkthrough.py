@@ -20,4 +20,4 @@ def test_the_method_of_the_walkthrough_keeps_the_contract(walkthrough, test, tmp
 def test_its_yaml_has_the_header_and_its_code_only_the_allowed_imports(walkthrough):
     test_architecture.test_every_method_says_its_paper_and_its_command(walkthrough)
     imported = re.findall(r"^(?:from|import) (\w+)", BLOCKS["python"], re.M)
-    assert set(imported) == {"__future__", "dataclasses", "torch", "bench"}
+    assert set(imported) == {"__future__", "dataclasses", "bench"}

@@ -251,8 +251,11 @@ EXTRA = {
                            "1 weights of a text encoder, first lora_te1"),
     "kohya text encoder's alpha": (kohya_names, {"lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": ONE[0, 0]},
                                    "1 weights of a text encoder"),
-    "DoRA": (diffusers_names, {f"unet.{SITE}.lora_magnitude_vector.weight": ONE[0]}, "1 magnitudes of DoRA"),
-    "kohya DoRA": (kohya_names, {f"{FLAT}.dora_scale": ONE[:, :1]}, "1 magnitudes of DoRA"),
+    "DoRA": (diffusers_names, {f"unet.{SITE}.lora_magnitude_vector.weight": ONE[0]},
+             "layers without DoRA beside others with it"),
+    "DoRA without a layer": (
+        diffusers_names, {"unet.conv_in.lora_magnitude_vector": ONE[0]}, "1 lengths of DoRA without a layer"),
+    "kohya DoRA": (kohya_names, {f"{FLAT}.dora_scale": ONE[:, :1]}, "1 lengths of DoRA in kohya's form"),
     "LoHa": (kohya_names, {f"{FLAT}.hada_w1_a": ONE}, "1 factors of LoHa"),
     "LoKr": (kohya_names, {f"{FLAT}.lokr_w1": ONE}, "1 factors of LoKr"),
     "Tucker": (kohya_names, {f"{FLAT}.lora_mid.weight": ONE}, "1 factors of a Tucker"),
@@ -285,7 +288,7 @@ def test_what_is_not_supported_is_listed(case, tmp_path):
 
 
 SETTINGS = {
-    "use_dora": (dict(r=4, lora_alpha=4, use_dora=True), "use_dora=True"),
+    "use_dora": (dict(r=4, lora_alpha=4, use_dora=True), "use_dora=true and holds no lora_magnitude_vector"),
     "lora_bias": (dict(r=4, lora_alpha=4, lora_bias=True), "lora_bias=True"),
     "bias": (dict(r=4, lora_alpha=4, bias="lora_only"), "bias='lora_only'"),
     "transposed": (dict(r=4, lora_alpha=4, fan_in_fan_out=True), "fan_in_fan_out=True"),

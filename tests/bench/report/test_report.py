@@ -315,6 +315,7 @@ def composed():
     [
         ("method=pair", "dataset=halftone", "seed=3", "strength=[1,2.5]"),
         ("method=dreambooth", "dataset=blueprint", "trainer.lr_scale=10", "method.rank=8", "sampler.steps=7"),
+        ("method=ip_adapter", "trainer.ema=0.99", "trainer.time_ids=[64,64,0,0]", "method.negative=lowres"),
         ("dataset=dreambooth/dog", "~dataset.prompts", "+dataset.prompts={file: TABLE, column: text}"),
         ("dataset=halftone", r"dataset.prompts=['a \'quoted\' cup, {braces}','true','12',' [x]']", "dataset.seeds=[5]"),
     ],

@@ -13,7 +13,7 @@ from bench.data.image_files import load_image
 from bench.paths import CONF
 from bench.run import run
 from bench.sampling.grid import grid
-from bench.training.trainer import TrainerSettings
+from bench.training.settings import TrainerSettings
 
 SMALL = ["method=pair", "method.rank=2", "method.recipe.steps=4", "method.content_steps=1", "dataset=blueprint"]
 PROMPTS = ["a photo of a red tree on a beach", "a photo of a white cup in the snow"]
