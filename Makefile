@@ -15,8 +15,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(VENV)/bin/python -m uv pip install --quiet --python $(VENV)/bin/python --no-deps -e .
 	@touch $@
 
-demo: env  ## train a style on the embedded backbone, sample, score; prints the table row and where the grid lies
-	$(VENV)/bin/python -m bench method=pair dataset=halftone seed=0
+demo: env  ## train a style on the embedded backbone (or backbone=mini_flow), sample, score; prints the table row
+	$(VENV)/bin/python -m bench method=pair dataset=halftone seed=0 $(if $(backbone),backbone=$(backbone))
 
 test: env
 	$(VENV)/bin/python -m pytest

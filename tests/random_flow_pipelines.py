@@ -91,6 +91,23 @@ def flux1():
     )  # fmt: skip
 
 
+def mini_flow():
+    """As `bench.mini.recipe.export_flow` makes it: one text encoder in both places."""
+    from diffusers import FluxPipeline, FluxTransformer2DModel
+    from transformers import CLIPTextModel
+
+    torch.manual_seed(0)
+    encoder, names = text_encoder(CLIPTextModel), tokenizer()
+    transformer = FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, guidance_embeds=False, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return FluxPipeline(
+        transformer=lively(transformer), vae=autoencoder(), text_encoder=encoder, tokenizer=names,
+        text_encoder_2=encoder, tokenizer_2=names, scheduler=scheduler(shift=1.0),
+    )  # fmt: skip
+
+
 def flux2_klein():
     from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -119,5 +136,6 @@ def flux2_klein():
 FAMILIES = {
     "sd35": (sd3, "bench.backbones.stable_diffusion_3.StableDiffusion3"),
     "flux1": (flux1, "bench.backbones.flux1.Flux1"),
+    "mini_flow": (mini_flow, "bench.backbones.mini_flow.MiniFlow"),
     "flux2_klein": (flux2_klein, "bench.backbones.flux2.Flux2Klein"),
 }

@@ -30,10 +30,11 @@ SMALL = ("*.json", "*.txt")  # configurations and vocabularies
 # --- where ------------------------------------------------------------------------------------------------------------
 
 
-def resolve(path: str, variant: str | None = None, download_gb: float | None = None) -> Path:
+def resolve(path: str, variant: str | None = None, download_gb: float | None = None, recipe: str | None = None) -> Path:
     """The local folder of a backbone or of one model: as named, staged, from the hub cache, or else downloaded.
 
-    `variant` ("fp16") chooses among weight files of a hub repository; `download_gb` is only shown to the user.
+    `variant` ("fp16") chooses among weight files of a hub repository; `download_gb`, and `recipe`, the command that
+    makes the weights of this project, are only shown to the user.
     Raises BenchError when the weights are not there and cannot be had.
     """
     if located(path).is_file():
@@ -41,6 +42,8 @@ def resolve(path: str, variant: str | None = None, download_gb: float | None = N
     local = _local(path)
     if local is not None:
         return local
+    if recipe and not HUB_NAME.fullmatch(path):
+        raise _unmade(path, download_gb, recipe)
     if not HUB_NAME.fullmatch(path) or path.startswith("."):
         raise BenchError(
             f"The backbone folder {path} was requested and does not exist; "
@@ -75,8 +78,10 @@ def missing(spec: Mapping[str, Any]) -> str | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    variant = spec.get("variant")
+    variant, recipe = spec.get("variant"), spec.get("recipe")
     for path in filter(None, (spec["path"], spec.get("vae"))):
+        if _local(str(path)) is None and recipe and not HUB_NAME.fullmatch(str(path)):
+            return str(_unmade(str(path), spec.get("download_gb"), recipe))
         if _local(str(path)) is None:
             repo, _, revision = str(path).partition("@")
             wanted: dict[str, Any] = {
@@ -140,6 +145,14 @@ def _missing(path: str, download_gb: float | None, why: str) -> Unavailable:
     )
 
 
+def _unmade(path: str, size_gb: float | None, recipe: str) -> Unavailable:
+    size = f"about {1000 * size_gb:g} MB" if size_gb else "size unknown"
+    return Unavailable(
+        f"The weights {path} (trained by this project, {size}) are not on this machine; make them with {recipe} "
+        f"and copy DIR/{Path(path).name} to {path}, or give backbone.path=<folder>."
+    )
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
@@ -153,6 +166,8 @@ def identity(spec: Mapping[str, Any]) -> str:
     A local folder is known by its contents, a hub name by its commit (as cached here, else as the hub says), or, when
     neither can be had, by its revision. Files that this project does not read do not count.
     """
+    if sentence := spec.get("recipe") and missing(spec):
+        raise Unavailable(sentence)
     paths = [spec["path"], *([spec["vae"]] if spec.get("vae") else [])]
     parts = [_identity(str(path), spec.get("variant")) for path in paths]
     return "+".join([*parts, *([spec["variant"]] if spec.get("variant") else [])])

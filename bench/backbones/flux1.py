@@ -48,21 +48,8 @@ class Flux1(FlowTransformer):
         return replace(text, extras={**text.extras, "guidance": guidance.new_full(guidance.shape, self.guidance)})
 
     def _forward(self, z: Tensor, t: Tensor, text: Text) -> Tensor:
-        import torch
-
-        height, width = z.shape[-2:]
-        rows = torch.cartesian_prod(torch.zeros(1), torch.arange(height / 2), torch.arange(width / 2))
-        tokens = self.network(
-            hidden_states=packed(z),
-            timestep=t / self.train_timesteps,
-            guidance=text.extras["guidance"] if self.network.config.guidance_embeds else None,
-            pooled_projections=text.extras["pooled"],
-            encoder_hidden_states=text.states,
-            txt_ids=torch.zeros(text.states.shape[1], 3, device=self.device, dtype=z.dtype),
-            img_ids=rows.to(self.device, z.dtype),
-            return_dict=False,
-        )[0]
-        return unpacked(tokens, height, width)
+        guidance = text.extras["guidance"] if self.network.config.guidance_embeds else None
+        return flow(self.network, z, t / self.train_timesteps, text.states, text.extras["pooled"], guidance)
 
     def conventions(self) -> Mapping[str, str]:
         embedded = f"{self.train_guidance:g} in training, {self.guidance:g} in sampling"
@@ -77,3 +64,25 @@ class Flux1(FlowTransformer):
         clip = TextEncoder(folder / "tokenizer", folder / "text_encoder", CLIPTextModel, self.dtype, variant)
         places = folder / "tokenizer_2", folder / "text_encoder_2"
         return clip, T5Encoder(*places, self.text_length, self.dtype, variant)
+
+
+def flow(network: Any, z: Tensor, s: Tensor, states: Tensor, pooled: Tensor, guidance: Tensor | None = None) -> Tensor:
+    """What a FluxTransformer2DModel predicts (B, C, H, W) for latents at noise levels s (B,).
+
+    states (B, L, D), pooled (B, D2), guidance (B,) or None. A token is a patch of 2 x 2 latents.
+    """
+    import torch
+
+    height, width = z.shape[-2:]
+    places = torch.cartesian_prod(torch.zeros(1), torch.arange(height / 2), torch.arange(width / 2))
+    tokens = network(
+        hidden_states=packed(z),
+        timestep=s,
+        guidance=guidance,
+        pooled_projections=pooled,
+        encoder_hidden_states=states,
+        txt_ids=torch.zeros(states.shape[1], 3).to(z),
+        img_ids=places.to(z),
+        return_dict=False,
+    )[0]
+    return unpacked(tokens, height, width)

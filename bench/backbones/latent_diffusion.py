@@ -51,6 +51,7 @@ class LatentDiffusion(Backbone):
         gradient_checkpointing: bool = False,
         download_gb: float | None = None,
         quantize: Quantize | None = None,
+        recipe: str | None = None,
     ):
         from bench.backbones.load import load_model
 
@@ -58,7 +59,7 @@ class LatentDiffusion(Backbone):
         self.dtype, self.device = _dtype(dtype), _device(device)
         if self.device.type == "mps" and dtype == "float64":
             raise BenchError("backbone.dtype=float64 was requested, which MPS lacks; type backbone.dtype=float32.")
-        self.folder = resolve(path, variant, download_gb)
+        self.folder = resolve(path, variant, download_gb, recipe)
         vae_folder = resolve(vae) if vae else self.folder / "vae"
         self._check(read_config(self.folder, f"{self.part}/config.json"))
         self.schedule = self._noise(read_config(self.folder, "scheduler/scheduler_config.json"))

@@ -3,6 +3,9 @@
     python -m bench.mini.recipe --out DIR [--device cuda|cpu] [--samples 2400000] [--scale 1.0] [--stages vae,clip]
     python -m bench.mini.recipe --out DIR --stages world,tokenizer,basis,unet --minutes 150   # go on with the denoiser
     python -m bench.mini.recipe --out DIR --stages state                                    # ... and keep where it is
+    python -m bench.mini.recipe --out DIR --stages world,tokenizer,basis,vae,flow,export_flow        # mini_flow
+
+`mini_flow` has the text tower, latents and autoencoder of `mini`; its stages are `flow`, `state_flow`, `export_flow`.
 
 Finished stages are skipped and an unfinished one goes on from its checkpoint. The denoiser starts from the training
 state in `results/training/mini` where DIR has none; `--fresh` starts it anew. `--minutes` ends a run in time.
@@ -22,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from bench.mini.recipe import clip, encoder, export, readers, state, tokenizer, unet, vae, world
+from bench.mini.recipe import clip, encoder, export, export_flow, flow, readers, state, tokenizer, unet, vae, world
 from bench.mini.recipe.training import OutOfTime, Run
 
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -38,6 +41,7 @@ class Recipe:
         self.work, self.out = args.out / "work", args.out / "weights"
         self.device, self.seed, self.scale, self.samples = args.device, args.seed, args.scale, args.samples
         self.start = state.FILE if state.FILE.exists() and not args.fresh else None
+        self.start_flow = state.FLOW_FILE if state.FLOW_FILE.exists() and not args.fresh else None
         self.compiled = args.compile
         self.until = time.time() + 60 * args.minutes
         self.work.mkdir(parents=True, exist_ok=True)
@@ -85,6 +89,30 @@ class Recipe:
         """Keep where the denoiser's training is, in half the bytes, for a later run on another machine."""
         state.keep(self.work / "unet.checkpoint.safetensors", self.work / "basis.safetensors", self.work / "tokenizer")
 
+    def do_flow(self) -> None:
+        """The text tower is that of the denoiser trained here or, where none was, of the kept state."""
+        if self.start_flow:
+            state.check_latents(self.work / "basis.safetensors", state.FLOW_FOLDER)
+        pictures, names = self.pictures("base"), self.tokenizer()
+        z, tokens = vae.latents(pictures.images, *self.basis()), unet.token_table(names, pictures.captions)
+        ours = self.work / "unet.checkpoint.safetensors"
+        text = unet.tower(ours if ours.exists() else state.FILE, len(names))
+        batch = flow.GPU_BATCH if torch.device(self.device).type != "cpu" else flow.BATCH
+        run = Run(self.work, max(1, round(self.samples / batch)), self.seed, self.device, self.until)
+        flow.train(z, tokens, text, run, self.start_flow, self.compiled)
+
+    def do_state_flow(self) -> None:
+        """Keep where the training of `mini_flow` is."""
+        checkpoint, basis = self.work / "flow.checkpoint.safetensors", self.work / "basis.safetensors"
+        state.keep(checkpoint, basis, self.work / "tokenizer", state.FLOW_FOLDER)
+
+    def do_export_flow(self) -> None:
+        """With the autoencoder that was trained here or, where none was, with the one that ships."""
+        ours, checkpoint = self.work / "vae", self.work / "flow.checkpoint.safetensors"
+        model = export_flow.autoencoder(ours if ours.is_dir() else SHIPPED / "diffusion" / "vae", *self.basis())
+        pipe = export_flow.pipeline(checkpoint, self.work / "tokenizer", model)
+        export_flow.export(pipe, self.work / "tokenizer", self.work / "flow", self.out.parent / "flow_weights")
+
     def do_vae(self) -> None:
         base, odd = self.pictures("base").images, self.pictures("odd").images
         model = vae.train(base, odd, *self.basis(), self.plan("vae"))
@@ -123,7 +151,7 @@ class Recipe:
             began = time.time()
             action: Callable[[], None] = getattr(self, f"do_{stage}")
             action()
-            if stage != "state":
+            if not stage.startswith("state"):
                 done.write_text(f"{time.time() - began:.0f} s\n")
             print(f"{stage}: done in {time.time() - began:.0f} s", flush=True)
 

@@ -44,7 +44,7 @@ def pipeline(work: Path) -> StableDiffusionPipeline:
     )
 
 
-def _replace_files(source: Path, target: Path) -> None:
+def replace_files(source: Path, target: Path) -> None:
     """Move every file of source into target, one atomic replacement each; nothing of the old bundle is left over."""
     fresh = {f.relative_to(source) for f in source.rglob("*") if f.is_file()}
     for name in fresh:
@@ -68,7 +68,7 @@ def check_size(folder: Path) -> int:
     return size
 
 
-def _open_in_float32(config: Path) -> None:
+def open_in_float32(config: Path) -> None:
     """Stored in half precision, opened in float32: transformers goes by the type that the config names."""
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
@@ -88,8 +88,8 @@ def export(work: Path, out: Path) -> None:
     index.write_text(
         json.dumps({k: v for k, v in json.loads(index.read_text()).items() if k != "_name_or_path"}, indent=2)
     )
-    _open_in_float32(staging / "diffusion" / "text_encoder" / "config.json")
+    open_in_float32(staging / "diffusion" / "text_encoder" / "config.json")
     shutil.copytree(WEIGHTS / "lpips", staging / "lpips")  # published, not trained here
     size = check_size(staging)
-    _replace_files(staging, out)
+    replace_files(staging, out)
     print(f"export: {size / 2**20:.1f} MB in {out}", flush=True)

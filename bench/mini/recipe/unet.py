@@ -6,12 +6,14 @@ and the caption's words are decided, count as much as those at low noise.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -68,6 +70,14 @@ def build_text(vocabulary: int) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
+def tower(checkpoint: Path, vocabulary: int) -> CLIPTextModel:
+    """The averaged, frozen text encoder of a denoiser's checkpoint."""
+    text = build_text(vocabulary)
+    with safe_open(checkpoint, "pt") as saved:
+        text.load_state_dict({k: saved.get_tensor(f"averages.text.{k}").float() for k in text.state_dict()})
+    return text.eval().requires_grad_(False)
+
+
 class Noise(nn.Module):
     """The schedule: noisy latents and targets at timesteps (B,)."""
 
@@ -82,14 +92,18 @@ class Noise(nn.Module):
         return a * z + s * eps, a * eps - s * z
 
 
-def timesteps(batch: int, draw: torch.Generator) -> Tensor:
-    """(batch,), a quarter uniform, the others logit-normal; one draw in each of `batch` equal shares."""
+def times(batch: int, draw: torch.Generator, mean: float = TIMES[0], spread: float = TIMES[1]) -> Tensor:
+    """(batch,) in (0, 1), a quarter uniform, the others logit-normal; one draw in each of `batch` equal shares."""
     share = (torch.arange(batch) + torch.rand(batch, generator=draw)) / batch
     share = share[torch.randperm(batch, generator=draw)].clamp(1e-4, 1 - 1e-4)
     anywhere = round(ANYWHERE * batch)
     normal = torch.special.ndtri(share)
-    t = torch.where(torch.arange(batch) < anywhere, share, torch.sigmoid(TIMES[0] + TIMES[1] * normal))
-    return (t * 1000).long().clamp(0, 999)
+    return torch.where(torch.arange(batch) < anywhere, share, torch.sigmoid(mean + spread * normal))
+
+
+def timesteps(batch: int, draw: torch.Generator) -> Tensor:
+    """(batch,) whole timesteps of the schedule, drawn by `times`."""
+    return (times(batch, draw) * 1000).long().clamp(0, 999)
 
 
 def empty_prompt(vocabulary: int) -> Tensor:
@@ -106,6 +120,35 @@ def parts(vocabulary: int, seed: int) -> dict[str, nn.Module]:
     return {"unet": unet.to(memory_format=torch.channels_last), "text": text}
 
 
+def channel_weights(latents: Tensor) -> Tensor:
+    """(20, 1, 1), mean 1: wide channels hold shapes and colours, narrow ones grain."""
+    spread = latents[:3000].float().std((0, 2, 3))
+    return (spread / spread.mean())[:, None, None]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Latents and captions of a step, a function of (seed, step) alone.
+
+    latents: means (N, 20, 16, 16); tokens (N, captions, 32).
+    """
+
+    latents: Tensor
+    tokens: Tensor
+    vocabulary: int
+    seed: int
+    size: int
+
+    def at(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
+        """Drawn latents (B, 20, 16, 16), token ids (B, 32), and the generator for noise and timesteps."""
+        draw = torch.Generator().manual_seed(self.seed + step)
+        rows = torch.from_numpy(rows_at(self.seed, step, len(self.tokens), self.size))
+        ids = self.tokens[rows, torch.randint(0, self.tokens.shape[1], (self.size,), generator=draw)]
+        ids = torch.where(torch.rand(self.size, 1, generator=draw) < EMPTY_SHARE, empty_prompt(self.vocabulary), ids)
+        z = self.latents[rows].float()
+        return z + np.exp(LOGVAR / 2) * torch.randn(z.shape, generator=draw), ids, draw
+
+
 def train(
     latents: Tensor, tokens: Tensor, vocabulary: int, run: Run, state: Path | None, compiled: bool = False
 ) -> None:
@@ -117,20 +160,14 @@ def train(
     batch = GPU_BATCH if gpu else BATCH
     modules = {name: part.to(device) for name, part in parts(vocabulary, run.seed).items()}
     unet, text, noise = modules["unet"], modules["text"], Noise().to(device)
+    drawn = Batches(latents, tokens, vocabulary, run.seed, batch)
     fit = Fit("unet", run.folder, modules, run.steps, lr=GPU_LR if gpu else LR, schedule=warm_hold_cool,
               most_averaged=0.9995, until=run.until, state=state)  # fmt: skip
     predict, encode = (torch.compile(unet), torch.compile(text)) if compiled else (unet, text)
-    spread = latents[:3000].float().std((0, 2, 3)).to(device)  # (20,)
-    share = (spread / spread.mean())[:, None, None]  # wide channels hold shapes and colours, narrow ones grain
-    empty = empty_prompt(vocabulary)
+    share = channel_weights(latents).to(device)
 
     def loss_at(step: int) -> Tensor:
-        draw = torch.Generator().manual_seed(run.seed + step)
-        rows = torch.from_numpy(rows_at(run.seed, step, len(tokens), batch))
-        ids = tokens[rows, torch.randint(0, tokens.shape[1], (batch,), generator=draw)]
-        ids = torch.where(torch.rand(batch, 1, generator=draw) < EMPTY_SHARE, empty, ids)
-        z = latents[rows].float()
-        z = z + np.exp(LOGVAR / 2) * torch.randn(z.shape, generator=draw)
+        z, ids, draw = drawn.at(step)
         eps, t = torch.randn(z.shape, generator=draw).to(device), timesteps(batch, draw).to(device)
         z_t, v = noise.mix(z.to(device), eps, t)
         with fast_precision(device):

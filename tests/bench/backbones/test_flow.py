@@ -61,11 +61,15 @@ def theirs(backbone, shots, cfg=CFG):
     pipe.set_progress_bar_config(disable=True)
     noise = torch.stack([shot.noise(backbone.latent_shape) for shot in shots])
     options = {"height": PIXELS, "width": PIXELS, "num_inference_steps": STEPS, "output_type": "np"}
-    options |= {"max_sequence_length": LENGTH}
+    options |= {"max_sequence_length": backbone.text_encoders[-1].length}
     if backbone.network_name == "FluxTransformer2DModel":
         n, c, h, w = noise.shape
         noise = pipe._pack_latents(noise, n, c, h, w)
-        options |= {"guidance_scale": backbone.guidance, "true_cfg_scale": cfg, "negative_prompt": [""] * len(shots)}
+        options |= {
+            "guidance_scale": getattr(backbone, "guidance", 1.0),
+            "true_cfg_scale": cfg,
+            "negative_prompt": [""] * len(shots),
+        }
     else:
         options |= {"guidance_scale": cfg}
     if backbone.network_name == "SD3Transformer2DModel":
@@ -87,7 +91,8 @@ def test_the_states_of_prompts_are_the_pipelines(backbone):
         text = backbone.embed(["a dog", ""])
         more = {} if backbone.network_name.startswith("Flux") else {"prompt_3": ["a dog", ""]}
         more |= {} if backbone.network_name.startswith("Flux2") else {"prompt_2": ["a dog", ""]}
-        expected = pipe.encode_prompt(prompt=["a dog", ""], max_sequence_length=LENGTH, device="cpu", **more)
+        more |= {"max_sequence_length": backbone.text_encoders[-1].length}
+        expected = pipe.encode_prompt(prompt=["a dog", ""], device="cpu", **more)
     torch.testing.assert_close(text.states, expected[0])
     if "pooled" in text.extras:
         pooled = expected[2] if backbone.network_name.startswith("SD3") else expected[1]
@@ -287,4 +292,5 @@ def test_adapters_train_on_quantised_weights(klein, quantize):
 def test_a_backbone_says_its_conventions(backbone):
     said = backbone.conventions()
     assert said["time sampling"] == "uniform" and said["latents"].startswith("drawn") == backbone.draws_latents
-    assert said["shift"] == ("static, 3" if backbone.network_name.startswith("SD3") else "dynamic, in sampling alone")
+    shifts = {"StableDiffusion3": "static, 3", "MiniFlow": "static, 1"}
+    assert said["shift"] == shifts.get(type(backbone).__name__, "dynamic, in sampling alone")

@@ -85,11 +85,11 @@ def prediction(family, network, backbone, z, t, text, pipe):
     if family == "sd35":
         return network(z, text.states, text.extras["pooled"], t, return_dict=False)[0]
     words = torch.zeros(text.states.shape[1], 3).to(z)
-    if family == "flux1":
+    if family in ("flux1", "mini_flow"):
         places = pipe._prepare_latent_image_ids(n, h // 2, w // 2, z.device, z.dtype)
         out = network(
             pipe._pack_latents(z, n, c, h, w), text.states, text.extras["pooled"], t / 1000, places, words,
-            torch.full((n,), 1.0), return_dict=False,
+            torch.full((n,), 1.0) if network.config.guidance_embeds else None, return_dict=False,
         )[0]  # fmt: skip
         return pipe._unpack_latents(out, h * pipe.vae_scale_factor, w * pipe.vae_scale_factor, pipe.vae_scale_factor)
     places = pipe._prepare_latent_ids(z)
