@@ -8,13 +8,14 @@ Numbers are of one column when they carry the same name and network; `analysis.f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis import (
     fingerprints,
     frames,
+    judges,
     method_titles,
     plain_text,
     quantities,
@@ -53,6 +54,7 @@ class Source:
     images: pd.DataFrame
     mix: bool = False  # unlike fingerprints may share a column
     configs: Callable[[], Configs] | None = dict  # of records, by any name, to say in words what settings are; or not
+    judges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # `judges.measured`
 
     @cached_property
     def done(self) -> pd.DataFrame:
@@ -68,7 +70,7 @@ class Source:
         scored = scored[scored.column.isin(columns)]
         mixed = fingerprints.check(scored, shown_columns.observed(), self.mix)
         said = [{name: f"unlike numbers share this column: {text}" for name, text in mixed.items()}]
-        said.append(fingerprints.publishable(scored, self.done))
+        said += [fingerprints.publishable(scored, self.done), judges.notes(scored, self.judges)]
         return {column: [notes[column] for notes in said if column in notes] for column in columns}
 
 

@@ -13,7 +13,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import claim_text, claims, comparisons, formats, frames, layouts, settings_in_words, shown_columns
+from bench.analysis import (
+    claim_text,
+    claims,
+    comparisons,
+    formats,
+    frames,
+    judges,
+    layouts,
+    settings_in_words,
+    shown_columns,
+)
 from bench.analysis.claim_answers import Answered, answered
 from bench.analysis.table_model import TableModel
 from bench.contracts import BenchError
@@ -90,7 +100,8 @@ class Gathered:
     def source(self) -> layouts.Source:
         images = frames.images(self.wishes.root)
         chosen = images[images.run_id.isin(self.lines.run_id)]
-        return layouts.Source(self.lines, chosen, self.wishes.mix, lambda: self.configs)
+        known = judges.measured(self.wishes.root)
+        return layouts.Source(self.lines, chosen, self.wishes.mix, lambda: self.configs, known)
 
     @cached_property
     def datasets(self) -> dict[str, str]:
