@@ -26,7 +26,10 @@ ENTRY: dict[str, Any] = {
     "high": (int, float, type(None)),
     "people alpha": (int, float, type(None)),
 }
-UNKNOWN = "a model is the judge, and its agreement with people was not measured; python -m bench.study judge, then read --keep"
+UNKNOWN = (
+    "a model is the judge, and its agreement with people was not measured; type python -m bench.study judge, "
+    "then read --keep"
+)
 
 
 def measured(root: Path) -> dict[str, dict[str, Any]]:

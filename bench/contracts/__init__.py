@@ -13,8 +13,8 @@ from bench.contracts.prediction import CONTEXT, Ask, Loss, Text
 from bench.errors import BenchError, Impossible
 
 __all__ = [
-    "CONTEXT", "AdapterSpec", "Ask", "Backbone", "BenchError", "Comparison", "CrossAttentionSpec", "Dataset", "Evaluation",
-    "Example", "FullSpec", "Images", "Impossible", "Judge", "Loss", "Method", "Metric", "Pair", "Quantity", "Recipe", "Score", "Spec",
-    "Text", "TrainingData", "Truth", "Unbound", "at_least_one", "check_entries", "plain_guidance", "tuned",
-    "with_token",
+    "CONTEXT", "AdapterSpec", "Ask", "Backbone", "BenchError", "Comparison", "CrossAttentionSpec", "Dataset",
+    "Evaluation", "Example", "FullSpec", "Images", "Impossible", "Judge", "Loss", "Method", "Metric", "Pair",
+    "Quantity", "Recipe", "Score", "Spec", "Text", "TrainingData", "Truth", "Unbound", "at_least_one",
+    "check_entries", "plain_guidance", "tuned", "with_token",
 ]  # fmt: skip

@@ -21,6 +21,6 @@ from metrics.networks.vision_language import VisionLanguage
 
 __all__ = [
     "ImageNetwork", "Inception", "LpipsNet", "Network", "OpenClip", "PerceptualNetwork", "ReadersNet",
-    "VisionLanguage", "best_device", "exact", "inception_layers", "load_strictly", "misfit", "read_state", "resize_clean",
-    "unit", "weights_path",
+    "VisionLanguage", "best_device", "exact", "inception_layers", "load_strictly", "misfit", "read_state",
+    "resize_clean", "unit", "weights_path",
 ]  # fmt: skip

@@ -157,7 +157,7 @@ def test_tables_say_whether_the_judge_agrees_with_people(tmp_path, capsys, monke
     assert not any("judge" in note for note in table(results).notes)
     as_judge(results, ByBrightness.id)
     unknown = [note for note in table(results).notes if "judge" in note]
-    assert len(unknown) == 1 and "was not measured; python -m bench.study judge" in unknown[0]
+    assert len(unknown) == 1 and "was not measured; type python -m bench.study judge" in unknown[0]
     study = tmp_path / "study"
     make(Wishes(results, trials=18, checks=4, repeats=3), study)
     monkeypatch.setattr(judging, "configured", lambda model: ByBrightness())
