@@ -51,6 +51,10 @@ def built(case):
     """The metric, over the network of `mini` of the same kind; one of another kind stays as it is."""
     metric = build(json.loads(case))
     network = getattr(metric, "network", None)
+    if hasattr(metric, "perceptual"):
+        metric.perceptual = LpipsNet(
+            name="lpips-alex-64", weights="bench/mini/weights/lpips/alexnet.safetensors", size=64
+        )
     if isinstance(network, PerceptualNetwork):
         metric.network = LpipsNet(name="lpips-alex-64", weights="bench/mini/weights/lpips/alexnet.safetensors", size=64)
     elif isinstance(network, ImageNetwork):
