@@ -103,11 +103,11 @@ class Shown:
 
     @property
     def source(self) -> Source:
-        from bench.analysis import judges, layouts
+        from bench.analysis import layouts
 
         mine = self.images.run_id.isin(self.table.run_id)
         images = self.images if mine.all() else self.images[mine]
-        return layouts.Source(self.table, images, self.mix, self.configs, judges.measured(self.root))
+        return layouts.Source(self.table, images, self.mix, self.configs, self.root)
 
 
 def sections(options: argparse.Namespace, shown: Shown, names: Sequence[str] | None) -> list[tuple[Shown, TableModel]]:

@@ -54,10 +54,11 @@ def keep(root: Path, found: Mapping[str, Mapping[str, Any]]) -> Path:
     return root / FILE
 
 
-def notes(scored: pd.DataFrame, known: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Column -> what must be said of its judge, of lines with column and fingerprint."""
+def notes(scored: pd.DataFrame, root: Path | None) -> dict[str, str]:
+    """Column -> what must be said of its judge, of lines with column and fingerprint of records below `root`."""
     judged = {text: json.loads(text).get("judge") for text in scored.fingerprint.unique() if '"judge"' in text}
     lines = scored[scored.fingerprint.isin([text for text, judge in judged.items() if judge])]
+    known = measured(root) if root is not None and len(lines) else {}
     pairs = lines[["column", "fingerprint"]].drop_duplicates()
     return {str(pair.column): _about(known.get(judged[pair.fingerprint])) for pair in pairs.itertuples()}
 

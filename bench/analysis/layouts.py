@@ -8,8 +8,9 @@ Numbers are of one column when they carry the same name and network; `analysis.f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis import (
@@ -54,7 +55,7 @@ class Source:
     images: pd.DataFrame
     mix: bool = False  # unlike fingerprints may share a column
     configs: Callable[[], Configs] | None = dict  # of records, by any name, to say in words what settings are; or not
-    judges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # `judges.measured`
+    root: Path | None = None  # folder of the records, where the agreement of judges is kept
 
     @cached_property
     def done(self) -> pd.DataFrame:
@@ -70,7 +71,7 @@ class Source:
         scored = scored[scored.column.isin(columns)]
         mixed = fingerprints.check(scored, shown_columns.observed(), self.mix)
         said = [{name: f"unlike numbers share this column: {text}" for name, text in mixed.items()}]
-        said += [fingerprints.publishable(scored, self.done), judges.notes(scored, self.judges)]
+        said += [fingerprints.publishable(scored, self.done), judges.notes(scored, self.root)]
         return {column: [notes[column] for notes in said if column in notes] for column in columns}
 
 

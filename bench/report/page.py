@@ -13,17 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis import (
-    claim_text,
-    claims,
-    comparisons,
-    formats,
-    frames,
-    judges,
-    layouts,
-    settings_in_words,
-    shown_columns,
-)
+from bench.analysis import claim_text, claims, comparisons, formats, frames, layouts, settings_in_words, shown_columns
 from bench.analysis.claim_answers import Answered, answered
 from bench.analysis.table_model import TableModel
 from bench.contracts import BenchError
@@ -100,8 +90,7 @@ class Gathered:
     def source(self) -> layouts.Source:
         images = frames.images(self.wishes.root)
         chosen = images[images.run_id.isin(self.lines.run_id)]
-        known = judges.measured(self.wishes.root)
-        return layouts.Source(self.lines, chosen, self.wishes.mix, lambda: self.configs, known)
+        return layouts.Source(self.lines, chosen, self.wishes.mix, lambda: self.configs, self.wishes.root)
 
     @cached_property
     def datasets(self) -> dict[str, str]:

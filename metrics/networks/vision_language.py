@@ -72,8 +72,8 @@ class VisionLanguage(Network):
 
     @property
     def digest(self) -> str:
-        """16 hex digits of the model with its weights and preprocessing."""
-        return hashlib.sha256(self.id.encode()).hexdigest()[:16]
+        """16 hex digits of the weights and the preprocessing, whatever the model is called."""
+        return hashlib.sha256(f"{self.recipe} {self.weights_sha256}".encode()).hexdigest()[:16]
 
     def ask(self, pictures: Rows, labels: Sequence[str], questions: Sequence[Asked]) -> list[np.ndarray]:
         """Probabilities of the answers to each question, float32 (B, A + 1), of B rows of K pictures uint8 (3, P, P).

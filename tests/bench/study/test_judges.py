@@ -138,7 +138,7 @@ def table(results):
     from bench.analysis import frames
 
     scored = frames.load(results)
-    return layouts.metrics(layouts.Source(scored, frames.images(results), judges=judges.measured(results)), ["quality"])
+    return layouts.metrics(layouts.Source(scored, frames.images(results), root=results), ["quality"])
 
 
 def as_judge(results, id):
