@@ -28,6 +28,7 @@ CLASSES = {  # of the parts that have no _target_
 }
 SEED = re.compile(r"seed=(-?\d+)")
 USES_SEED = re.compile(r"\$\{[^}]*\bseed\b")
+_registered: dict[str, str] = {}  # dataset -> its settings as Hydra's store has them
 
 
 def cell(config: DictConfig) -> Cell:
@@ -117,9 +118,12 @@ def register_datasets() -> None:
     # Hydra only reads the store, but would copy it once per group
     ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
     for name in schema.names():
-        folder, _, leaf = name.rpartition("/")
-        group = f"dataset/{folder}" if folder else "dataset"
-        ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=_described(name))
+        node = _described(name)
+        if _registered.get(name) != (words := repr(node)):  # storing all of them takes longer than composing a cell
+            folder, _, leaf = name.rpartition("/")
+            group = f"dataset/{folder}" if folder else "dataset"
+            ConfigStore.instance().store(group=group, name=leaf, package="dataset", node=node)
+            _registered[name] = words
 
 
 def _described(name: str) -> dict[str, Any]:

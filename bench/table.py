@@ -111,9 +111,8 @@ class Shown:
         from bench.analysis import layouts
 
         mine = self.images.run_id.isin(self.table.run_id)
-        return layouts.Source(
-            self.table, self.images if mine.all() else self.images[mine], self.mix, self.configs, self.kept
-        )
+        images = self.images if mine.all() else self.images[mine]
+        return layouts.Source(self.table, images, self.mix, self.configs, self.kept, self.root)
 
 
 def sections(options: argparse.Namespace, shown: Shown, names: Sequence[str] | None) -> list[tuple[Shown, TableModel]]:

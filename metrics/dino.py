@@ -1,13 +1,14 @@
-"""DINO and DINOv2: the class token of a vision transformer, hosted on timm.
+"""DINO, DINOv2 and DINOv3: the class token of a vision transformer, hosted on timm.
 
-Preprocessing is both projects' evaluation transform: bicubic to 8/7 of the size, the centre, ImageNet's mean and
-standard deviation. Position grids of another size (DINOv2 was trained at 518 pixels) are resampled by timm at load,
-which differs a little from torch.hub's way; so timm is part of the id. Shapes: B images, D features.
+Preprocessing is the projects' evaluation transform: bicubic to 8/7 of the size, the centre (DINOv3: the whole image),
+ImageNet's mean and standard deviation. Position grids of another size (DINOv2 was trained at 518 pixels) are resampled
+by timm at load, which differs a little from torch.hub's way; so timm is part of the id. Shapes: B images, D features.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +28,7 @@ class Vit(ImageNetwork):
     architecture: str
     weights: str
     size: int = 224
+    crop: bool = True
     packages: ClassVar[tuple[str, ...]] = ("torch", "timm")
 
     def files(self) -> tuple[Path, ...]:
@@ -34,13 +36,18 @@ class Vit(ImageNetwork):
 
     @property
     def recipe(self) -> str:
-        size = f"float bicubic antialias clamp {self.size * 8 // 7}, centre {self.size}"
+        centre = f", centre {self.size}" if self.crop else ""
+        size = f"float bicubic antialias clamp {self.resized}{centre}"
         return f"timm {self.architecture} class token, {size}"
 
+    @property
+    def resized(self) -> int:
+        return self.size * 8 // 7 if self.crop else self.size
+
     def forward(self, images: Tensor) -> Tensor:
-        resized = self.size * 8 // 7
-        cut = slice((resized - self.size) // 2, (resized - self.size) // 2 + self.size)
-        x = resize_clean(images, resized)[..., cut, cut] / 255
+        edge = (self.resized - self.size) // 2
+        cut = slice(edge, edge + self.size)
+        x = resize_clean(images, self.resized)[..., cut, cut] / 255
         return _load(self)((x - x.new_tensor(MEAN)[:, None, None]) / x.new_tensor(STD)[:, None, None])
 
 
@@ -48,13 +55,13 @@ class Vit(ImageNetwork):
 def _load(network: Vit) -> nn.Module:
     import timm
     import torch
-    from timm.models.vision_transformer import checkpoint_filter_fn
 
     with torch.random.fork_rng(devices=[]):  # building a module draws initial values
-        model: Any = timm.create_model(network.architecture, pretrained=False, num_classes=0, img_size=network.size)
+        size = {"num_classes": 0, "img_size": network.size, "global_pool": "token"}
+        model: Any = timm.create_model(network.architecture, pretrained=False, **size)
     state = read_state(network, network.files()[0])
     try:
-        state = checkpoint_filter_fn(state, model)
+        state = sys.modules[type(model).__module__].checkpoint_filter_fn(state, model)
     except (RuntimeError, KeyError, AttributeError, ValueError) as error:
         raise misfit(network, error) from error
     load_strictly(model, state, network)

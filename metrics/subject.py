@@ -73,6 +73,20 @@ class Dinov2(ImageSimilarity):
     quantities: ClassVar = similarity_quantities("dinov2", "DINOv2", "Oquab et al. 2023", "DINOv2")
 
 
+class Dinov3(ImageSimilarity):
+    """Similarity to the training images in the class token of DINOv3 (Simeoni et al. 2025)."""
+
+    higher_is_better: ClassVar = {"dinov3": True, "style_dinov3": True}
+    quantities: ClassVar = similarity_quantities("dinov3", "DINOv3", "Simeoni et al. 2025", "DINOv3")
+
+
+class Siglip2(ImageSimilarity):
+    """Similarity to the training images in the features of the image tower of SigLIP 2 (Tschannen et al. 2025)."""
+
+    higher_is_better: ClassVar = {"siglip2": True, "style_siglip2": True}
+    quantities: ClassVar = similarity_quantities("siglip2", "SigLIP 2", "Tschannen et al. 2025", "SigLIP 2")
+
+
 class Pres(Metric):
     """PRES: mean cosine of random members of the class, drawn by the customised model, to the subject's images.
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis import (
     fingerprints,
     frames,
+    judges,
     method_titles,
     plain_text,
     quantities,
@@ -56,6 +58,7 @@ class Source:
     mix: bool = False  # unlike fingerprints may share a column
     configs: Callable[[], Configs] | None = dict  # of records, by any name, to say in words what settings are; or not
     kept: Kept | None = None  # numbers that were worked out before
+    root: Path | None = None  # folder of the records, where the agreement of judges is kept
 
     @cached_property
     def done(self) -> pd.DataFrame:
@@ -71,7 +74,7 @@ class Source:
         scored = scored[scored.column.isin(columns)]
         mixed = fingerprints.check(scored, shown_columns.observed(), self.mix)
         said = [{name: f"unlike numbers share this column: {text}" for name, text in mixed.items()}]
-        said.append(fingerprints.publishable(scored, self.done))
+        said += [fingerprints.publishable(scored, self.done), judges.notes(scored, self.root)]
         return {column: [notes[column] for notes in said if column in notes] for column in columns}
 
 

@@ -14,6 +14,7 @@ from bench.contracts.adapters import (
 )
 from bench.contracts.backbone import Backbone, TrainingData
 from bench.contracts.dataset import Dataset, Example, Images, Pair, Truth
+from bench.contracts.judge import Comparison, Judge
 from bench.contracts.method import (
     Method,
     Recipe,
@@ -30,8 +31,8 @@ from bench.contracts.prediction import CONTEXT, REFERENCE, Ask, Loss, Text
 from bench.errors import BenchError, Impossible
 
 __all__ = [
-    "CONTEXT", "REFERENCE", "AdapterSpec", "Ask", "Backbone", "BenchError", "CrossAttentionSpec", "Dataset",
-    "Evaluation", "Example", "FullSpec", "Images", "Impossible", "Loss", "Method", "Metric", "Pair", "Quantity",
-    "Recipe", "Reference", "Score", "SharedAttentionSpec", "Spec", "Text", "TokenSpec", "TrainingData", "Truth",
-    "Unbound", "at_least_one", "check_entries", "learned_from", "plain_guidance", "tuned", "with_token",
+    "CONTEXT", "REFERENCE", "AdapterSpec", "Ask", "Backbone", "BenchError", "Comparison", "CrossAttentionSpec",
+    "Dataset", "Evaluation", "Example", "FullSpec", "Images", "Impossible", "Judge", "Loss", "Method", "Metric", "Pair",
+    "Quantity", "Recipe", "Reference", "Score", "SharedAttentionSpec", "Spec", "Text", "TokenSpec", "TrainingData",
+    "Truth", "Unbound", "at_least_one", "check_entries", "learned_from", "plain_guidance", "tuned", "with_token",
 ]  # fmt: skip

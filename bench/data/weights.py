@@ -123,7 +123,9 @@ def _remedy(name: str) -> str:
 
 def hub_command(entry: Mapping[str, Any]) -> str:
     """How to stage a hub repository on a machine with network, for one without."""
-    return f"HF_HOME=<folder> hf download {entry['hub']} (then copy <folder> over and set HF_HOME and HF_HUB_OFFLINE=1)"
+    revision = f" --revision {entry['revision']}" if "revision" in entry else ""
+    after = "(then copy <folder> over and set HF_HOME and HF_HUB_OFFLINE=1)"
+    return f"HF_HOME=<folder> hf download {entry['hub']}{revision} {after}"
 
 
 def weights_as_file(id: str) -> File:

@@ -90,7 +90,7 @@ class Gathered:
     def source(self) -> layouts.Source:
         images = frames.images(self.wishes.root)
         chosen = images[images.run_id.isin(self.lines.run_id)]
-        return layouts.Source(self.lines, chosen, self.wishes.mix, lambda: self.configs)
+        return layouts.Source(self.lines, chosen, self.wishes.mix, lambda: self.configs, root=self.wishes.root)
 
     @cached_property
     def datasets(self) -> dict[str, str]:

@@ -50,12 +50,23 @@ class Rater:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """The answers of a judge (`bench.study.judge`); attention checks are not asked of it."""
+
+    name: str
+    id: str
+    votes: Sequence[Vote]  # comparisons only
+    steady: float  # share of the comparisons in which both orders of the two pictures gave the same choice
+
+
+@dataclass(frozen=True)
 class Answers:
     """What a study brought in."""
 
     key: Mapping[str, Any]
     votes: Sequence[Vote]  # of the raters kept, comparisons only
     raters: Sequence[Rater]
+    judges: Sequence[Judged] = ()
 
     @property
     def items(self) -> list[str]:
@@ -75,9 +86,11 @@ def read(key_path: Path, files: Sequence[Path], most_missed: int = 0) -> Answers
     twice = [rater for (rater, _), n in sessions.items() if n > 1] or [rater for rater, n in names.items() if n > 1]
     if twice:
         raise BenchError(f"Rater {twice[0]!r} is in several of the files; keep one file of each rater.")
-    raters = [_rater(result, key, most_missed) for result in results]
-    kept = [result for result, rater in zip(results, raters, strict=True) if rater.kept]
-    return Answers(key, [vote for result in kept for vote in _votes(result, key)], raters)
+    people = [result for result in results if result["judge"] is None]
+    raters = [_rater(result, key, most_missed) for result in people]
+    kept = [result for result, rater in zip(people, raters, strict=True) if rater.kept]
+    judges = [_judged(result, key) for result in results if result["judge"] is not None]
+    return Answers(key, [vote for result in kept for vote in _votes(result, key)], raters, judges)
 
 
 def _json(path: Path, field: str) -> dict[str, Any]:
@@ -126,6 +139,7 @@ def _result(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
         for answer in found["answers"]:
             reading.check({"answer": answer}, {"answer": dict})
             reading.check({"trial": "", "choice": ""} | answer, {"trial": str, "choice": (str, type(None))}, "answer.")
+        _check_judge(found)
     except (OSError, BenchError) as error:
         log.warning("%s was left out: %s.", path, error)
         return None
@@ -136,7 +150,23 @@ def _result(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     odd = [str(k) for k, choice in answers.items() if k not in key["trials"] or choice not in CHOICES]
     if odd:
         raise BenchError(f"{path} has an answer that the key does not know, to trial {odd[0]}; ask its rater again.")
-    return {"rater": str(result.get("rater")), "session": result.get("session"), "answers": answers}
+    orders = {answer.get("trial"): answer.get("left") for answer in result["answers"]}
+    about = {"judge": result.get("judge"), "orders": orders}
+    return {"rater": str(result.get("rater")), "session": result.get("session"), "answers": answers} | about
+
+
+def _check_judge(found: Mapping[str, Any]) -> None:
+    """The two probabilities of each answer of a judge. Raises Damaged."""
+    about = found.get("judge")
+    if about is None:
+        return
+    reading.check({"judge": about}, {"judge": dict})
+    reading.check(about, {"name": str, "id": str}, "judge.")
+    for answer in found["answers"]:
+        left = answer.get("left")
+        pair = isinstance(left, list) and len(left) == 2
+        if not pair or not all(isinstance(chance, float) and 0 <= chance <= 1 for chance in left):
+            raise reading.Damaged(f"answer.left is {str(left)[:60]!r}")
 
 
 def _rater(result: Mapping[str, Any], key: Mapping[str, Any], most_missed: int) -> Rater:
@@ -151,6 +181,14 @@ def _rater(result: Mapping[str, Any], key: Mapping[str, Any], most_missed: int) 
     return Rater(
         result["rater"], len(compared), len(checks), len(missed), len(again), len(same), left, not reason, reason
     )
+
+
+def _judged(result: Mapping[str, Any], key: Mapping[str, Any]) -> Judged:
+    votes = _votes(result, key)
+    orders = [result["orders"][vote.trial] for vote in votes]
+    same = [(first - 0.5) * (second - 0.5) > 0 for first, second in orders]
+    steady = sum(same) / len(same) if same else math.nan
+    return Judged(result["judge"]["name"], result["judge"]["id"], votes, steady)
 
 
 def _mirrored(choice: str) -> str:

@@ -17,9 +17,10 @@ from metrics.networks.network import (
 )
 from metrics.networks.open_clip import OpenClip
 from metrics.networks.readers import ReadersNet
+from metrics.networks.vision_language import VisionLanguage
 
 __all__ = [
     "ImageNetwork", "Inception", "LpipsNet", "Network", "OpenClip", "PerceptualNetwork", "ReadersNet",
-    "best_device", "exact", "inception_layers", "load_strictly", "misfit", "read_state", "resize_clean", "unit",
-    "weights_path",
+    "VisionLanguage", "best_device", "exact", "inception_layers", "load_strictly", "misfit", "read_state",
+    "resize_clean", "unit", "weights_path",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +15,22 @@ import numpy as np
 from bench.contracts import BenchError
 from bench.data.files import sha256, whole
 from bench.data.weights import weights as registry
+from bench.data.weights import weights_at
 from metrics.networks.network import BATCH, CONFIG, ImageNetwork, best_device, exact, misfit, unit, weights_path
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenClip(ImageNetwork):
     """An open_clip model, image and text.
 
-    `model` is a folder in open_clip's local-dir format (config, weights and preprocessing together), or an
-    architecture of open_clip, and then `weights` is a registered id or a file. OpenAI's weights need the
+    `model` is a folder in open_clip's local-dir format (config, weights and preprocessing together), `owner/name` of
+    the hub as staged on this machine (SigLIP, whose preprocessing and tokenizer lie there), or an architecture of
+    open_clip, and then `weights` is a registered id or a file. OpenAI's weights need the
     `-quickgelu` architectures: with the plain ones open_clip silently uses another activation.
     """
 
@@ -42,7 +47,7 @@ class OpenClip(ImageNetwork):
         if self.weights is not None:
             self._fits_architecture()
             return (weights_path(self.weights),)
-        folder = weights_path(self.model)
+        folder = self.folder
         found = sorted(folder.glob("*.safetensors"))
         if len(found) != 1 or not (folder / "open_clip_config.json").is_file():
             raise BenchError(
@@ -50,6 +55,10 @@ class OpenClip(ImageNetwork):
                 f"but {len(found)} weight files were found there."
             )
         return (whole(found[0], "copy it again."),)
+
+    @property
+    def folder(self) -> Path:
+        return weights_at(self.model) if HUB.fullmatch(self.model) else weights_path(self.model)
 
     def _fits_architecture(self) -> None:
         """The architecture that the registry names; OpenAI's weights also load, wrongly, without -quickgelu."""
@@ -61,7 +70,7 @@ class OpenClip(ImageNetwork):
 
     @property
     def recipe(self) -> str:
-        architecture = self.model if self.weights is not None else sha256(weights_path(self.model) / CONFIG)[:16]
+        architecture = self.model if self.weights is not None else sha256(self.folder / CONFIG)[:16]
         return f"open_clip {architecture} projection, its evaluation transform on PIL"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -99,7 +108,7 @@ def _load_clip(network: OpenClip) -> tuple[Any, Any, Any]:
     from safetensors import SafetensorError
 
     (weights,) = network.files()
-    name = network.model if network.weights is not None else f"local-dir:{weights_path(network.model)}"
+    name = network.model if network.weights is not None else f"local-dir:{network.folder}"
     pretrained = str(weights) if network.weights is not None else None
     try:
         with torch.random.fork_rng(devices=[]):  # building a module draws initial values

@@ -114,3 +114,10 @@ def test_hydra_composes_beside_a_broken_dataset(folder, tmp_path):
             BenchError, match=r"dataset=broken_one was requested: .*dataset.yaml cannot be read as YAML"
         ):
             cell(compose("config", [*words, "method=zero_shot", "dataset=broken_one"]))
+    shutil.copy(folder / "blueprint" / "dataset.yaml", folder / "broken_one")  # mended: its settings are read again
+    dataset_yaml.read.cache_clear()
+    register_datasets()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert (
+            cell(compose("config", [*words, "method=zero_shot", "dataset=broken_one"])).dataset["name"] == "broken_one"
+        )

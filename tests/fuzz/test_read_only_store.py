@@ -48,7 +48,10 @@ def store(tmp_path):
         ["-m", "bench.table", "--results", "STORE"],
         ["-m", "bench.status", "--results", "STORE", "--once"],
         pytest.param(["-m", "bench.report", "--results", "STORE", "--out", "OUT/r.html"], marks=pytest.mark.slow),
-        ["-m", "bench", "plan=true", "method=zero_shot", "dataset=blueprint", "results=STORE"],
+        pytest.param(
+            ["-m", "bench", "plan=true", "method=zero_shot", "dataset=blueprint", "results=STORE"],
+            marks=pytest.mark.slow,  # as "plan of several"
+        ),
         ["-m", "bench", "-m", "plan=true", "method=zero_shot", "dataset=blueprint", "seed=0,1", "results=STORE"],
     ],
     ids=["table", "status", "report", "plan", "plan of several"],

@@ -1,6 +1,7 @@
 """What every metric of conf/metrics promises, on the networks of `mini`, which ship with the repository.
 
-A metric over a public network is given the one of `mini` of the same kind, so what is tested is its statistic.
+A metric over a public network is given the one of `mini` of the same kind, so what is tested is its statistic; a judge
+is given one whose answers are known.
 `test_metric_walkthrough.py` shows that each test can fail. N images.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from rigged_judge import Rigged
 from training_steps import global_random
 
 from bench.contracts import Evaluation, Impossible, Score
@@ -21,7 +23,7 @@ from bench.data import loading, rendering, schema
 from bench.mini import scenes
 from bench.paths import CONF
 from bench.settings import build
-from metrics.networks import ImageNetwork, LpipsNet, OpenClip, PerceptualNetwork
+from metrics.networks import ImageNetwork, LpipsNet, OpenClip, PerceptualNetwork, VisionLanguage
 
 STYLE, SUBJECT = "duotone", "dog"
 SCENES, SEEDS = 5, 2
@@ -49,10 +51,16 @@ def built(case):
     """The metric, over the network of `mini` of the same kind; one of another kind stays as it is."""
     metric = build(json.loads(case))
     network = getattr(metric, "network", None)
+    if hasattr(metric, "perceptual"):
+        metric.perceptual = LpipsNet(
+            name="lpips-alex-64", weights="bench/mini/weights/lpips/alexnet.safetensors", size=64
+        )
     if isinstance(network, PerceptualNetwork):
         metric.network = LpipsNet(name="lpips-alex-64", weights="bench/mini/weights/lpips/alexnet.safetensors", size=64)
     elif isinstance(network, ImageNetwork):
         metric.network = OpenClip(name="mini-clip", model="bench/mini/weights/clip")
+    elif isinstance(network, VisionLanguage):
+        metric.network = Rigged()
     return metric
 
 

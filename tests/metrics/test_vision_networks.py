@@ -16,6 +16,7 @@ from metrics import csd, dino, dreamsim
 from metrics.csd import Csd
 from metrics.dino import Vit
 from metrics.dreamsim import Dreamsim
+from metrics.networks import OpenClip
 
 
 @pytest.fixture
@@ -211,3 +212,64 @@ def test_the_real_package_gives_its_own_embedding_of_random_weights(tmp_path, ra
     found = Dreamsim(weights=str(tmp_path / "real.zip"), device="cpu")(images)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert found.shape == (2, 512) and np.abs(found[0] - found[1]).max() > 1e-3
+
+
+# --- DINOv3 and SigLIP 2 -----------------------------------------------------------------------------------------
+
+
+def test_dinov3_is_timms_class_token_of_the_whole_image(tmp_path, random_state):
+    import timm
+    from PIL import Image
+
+    name = "vit_tiny_patch16_dinov3_qkvb"
+    model = timm.create_model(name, num_classes=0, img_size=64).eval()
+    for key, weight in model.named_parameters():
+        weight.data = torch.ones_like(weight) if "gamma" in key else weight.data  # new ones hide the image
+    torch.save(model.state_dict(), tmp_path / "tiny.pth")
+    images = scenes(2, 5, 64)
+    transform = timm.data.create_transform(
+        (3, 64, 64), interpolation="bicubic", crop_pct=1.0, mean=dino.MEAN, std=dino.STD
+    )
+    batch = torch.stack([transform(Image.fromarray(image.transpose(1, 2, 0))) for image in images])
+    with torch.inference_mode():
+        expected = model.forward_features(batch)[:, 0].numpy()
+    network = Vit(name="v3", architecture=name, weights=str(tmp_path / "tiny.pth"), size=64, crop=False, device="cpu")
+    found = network(images)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.abs(found[0] - found[1]).max() > 1e-3 and "centre" not in network.recipe
+
+
+def test_siglip_reads_the_preprocessing_of_its_folder(tmp_path, monkeypatch, random_state):
+    """Squashed, with means of a half: open_clip's default for a plain weights file is another one."""
+    import json
+
+    import open_clip
+    from safetensors.torch import save_file
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path / "weights" / "owner" / "tiny-siglip"
+    folder.mkdir(parents=True)
+    config = {
+        "embed_dim": 16, "init_logit_bias": -10,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1,
+                     "hf_tokenizer_name": "owner/tiny-siglip", "no_causal_mask": True},
+    }  # fmt: skip
+    model = open_clip.CustomTextCLIP(**config).eval()
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": [32, 32], "resize_mode": "squash"}
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config | {"custom_text": True}, "preprocess_cfg": preprocess})
+    )
+    from tokenizers import Tokenizer, models
+
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>").save_pretrained(folder)
+    monkeypatch.setenv("BENCH_MIRROR", str(tmp_path))
+    images = scenes(3, 6, 32)
+    with torch.inference_mode():
+        expected = model.encode_image(torch.from_numpy(images).float() / 127.5 - 1).numpy()
+    network = OpenClip(name="siglip", model="owner/tiny-siglip", device="cpu")
+    np.testing.assert_allclose(network(images), expected, atol=1e-5)
+    missing = OpenClip(name="siglip", model="owner/absent-siglip").missing()
+    assert "owner/absent-siglip are not on this machine" in missing and "hf download owner/absent-siglip" in missing

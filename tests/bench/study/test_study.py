@@ -293,5 +293,5 @@ def test_the_commands(results, tmp_path, capsys, made):
     text = capsys.readouterr().out
     assert "2 of 2 raters kept, 36 votes; Krippendorff's alpha 1.000" in text
     assert pd.read_csv(tmp_path / "t.csv")["item"].tolist() == sorted(METHODS, key=TRUTH.get, reverse=True)
-    with pytest.raises(BenchError, match="No answer is left"):
+    with pytest.raises(BenchError, match="No answer of a person is left"):
         main(["read", str(answer(made, tmp_path / "x.json", "x", better, checks=False)), "--key", str(made[3])])
