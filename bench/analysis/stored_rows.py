@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import marshal
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,12 +107,12 @@ def _entries(record: Record) -> list[tuple[Any, ...]]:
 
 def _text(fingerprint: Mapping[str, Any]) -> str:
     """A fingerprint as text, equal for numbers that are alike."""
-    return _sorted(json.dumps(fingerprint)) if len(fingerprint) > 1 else json.dumps(fingerprint)
+    return _sorted(marshal.dumps(fingerprint, 2))  # quicker than JSON, and equal only where that is
 
 
 @functools.lru_cache(maxsize=4096)
-def _sorted(text: str) -> str:
-    return json.dumps(json.loads(text), sort_keys=True)
+def _sorted(fingerprint: bytes) -> str:
+    return json.dumps(marshal.loads(fingerprint), sort_keys=True)
 
 
 def _head(record: Record) -> dict[str, Any]:
