@@ -11,7 +11,7 @@ from tiny import tiny_bank
 
 from bench.paths import located
 
-METHODS = ("b_lora", "textual_inversion", "textual_inversion_multi", "style_aligned")
+METHODS = ("b_lora", "textual_inversion", "style_aligned", "t_lora")
 PIXELS = 64
 RUN = (
     test_contract.test_it_names_its_knob_and_draws_images,

@@ -38,7 +38,9 @@ def test_each_row_uses_its_own_ranks_in_a_pack(where):
     weights = dict(backbone.network.named_parameters())
     for (cell, ask), out, scale in zip(asks, found, scales, strict=True):
         for row in range(2):
-            own = scale[row].double() if isinstance(scale, torch.Tensor) else torch.full((r,), scale).double()
+            own = (
+                scale[row].double() if isinstance(scale, torch.Tensor) else torch.full((r,), scale, dtype=torch.float64)
+            )
             merged = dict(weights)
             for site, layer in bank.layers["style"].items():
                 delta = torch.einsum("or,r,r...->o...", layer.up[cell], own, layer.down[cell])
