@@ -93,7 +93,7 @@ def _known(results: Path, wanted: set[str]) -> dict[str, list[tuple[Record, Path
             if (
                 record.status == "done"
                 and requested
-                and (key := kind(requested["method"], requested["backbone"], requested["trainer"])) in wanted
+                and (key := kind(requested["method"], requested["backbone"], requested.get("trainer", {}))) in wanted
             ):
                 found.setdefault(key, []).append((record, store.folder(record.run_id)))
     return {key: _newest_of_a_device(records) for key, records in found.items()}
