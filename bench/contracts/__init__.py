@@ -4,7 +4,7 @@ Images cross every border as uint8 (N, 3, P, P); ranges are converted in one pla
 """
 
 from bench.contracts.adapters import AdapterSpec, CrossAttentionSpec, FullSpec, Spec, tuned
-from bench.contracts.backbone import Backbone, TrainingData
+from bench.contracts.backbone import CONVENTION, Backbone, TrainingData
 from bench.contracts.dataset import Dataset, Example, Images, Pair, Truth
 from bench.contracts.method import Method, Recipe, Unbound, at_least_one, check_entries, plain_guidance, with_token
 from bench.contracts.metric import Evaluation, Metric, Quantity, Score
@@ -12,8 +12,8 @@ from bench.contracts.prediction import CONTEXT, Ask, Loss, Text
 from bench.errors import BenchError, Impossible
 
 __all__ = [
-    "CONTEXT", "AdapterSpec", "Ask", "Backbone", "BenchError", "CrossAttentionSpec", "Dataset", "Evaluation", "Example",
-    "FullSpec", "Images", "Impossible", "Loss", "Method", "Metric", "Pair", "Quantity", "Recipe", "Score", "Spec",
-    "Text", "TrainingData", "Truth", "Unbound", "at_least_one", "check_entries", "plain_guidance", "tuned",
-    "with_token",
+    "CONTEXT", "CONVENTION", "AdapterSpec", "Ask", "Backbone", "BenchError", "CrossAttentionSpec", "Dataset",
+    "Evaluation", "Example", "FullSpec", "Images", "Impossible", "Loss", "Method", "Metric", "Pair", "Quantity",
+    "Recipe", "Score", "Spec", "Text", "TrainingData", "Truth", "Unbound", "at_least_one", "check_entries",
+    "plain_guidance", "tuned", "with_token",
 ]  # fmt: skip
