@@ -28,7 +28,7 @@ lint: env
 
 # With .venv its Python, else python3: a machine without a network has PyTorch of its own, and .whl/ holds the rest.
 device:  ## verify and measure the GPU paths: make device STAGE=a OUT=dir, more options in FLAGS; see docs/gpu.md
-	$(or $(wildcard $(VENV)/bin/python),python3) tests/perf/device.py --out $(or $(OUT),build/out) --stage $(or $(STAGE),a,b,c,d) $(FLAGS)
+	$(or $(wildcard $(VENV)/bin/python),python3) tests/perf/device.py --out $(or $(OUT),build/out) --stage $(or $(STAGE),a,b,c,d,e) $(FLAGS)
 
 wheelhouse: env  ## collect in .whl/ what a CUDA machine without a network lacks
 	$(VENV)/bin/python tests/perf/wheelhouse.py

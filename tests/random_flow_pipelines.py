@@ -133,9 +133,34 @@ def flux2_klein():
     )  # fmt: skip
 
 
+def z_image():
+    from diffusers import ZImagePipeline, ZImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    transformer = ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
+        axes_dims=[4, 6, 6], axes_lens=[256, 32, 32],
+    )  # fmt: skip
+    for token in (transformer.x_pad_token, transformer.cap_pad_token):
+        token.data.normal_()
+    for name, weight in transformer.named_parameters():
+        if weight.dim() == 2 and name.startswith(("layers", "noise_refiner", "context_refiner")):
+            weight.data *= 3
+    config = Qwen3Config(
+        vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8,
+    )  # fmt: skip
+    return ZImagePipeline(
+        scheduler=scheduler(shift=3.0), vae=autoencoder(), text_encoder=Qwen3ForCausalLM(config),
+        tokenizer=words(chat_template=CHAT), transformer=transformer,
+    )  # fmt: skip
+
+
 FAMILIES = {
     "sd35": (sd3, "bench.backbones.stable_diffusion_3.StableDiffusion3"),
     "flux1": (flux1, "bench.backbones.flux1.Flux1"),
     "mini_flow": (mini_flow, "bench.backbones.mini_flow.MiniFlow"),
+    "z_image": (z_image, "bench.backbones.z_image.ZImage"),
     "flux2_klein": (flux2_klein, "bench.backbones.flux2.Flux2Klein"),
 }

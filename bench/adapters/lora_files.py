@@ -28,7 +28,12 @@ KOHYA = re.compile(r"lora_(unet|te|te1|te2)_")
 BARE = re.compile(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding|add_embedding)\.")
 OURS = re.compile(r"(?:(?:unet|transformer)\.|(?=text_encoder))(.+)\.lora_([AB])\.weight")  # site and half
 OF_TEXT = re.compile(r"^lora_te\d?_|^(base_model\.model\.)?text_encoder(_\d)?\.")
+ORIGINAL = re.compile(r"(lora_(unet|transformer)_|diffusion_model\.)|.*\b(double_blocks|single_blocks|joint_blocks)\.")
 ADVICE = "give a plain LoRA of this backbone's UNet and CLIP text encoders"
+CONVERT = (
+    "convert it with the pipeline class of its model, e.g. in Python: safetensors.torch.save_file({name: value.clone() "
+    "for name, value in diffusers.FluxPipeline.lora_state_dict('<file>').items()}, '<new file>')"
+)
 UNSUPPORTED = (  # what a name says about a tensor
     (re.compile(r"dora_scale"), "lengths of DoRA in kohya's form"),
     (re.compile(r"\.hada_"), "factors of LoHa"),
@@ -165,6 +170,9 @@ def _names(
         wrong |= {name: "weights of a text encoder" for name in weights if OF_TEXT.search(name)}
     if wrong:
         raise refused(path, wrong, ADVICE)
+    if part == "transformer" and any(ORIGINAL.match(name) for name in weights):
+        reason = "weights under names of kohya's tools or of the original model, whose layers are other ones"
+        raise refused(path, {name: reason for name in weights if ORIGINAL.match(name)}, CONVERT)
     kohya = all(KOHYA.match(name) for name in weights)
     state = _of_kohya(path, weights, network) if kohya else {_prefixed(name): value for name, value in weights.items()}
     converted = {id(value): key for key, value in _converted(state).items()}

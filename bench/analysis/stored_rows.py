@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import marshal
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench import reading
 from bench.analysis import variants
 from bench.cell import default_strength_of
+from bench.contracts import CONVENTION
 from bench.errors import BenchError
 from bench.fairness import PREFIX
 from bench.settings import digest
@@ -38,7 +38,8 @@ OWN = ["seed", TRAINED, *COST]  # of a record, what is no text
 READ = [*CELL, *variants.KEPT, *SCORE, "default_strength", *STATE, TRAINED, *COST, "fingerprint"]
 FIRST = "first"  # of the index alone: the first line of a record and strength, which stands for its costs
 NO_TEXT = {*OWN, "strength", "value", "higher_is_better", "default_strength"}
-VERSION = f"7 {' '.join(READ)}"  # of the rows in the index; raise the number when they are read otherwise
+VERSION = f"8 {' '.join(READ)}"  # of the rows in the index; raise the number when they are read otherwise
+FOOTNOTES = (PREFIX, CONVENTION)
 SETTINGS = ("method", "backbone", "trainer", "sampler")  # parts of a cell's config on which `settings` depends
 
 
@@ -107,12 +108,12 @@ def _entries(record: Record) -> list[tuple[Any, ...]]:
 
 def _text(fingerprint: Mapping[str, Any]) -> str:
     """A fingerprint as text, equal for numbers that are alike."""
-    return _sorted(marshal.dumps(fingerprint, 2))  # quicker than JSON, and equal only where that is
+    return _sorted(json.dumps(fingerprint)) if len(fingerprint) > 1 else json.dumps(fingerprint)
 
 
 @functools.lru_cache(maxsize=4096)
-def _sorted(fingerprint: bytes) -> str:
-    return json.dumps(marshal.loads(fingerprint), sort_keys=True)
+def _sorted(text: str) -> str:
+    return json.dumps(json.loads(text), sort_keys=True)
 
 
 def _head(record: Record) -> dict[str, Any]:
@@ -130,7 +131,8 @@ def _trained(record: Record) -> bool:
 
 
 def _deviations(record: Record) -> list[str]:
-    return [note.removeprefix(PREFIX) for note in record.notes if note.startswith(PREFIX)]
+    """The notes that are footnotes: departures from the fairness rules, and the conventions of a flow model."""
+    return [note.removeprefix(mark) for note in record.notes for mark in FOOTNOTES if note.startswith(mark)]
 
 
 def settings_hash(config: Mapping[str, Any]) -> str:

@@ -52,7 +52,6 @@ class FlowTransformer(LatentDiffusion):
         self.time_sampling, self.train_shift, self.text_length = time_sampling, train_shift, text_length
         self.offload_text_encoders = offload_text_encoders
         super().__init__(path, resolution, **options)
-        self._move_text_encoders("cpu" if offload_text_encoders else self.device)
 
     # --- what subclasses say
 
@@ -76,16 +75,17 @@ class FlowTransformer(LatentDiffusion):
     @contextmanager
     def _text_encoders_on_device(self) -> Iterator[None]:
         if self.offload_text_encoders:
-            self._move_text_encoders(self.device)
+            super()._move_text_encoders(self.device)
         try:
             yield
         finally:
             if self.offload_text_encoders:
-                self._move_text_encoders("cpu")
+                super()._move_text_encoders("cpu")
 
     def _move_text_encoders(self, device: torch.device | str) -> None:
-        for encoder in self.text_encoders:
-            encoder.network.to(device)
+        """Those that are to be offloaded stay on the CPU when the backbone is loaded."""
+        if not self.offload_text_encoders:
+            super()._move_text_encoders(device)
 
     # --- noise
 

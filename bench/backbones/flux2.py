@@ -85,4 +85,4 @@ class Flux2Klein(FlowTransformer):
 
     def _text_encoders(self, folder: Path, variant: str | None) -> tuple[Any, ...]:
         places = folder / "tokenizer", folder / "text_encoder"
-        return (ChatEncoder(*places, self.text_length, self.dtype, variant),)
+        return (ChatEncoder(*places, self.text_length, self.dtype, variant, thinking=False),)

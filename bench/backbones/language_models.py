@@ -39,22 +39,32 @@ class T5Encoder:
 
 
 class ChatEncoder:
-    """A Qwen3 model that reads a prompt as a user's message; three of its layers side by side are the states."""
+    """A Qwen3 model that reads a prompt as a user's message; FLUX.2 takes three of its layers side by side.
+
+    `thinking` is that setting of its chat template.
+    """
 
     LAYERS = (9, 18, 27)
 
-    def __init__(self, tokenizer: Path, encoder: Path, length: int, dtype: torch.dtype, variant: str | None):
+    def __init__(
+        self, tokenizer: Path, encoder: Path, length: int, dtype: torch.dtype, variant: str | None, thinking: bool
+    ):
         from transformers import AutoTokenizer, Qwen3ForCausalLM
 
         with reading(tokenizer):
             self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
         self.network: Any = load_model(Qwen3ForCausalLM, encoder, dtype, variant)
-        self.length = length
+        self.length, self.thinking = length, thinking
 
     def states(self, prompts: Sequence[str]) -> Tensor:
         """(B, L, 3 D)"""
         import torch
 
+        made, _ = self.read(prompts)
+        return torch.cat([made.hidden_states[layer] for layer in self.LAYERS], dim=-1)
+
+    def read(self, prompts: Sequence[str]) -> tuple[Any, Tensor]:
+        """The model's output with all hidden states, and the mask (B, L) of the tokens that are no padding."""
         read = self.tokenizer(
             [self._message(prompt) for prompt in prompts],
             padding="max_length",
@@ -65,11 +75,11 @@ class ChatEncoder:
         made = self.network.model(
             input_ids=read.input_ids, attention_mask=read.attention_mask, output_hidden_states=True, use_cache=False
         )
-        return torch.cat([made.hidden_states[layer] for layer in self.LAYERS], dim=-1)
+        return made, read.attention_mask
 
     def _message(self, prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
-        template: Any = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        template: Any = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": self.thinking}
         return str(self.tokenizer.apply_chat_template(messages, **template))
 
     def truncated(self, prompt: str) -> int:

@@ -69,8 +69,7 @@ class LatentDiffusion(Backbone):
         self.network.to(self.device)
         self.vae = self._autoencoder(vae_folder, variant)
         self.text_encoders = self._text_encoders(self.folder, variant)
-        for encoder in self.text_encoders:
-            encoder.network.to(self.device)
+        self._move_text_encoders(self.device)
         self._check_sizes()
         self._tune(channels_last, gradient_checkpointing)
 
@@ -101,6 +100,10 @@ class LatentDiffusion(Backbone):
         made.resolution = resolution
         made._check_sizes()
         return made.in_training(None, time_ids)
+
+    def _move_text_encoders(self, device: torch.device | str) -> None:
+        for encoder in self.text_encoders:
+            encoder.network.to(device)
 
     # --- pixels and latents
 

@@ -15,9 +15,9 @@ from bench.contracts import BenchError
 if TYPE_CHECKING:
     from torch import nn
 
-BLOCK = re.compile(r"^(single_)?transformer_blocks\.\d+\.")
-ATTENTION = re.compile(r"\.attn2?\.")
-STRICT = re.compile(r"\.attn2?\.(to|add)_[kv](_proj)?$")  # keys and values
+BLOCK = re.compile(r"^((single_)?transformer_blocks|layers|(noise|context)_refiner)\.\d+\.")
+ATTENTION = re.compile(r"\.(attn2?|attention)\.")
+STRICT = re.compile(r"\.(attn2?|attention)\.(to|add)_[kv](_proj)?$")  # keys and values
 
 
 def transformer_sites(network: nn.Module, where: str, published: re.Pattern[str]) -> dict[str, nn.Module]:

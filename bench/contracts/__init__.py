@@ -12,7 +12,7 @@ from bench.contracts.adapters import (
     TokenSpec,
     tuned,
 )
-from bench.contracts.backbone import Backbone, TrainingData
+from bench.contracts.backbone import CONVENTION, Backbone, TrainingData
 from bench.contracts.dataset import Dataset, Example, Images, Pair, Truth
 from bench.contracts.judge import Comparison, Judge
 from bench.contracts.method import (
@@ -31,8 +31,9 @@ from bench.contracts.prediction import CONTEXT, REFERENCE, Ask, Loss, Text
 from bench.errors import BenchError, Impossible
 
 __all__ = [
-    "CONTEXT", "REFERENCE", "AdapterSpec", "Ask", "Backbone", "BenchError", "Comparison", "CrossAttentionSpec",
-    "Dataset", "Evaluation", "Example", "FullSpec", "Images", "Impossible", "Judge", "Loss", "Method", "Metric", "Pair",
-    "Quantity", "Recipe", "Reference", "Score", "SharedAttentionSpec", "Spec", "Text", "TokenSpec", "TrainingData",
-    "Truth", "Unbound", "at_least_one", "check_entries", "learned_from", "plain_guidance", "tuned", "with_token",
+    "CONTEXT", "CONVENTION", "REFERENCE", "AdapterSpec", "Ask", "Backbone", "BenchError", "Comparison",
+    "CrossAttentionSpec", "Dataset", "Evaluation", "Example", "FullSpec", "Images", "Impossible", "Judge", "Loss",
+    "Method", "Metric", "Pair", "Quantity", "Recipe", "Reference", "Score", "SharedAttentionSpec", "Spec", "Text",
+    "TokenSpec", "TrainingData", "Truth", "Unbound", "at_least_one", "check_entries", "learned_from",
+    "plain_guidance", "tuned", "with_token",
 ]  # fmt: skip

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+CONVENTION = "convention: "  # of the note that says them; it is a footnote of tables
+
+
 class TrainingData(ABC):
     """What `Method.step` draws from: latents and embedded prompts, both cached, and the backbone's noise."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.backbones.rare_tokens import split_notes
-from bench.contracts import BenchError, Dataset, Impossible, Unbound
+from bench.contracts import CONVENTION, AdapterSpec, BenchError, Dataset, Impossible, Unbound
 from bench.data import schema
 from bench.fairness import contract
 from bench.steps.missing import check_missing
@@ -18,7 +18,7 @@ def load(work: Work) -> None:
     work.notes += token_notes(work.method.unbound(work.dataset), work.dataset)
     work.notes += [*work.method.notes, *work.dataset.notes]
     work.notes += work.training_backbone.training_notes if work.method.recipe else ()
-    work.notes += [f"{work.backbone.name}: {what}: {how}" for what, how in work.backbone.conventions().items()]
+    work.notes += convention_notes(work)
     work.notes += split_notes(work.method.rare_tokens, work.backbone.tokenizers())
     for prompt in work.dataset.prompts:
         lost = max(map(work.backbone.truncated, work.method.prompts(prompt, work.dataset).values()))
@@ -54,6 +54,16 @@ def words_needed(work: Work) -> None:
             f"Method {work.cell.method['name']} trains with words for your own images, and dataset {dataset.name} has "
             f"none; type {' and '.join(lacking)}."
         )
+
+
+def convention_notes(work: Work) -> list[str]:
+    """One note of what a flow model leaves open, and where the cell's adapters are; none for other models."""
+    backbone, places = work.backbone, {}
+    said = [f"{what} ({how})" for what, how in backbone.conventions().items()]
+    for spec in work.specs().values():
+        if isinstance(spec, AdapterSpec) and spec.file is None:
+            places[str(spec.where)] = f"adapters at {spec.where} ({len(backbone.sites(spec.where))} layers)"
+    return [f"{CONVENTION}{backbone.name}: {', '.join([*said, *places.values()])}"] if said else []
 
 
 def token_notes(unbound: Unbound, dataset: Dataset) -> list[str]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
@@ -11,9 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bench import fairness
 from bench import run as order
-from bench.analysis import frames, plain_text
+from bench.analysis import frames, layouts, plain_text
 from bench.compose import cell, register_datasets
-from bench.contracts import BenchError
+from bench.contracts import CONVENTION, BenchError
 from bench.fairness import PREFIX, contract
 from bench.paths import CONF
 from bench.run import run
@@ -156,6 +157,25 @@ def test_the_table_marks_methods_and_says_below_how_they_depart(style):
     assert f"{start}¹ full fine-tuning; too slow" in lines
     assert f"{start}² 2000 training steps, the budget is 750" in lines
     assert "no footnote" not in text and text.count("¹") == text.count("²") == 2
+
+
+def test_rows_of_unlike_conventions_have_unlike_footnotes():
+    def noted(method, how):
+        record = record_of(method, 0)
+        record.notes.append(f"{CONVENTION}flux: time sampling ({how})")
+        return record
+
+    records = [noted("lora", "uniform"), noted("full", "logit-normal"), noted("more", "uniform"), record_of("none", 0)]
+    text = plain_text.render(frames.summary(frames.frame(records)), ["up_a"])
+    marks = {line.split()[0] for line in text.splitlines() if line.split()}
+    assert {"full¹", "lora²", "more²", "none"} <= marks
+    assert "¹ flux: time sampling (logit-normal)" in text and "² flux: time sampling (uniform)" in text
+    source = layouts.Source(frames.frame(records), pd.DataFrame(columns=["run_id", "strength", "prompt", "image_seed"]))
+    model = layouts.metrics(source, ["up_a"])
+    notes = {row.key["method"]: [model.notes[mark - 1] for mark in row.marks if "flux" in model.notes[mark - 1]]
+             for row in model.rows}  # fmt: skip
+    assert notes["full"] == ["flux: time sampling (logit-normal)"] and notes["none"] == []
+    assert notes["lora"] == notes["more"] == ["flux: time sampling (uniform)"]
 
 
 def test_each_run_keeps_its_own_departures_in_the_files():

@@ -1,12 +1,13 @@
 """Verifies and measures the GPU paths on a single CUDA machine, in stages that nobody needs to watch.
 
     make device STAGE=a OUT=dir
-    python tests/perf/device.py --out DIR [--stage a,b,c,d] [--minutes 9.5] [--resume DIR] [--device cpu --small]
+    python tests/perf/device.py --out DIR [--stage a,b,c,d,e] [--minutes 9.5] [--resume DIR] [--device cpu --small]
 
     a  pytest -m gpu: tiny cells of every method family in bf16 and fp16, alone and packed             about 2 minutes
     b  training of `mini` (bench/mini/recipe), which resumes                                           8 minutes
     c  packs.py on SD 1.5 (512 pixels) and SDXL (1024), random weights, the script beside it           8 minutes
     d  where an SDXL training step and a guided sampling step spend their time                         3 minutes
+    e  flow.py: FLUX.2-klein 4B at 512 pixels, random weights, training and sampling                   4 minutes
 
 Every result is printed and written as it comes: DIR/device.json, DIR/device.md and DIR/log.txt; b also leaves
 DIR/mini.tar.0, .1, .2 (its weights and checkpoints, as far as they fit), d the two traces. What DIR holds is not done
@@ -64,7 +65,7 @@ class Task:
 
 def tasks(options: argparse.Namespace) -> Iterator[Task]:
     for stage in options.stage.split(","):
-        yield from {"a": cells, "b": mini, "c": packs, "d": profiles}[stage](options)
+        yield from {"a": cells, "b": mini, "c": packs, "d": profiles, "e": flow}[stage](options)
 
 
 def cells(options: argparse.Namespace) -> Iterator[Task]:
@@ -105,6 +106,12 @@ def profiles(options: argparse.Namespace) -> Iterator[Task]:
         command = ["tests/perf/device_profile.py", "--out", str(options.out), "--file", str(file), "--what", what]
         yield Task("d", what, [*command, *_common(options)], file.name, 150,
                    finished=lambda found: found is not None and "groups" in found)  # fmt: skip
+
+
+def flow(options: argparse.Namespace) -> Iterator[Task]:
+    file = options.work / "flow.json"
+    command = ["tests/perf/flow.py", "--file", str(file), *_common(options)]
+    yield Task("e", "klein", command, file.name, 300, finished=lambda found: found is not None and "done" in found)
 
 
 def _common(options: argparse.Namespace) -> list[str]:
@@ -202,18 +209,20 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--stage", default="a,b,c,d")
+    parser.add_argument("--stage", default="a,b,c,d,e")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny networks and half a minute of training")
     parser.add_argument("--minutes", type=float, default=9.5, help="everything ends by then")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="results of an earlier command")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "device", help="for weights and checkpoints")
     options = parser.parse_args()
-    unknown = set(options.stage.split(",")) - set("abcd")
+    unknown = set(options.stage.split(",")) - set("abcde")
     if unknown:
-        sys.exit(f"device: the stage {', '.join(sorted(unknown))} was requested; type --stage a,b,c,d or some of them.")
-    if options.device == "cpu" and not options.small and set(options.stage) & set("cd"):
-        sys.exit("device: stages c and d run tiny networks on a CPU; add --small.")
+        sys.exit(
+            f"device: the stage {', '.join(sorted(unknown))} was requested; type --stage a,b,c,d,e or some of them."
+        )
+    if options.device == "cpu" and not options.small and set(options.stage) & set("cde"):
+        sys.exit("device: stages c, d and e run tiny networks on a CPU; add --small.")
     return options
 
 

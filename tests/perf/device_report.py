@@ -85,7 +85,7 @@ def section(stage: str, name: str, task: dict[str, Any], machine: dict[str, Any]
     took = f" after {task['seconds']} s" if "seconds" in task else ""
     cpu = " (CPU)" if machine["device"] == "CPU" else ""
     head = f"## {stage} {name}{cpu}: {task.get('status')}{took}{code}"
-    show = {"a": _tests, "b": _mini, "c": _packs, "d": _profile}[stage]
+    show = {"a": _tests, "b": _mini, "c": _packs, "d": _profile, "e": _flow}[stage]
     return head + "\n\n" + show(task)
 
 
@@ -120,6 +120,13 @@ def _profile(task: dict[str, Any]) -> str:
     rows = [f"| {r['group']} | {r['share']:.1%} | {r['ms']:.2f} | {r['calls']} |" for r in found["groups"]]
     longest = [f"- {ms:.2f} ms {name[:110]}" for name, ms in found["longest"]]
     return head + "|---|---|---|---|\n" + "\n".join(rows) + "\n\nLongest:\n\n" + "\n".join(longest)
+
+
+def _flow(task: dict[str, Any]) -> str:
+    rows = (task.get("found") or {}).get("rows", [])
+    lines = [f"| {r['part']} | {r.get('K', '')} | {r['per_s']:.3g} {r['unit']} | {r['peak_gb']:.1f} |"
+             if "per_s" in r else f"| {r['part']} | {r.get('K', '')} | {r['failure']} | |" for r in rows]  # fmt: skip
+    return "\n".join(["| part | K | rate | peak GB |", "|---|---|---|---|", *lines]) if rows else "no rows"
 
 
 # --- the files of `mini` ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import importlib.util
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import torch
 from random_flow_pipelines import FAMILIES, LENGTH, PIXELS
 
 from bench.adapters.bank import Bank
+from bench.adapters.lora_files import read_lora
 from bench.backbones.flow_schedule import noise_level
-from bench.contracts import CONTEXT, AdapterSpec, Ask, BenchError, Example, Impossible
+from bench.contracts import CONTEXT, CONVENTION, AdapterSpec, Ask, BenchError, Example, Impossible
 from bench.sampling.sampler import Request, Sampler, Shot, Untouched, sample
+from bench.steps.load import convention_notes
 from methods.in_context import InContext
 
 PROMPTS = ["a dog in the sea", "two red balls"]
@@ -70,6 +73,8 @@ def theirs(backbone, shots, cfg=CFG):
             "true_cfg_scale": cfg,
             "negative_prompt": [""] * len(shots),
         }
+    elif backbone.network_name == "ZImageTransformer2DModel":
+        options |= {"guidance_scale": cfg - 1}  # it counts from the conditional prediction
     else:
         options |= {"guidance_scale": cfg}
     if backbone.network_name == "SD3Transformer2DModel":
@@ -89,6 +94,12 @@ def test_the_states_of_prompts_are_the_pipelines(backbone):
     pipe = backbone.pipeline()
     with torch.no_grad():
         text = backbone.embed(["a dog", ""])
+        if backbone.network_name.startswith("ZImage"):  # its pipeline keeps the words that are read, in a list
+            expected, _ = pipe.encode_prompt(prompt=["a dog", ""], max_sequence_length=LENGTH, device="cpu")
+            masks = text.extras["mask"].bool()
+            for states, mask, one in zip(text.states, masks, expected, strict=True):
+                torch.testing.assert_close(states[mask], one)
+            return
         more = {} if backbone.network_name.startswith("Flux") else {"prompt_3": ["a dog", ""]}
         more |= {} if backbone.network_name.startswith("Flux2") else {"prompt_2": ["a dog", ""]}
         more |= {"max_sequence_length": backbone.text_encoders[-1].length}
@@ -185,11 +196,43 @@ def test_an_adapter_loads_in_the_pipeline_and_back(backbone, tmp_path):
     torch.testing.assert_close(reread, expected)
 
 
-def test_text_encoders_leave_the_device_after_reading(family, folder):
+def test_text_encoders_are_on_the_device_only_while_they_read(family, folder, monkeypatch):
+    """No move before the first prompt, then one there and one back for each encoder."""
+    from transformers import PreTrainedModel
+
+    moves, move = [], PreTrainedModel.to
+    monkeypatch.setattr(PreTrainedModel, "to", lambda self, *args: moves.append(str(args[0])) or move(self, *args))
     backbone = load(family, folder, offload_text_encoders=True)
+    assert moves == []
+    backbone.device = torch.device("cpu:0")  # tells "there" from "back"
     with torch.no_grad():
         backbone.embed(["a dog"])
-    assert {encoder.network.device.type for encoder in backbone.text_encoders} == {"cpu"}
+    encoders = len(backbone.text_encoders)
+    assert moves == ["cpu:0"] * encoders + ["cpu"] * encoders
+
+
+@pytest.mark.parametrize(
+    "name", ["lora_unet_double_blocks_0_img_attn_proj", "diffusion_model.double_blocks.0.img_attn.proj"]
+)
+def test_files_of_other_tools_are_refused_with_the_way_to_convert_them(name, tmp_path):
+    """What the sentence says to type makes a file that is read, with the scale of the first."""
+    from diffusers import FluxPipeline
+    from safetensors.torch import save_file
+
+    network = FAMILIES["flux1"][0]().transformer
+    rng = torch.Generator().manual_seed(0)
+    down, up = torch.randn(2, 32, generator=rng), torch.randn(32, 2, generator=rng)
+    file, made = tmp_path / "kohya.safetensors", tmp_path / "made.safetensors"
+    save_file(
+        {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(1.0)}, file
+    )
+    with pytest.raises(BenchError, match="2 weights under names of kohya's tools .* convert it with the pipeline"):
+        read_lora(file, network, "transformer")
+    if name.startswith("lora_unet"):
+        save_file({key: value.clone() for key, value in FluxPipeline.lora_state_dict(str(file)).items()}, made)
+        state = read_lora(made, network, "transformer")
+        site = "transformer.transformer_blocks.0.attn.to_out.0.lora"
+        torch.testing.assert_close(state[f"{site}_B.weight"] @ state[f"{site}_A.weight"], up @ down / 2)
 
 
 @pytest.mark.parametrize(
@@ -289,8 +332,20 @@ def test_adapters_train_on_quantised_weights(klein, quantize):
     assert (out.detach() - expected).abs().max() < 0.1 * expected.abs().max()
 
 
+def test_a_record_notes_conventions_and_sites(family, backbone):
+    """Counted by hand: layers of the attention of each block, as named by diffusers' LoRA script."""
+    adapters = {"style": AdapterSpec(2, "attention"), "other": AdapterSpec(2, "linear", file="one.safetensors")}
+    work = SimpleNamespace(backbone=backbone, specs=lambda: adapters)
+    count = {"sd35": 8 + 7, "flux1": 8 + 4 + 2 * 3, "flux2_klein": 4 + 2 * 2, "z_image": 4 * 4}
+    (note,) = convention_notes(work)
+    assert note.startswith(CONVENTION) and f"time sampling ({backbone.time_sampling})" in note
+    assert note.endswith(f"adapters at attention ({count[family]} layers)")
+    work.specs = dict
+    assert convention_notes(work)[0] == note.partition(", adapters")[0]
+
+
 def test_a_backbone_says_its_conventions(backbone):
     said = backbone.conventions()
     assert said["time sampling"] == "uniform" and said["latents"].startswith("drawn") == backbone.draws_latents
-    shifts = {"StableDiffusion3": "static, 3", "MiniFlow": "static, 1"}
+    shifts = {"StableDiffusion3": "static, 3", "ZImage": "static, 3", "MiniFlow": "static, 1"}
     assert said["shift"] == shifts.get(type(backbone).__name__, "dynamic, in sampling alone")

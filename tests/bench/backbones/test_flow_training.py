@@ -84,6 +84,10 @@ def prediction(family, network, backbone, z, t, text, pipe):
     n, c, h, w = z.shape
     if family == "sd35":
         return network(z, text.states, text.extras["pooled"], t, return_dict=False)[0]
+    if family == "z_image":  # train_dreambooth_lora_z_image.py: time is 1 - t, and the answer is negated
+        read = [states[mask] for states, mask in zip(text.states, text.extras["mask"].bool(), strict=True)]
+        out = network(list(z.unsqueeze(2).unbind(0)), (1000 - t.to(z)) / 1000, read, return_dict=False)[0]
+        return -torch.stack(out).squeeze(2)
     words = torch.zeros(text.states.shape[1], 3).to(z)
     if family in ("flux1", "mini_flow"):
         places = pipe._prepare_latent_image_ids(n, h // 2, w // 2, z.device, z.dtype)
