@@ -336,7 +336,8 @@ def test_a_record_notes_conventions_and_sites(family, backbone):
     """Counted by hand: layers of the attention of each block, as named by diffusers' LoRA script."""
     adapters = {"style": AdapterSpec(2, "attention"), "other": AdapterSpec(2, "linear", file="one.safetensors")}
     work = SimpleNamespace(backbone=backbone, specs=lambda: adapters)
-    count = {"sd35": 8 + 7, "flux1": 8 + 4 + 2 * 3, "flux2_klein": 4 + 2 * 2, "z_image": 4 * 4}
+    flux = 8 + 4 + 2 * 3
+    count = {"sd35": 8 + 7, "flux1": flux, "mini_flow": flux, "flux2_klein": 4 + 2 * 2, "z_image": 4 * 4}
     (note,) = convention_notes(work)
     assert note.startswith(CONVENTION) and f"time sampling ({backbone.time_sampling})" in note
     assert note.endswith(f"adapters at attention ({count[family]} layers)")
