@@ -85,9 +85,7 @@ figures.write({{"a": figures.draw({{"halftone": {{"pair": [point, point]}}}}, "x
     "settings, environment",
     [({"project": "team/project"}, {}), ({"project": "a?b#c"}, {}), ({}, {"WANDB_SERVICE": "nonsense"})],
 )
-def test_wandb_that_is_not_set_up_is_one_line_and_the_cell_goes_on(
-    tmp_path, caplog, monkeypatch, settings, environment
-):
+def test_wandb_that_is_not_set_up_costs_one_line(tmp_path, caplog, monkeypatch, settings, environment):
     """Situation 27."""
     for name, text in environment.items():
         monkeypatch.setenv(name, text)
