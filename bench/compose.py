@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from bench import paths
-from bench.cell import UNSET, Cell, default_strength
+from bench.cell import PARTS, UNSET, Cell, default_strength
 from bench.choices import check
 from bench.contracts import BenchError
 from bench.data import schema
@@ -35,6 +36,7 @@ def cell(config: DictConfig) -> Cell:
     """Plain typed settings from Hydra's."""
     plain = plain_of(config)
     check(plain)
+    _check_keys(plain)
     for part in ("method", "backbone", "trainer", "sampler", "metrics", "tracker"):
         check_declared(plain[part], part, CLASSES.get(part, ""))
     for key in (*OURS, CLAIMS):
@@ -47,6 +49,17 @@ def cell(config: DictConfig) -> Cell:
     plain["method"] = {key: value for key, value in plain["method"].items() if key not in UNSET or value is not None}
     strengths = _strengths(plain.pop("strength"), plain["method"])
     return Cell(**{**plain, "results": Path(plain["results"])}, strengths=strengths)
+
+
+def _check_keys(plain: Mapping[str, Any]) -> None:
+    """Raises BenchError for a key that no cell has (+x=1), and for one that was taken out (~seed)."""
+    known = {"strength", *(one.name for one in fields(Cell))} - {"strengths"}
+    strange = sorted(map(str, set(plain) - known - {*OURS, CLAIMS}))
+    gone = [key for key in (*PARTS, "metrics", "tracker", "seed", "strength", "results") if key not in plain]
+    if strange:
+        raise BenchError(f"{strange[0]} was requested; the settings of a cell are {', '.join(sorted(known))}.")
+    if gone:
+        raise BenchError(f"~{gone[0]} was requested; a cell needs this setting.")
 
 
 def _strengths(requested: Any, method: Mapping[str, Any]) -> tuple[float, ...]:

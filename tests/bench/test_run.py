@@ -1,6 +1,7 @@
 """A whole cell on the embedded backbone, small: done, shown again, extended, skipped, failed, killed and resumed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -153,20 +154,31 @@ def test_a_loss_that_is_not_finite_fails_its_cell_with_the_step(results):
 @pytest.mark.parametrize(
     "words, said",
     [
-        ("method.recipe.steps=1e3", "method.recipe.steps=1000.0 was requested; it takes a whole number."),
-        ("sampler.start_t=late", "sampler.start_t=late was requested; it takes a number or null."),
         ("method.recipe.batch_size=0", "A recipe of 6 steps of 0 examples was requested; type at least 1 of each."),
         ("sampler.steps=0", "A sampler of 0 steps and 16 images at once was requested; type at least 1."),
-        ("trainer.lr_scale=high", "trainer.lr_scale=high was requested; it takes a number."),
-        ("trainer.prior_images=2.5", "trainer.prior_images=2.5 was requested; it takes a whole number or null."),
         ("+method.recipe.rate=2", f"method.recipe.rate was requested; method.recipe knows {', '.join(RECIPE_KEYS)}."),
-        ("sampler.cfg=true", "sampler.cfg=True was requested; it takes a number."),
     ],
 )
 def test_a_setting_that_cannot_be_meant_stops_the_cell_before_it_trains(results, monkeypatch, words, said):
     monkeypatch.setattr(Work, "backbone", property(forbidden))
     record = run(composed(results, *PAIR, words))
     assert (record.status, record.reason) == ("failed", said)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("method.recipe.steps=1e3", "method.recipe.steps=1000.0 was requested; it takes a whole number."),
+        ("sampler.start_t=late", "sampler.start_t=late was requested; it takes a number or null."),
+        ("trainer.lr_scale=high", "trainer.lr_scale=high was requested; it takes a number."),
+        ("trainer.prior_images=2.5", "trainer.prior_images=2.5 was requested; it takes a whole number or null."),
+        ("sampler.cfg=true", "sampler.cfg=True was requested; it takes a number."),
+    ],
+)
+def test_a_setting_of_a_wrong_type_leaves_no_record(tmp_path, words, said):
+    with pytest.raises(BenchError, match=f"^{re.escape(said)}$"):
+        composed(tmp_path, *PAIR, words)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_key_that_a_plain_class_does_not_know_is_named():

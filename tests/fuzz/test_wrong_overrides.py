@@ -172,6 +172,18 @@ def test_random_lines_are_a_cell_or_a_sentence(limit, tmp_path, monkeypatch, blo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("words", ["+x=''", "+x=3b", "+x=@", "+x={a:1}", "+methods=pair"])
+def test_a_setting_that_no_cell_has_is_refused_by_its_name(words):
+    with pytest.raises(BenchError, match=f"^{words[1:].partition('=')[0]} was requested; the settings of a cell are"):
+        composed(words)
+
+
+@pytest.mark.parametrize("key", ["seed", "strength", "results", "metrics", "tracker", "trainer", "sampler"])
+def test_a_setting_that_was_taken_out_is_named(key):
+    with pytest.raises(SENTENCES, match=key):
+        composed(f"~{key}")
+
+
 INTERPOLATIONS = ["${oc.env:HOME}", "${oc.env:SECRET,x}", "${oc.decode:'1'}", "${x}", "${seed}", "${", "${}", "${.}"]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
-from metric_cases import dataset
+from metric_cases import dataset, scenes
 
 from bench.contracts import Impossible
 from metrics.cmmd import gaussian
@@ -175,6 +175,22 @@ def test_scores_name_their_network_and_say_that_few_images_are_not_publishable(c
     assert kid.values["kid"] == pytest.approx(1000 * unbiased_double_loop(x, y), rel=1e-4)
     assert fid.values["fid"] == pytest.approx(frechet_distance(x, y), rel=1e-4)
     assert fid.fingerprint["points"] == "unit length x sqrt(D)"
+
+
+@pytest.mark.parametrize("metric", [Fid, Kid])
+def test_one_image_is_refused_with_the_number_that_is_needed(metric, clip, evaluation):
+    with pytest.raises(Impossible, match="needs at least 2 images on both sides, got 1 generated and 24 reference"):
+        metric(clip).score(evaluation(images=scenes(1, 3), baseline=scenes(1, 4)))
+
+
+def test_two_images_have_a_distance_beside_that_of_two_images_of_the_right_distribution(clip, evaluation):
+    case = evaluation(images=scenes(2, 3), baseline=scenes(2, 4))
+    fid, kid = Fid(clip).score(case), Kid(clip).score(case)
+    assert fid.fingerprint["n"] == fid.fingerprint["null_n"] == 2 and fid.fingerprint["publishable"] is False
+    assert np.isfinite([fid.values["fid"], fid.values["fid_null"], kid.values["kid"]]).all()
+    x, y = (np.float64(clip(images)) for images in (case.images, case.dataset.reference_set()))
+    x, y = ((z.T / np.sqrt((z * z).sum(axis=1))).T * np.sqrt(16) for z in (x, y))
+    assert kid.values["kid"] == pytest.approx(1000 * unbiased_double_loop(x, y), rel=1e-4)
 
 
 def test_without_a_reference_set_the_cell_is_told_why(clip, evaluation):

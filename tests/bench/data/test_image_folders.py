@@ -48,6 +48,30 @@ def test_every_format_that_pillow_decodes_is_used(tmp_path, ending):
     assert np.abs(dataset.references[0].image - expected).mean() < 12
 
 
+ODD = [
+    "IMG.JPG",
+    "a b.PNG",
+    "#1.jpg",
+    "100%.Jpeg",
+    "n\u00e4me \u2603.Png",
+    "-x.WEBP",
+    "'q'.webp",
+    "a.b.c.JPEG",
+    "[1].png",
+    "x=1,y.bmp",
+]
+
+
+def test_names_in_capitals_and_of_odd_letters_are_used(tmp_path):
+    for shade, name in enumerate(ODD):
+        Image.new("L", (32, 32), 25 * shade).save(tmp_path / name)
+    dataset = loaded(tmp_path)
+    assert dataset.counts == {"references": len(ODD)} and dataset.notes == ()
+    shades = {name: example.image.mean() for name, example in zip(sorted(ODD), dataset.references, strict=True)}
+    assert all(abs(shades[name] - 25 * shade) < 2 for shade, name in enumerate(ODD))
+    assert all(dataset.references[i].caption == "a photo of a dog" for i in range(len(ODD)))
+
+
 def test_the_first_frame_of_a_moving_picture_is_used(tmp_path):
     for kind in ("gif", "webp", "apng", "tif", "avif"):
         first, second = Image.new("RGB", (32, 32), "white"), Image.new("RGB", (32, 32), "black")
