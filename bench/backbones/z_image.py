@@ -39,7 +39,8 @@ class ZImage(FlowTransformer):
 
         words = [states[mask] for states, mask in zip(text.states, text.extras["mask"].bool(), strict=True)]
         images = list(z.unsqueeze(2).unbind(0))
-        made = self.network(images, (1 - t / self.train_timesteps).to(z), words, return_dict=False)[0]
+        time = 1 - t.to(torch.promote_types(z.dtype, torch.float32)) / self.train_timesteps
+        made = self.network(images, time, words, return_dict=False)[0]
         return -torch.stack(list(made)).squeeze(2)
 
     def _mu(self, steps: int) -> float:

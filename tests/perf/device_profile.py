@@ -58,12 +58,13 @@ def work_of(options: argparse.Namespace) -> Iterator[Any]:
     """Endless items: training steps of one cell, or draws of one guided image in `options.steps` steps."""
     import pack_work as work
 
+    from bench.data import loading
     from bench.sampling.sampler import Sampler
 
     work.RANKS["pair"] = 8 if options.small else work.RANKS["pair"]
     resolution = 32 if options.small else work.RESOLUTIONS["sdxl"]
     backbone = work.backbone_of("sdxl", resolution, options.device, options.small, options.weights)
-    dataset = work.loading.load(work.described(), resolution)
+    dataset = loading.load(work.described(), resolution)
     where = work.PLACES["sdxl"]
     if options.what == "training":
         return work.training(backbone, work.method_of("dreambooth", where), dataset, 1)

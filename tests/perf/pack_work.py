@@ -17,7 +17,7 @@ from bench.contracts import Example, Method, Recipe
 from bench.data import schema
 from bench.sampling.sampler import Request, Sampler, Untouched, sample, shots
 from bench.seeding import generator
-from bench.training.compiling import ways_of
+from bench.training.compiling import backends_of
 from bench.training.latents import Latents
 from bench.training.trainer import Job, Training
 from methods.dreambooth import DreamBooth
@@ -138,7 +138,7 @@ def training(
         pack.add(Job(cell, method, latents, method.recipe, seed=cell))
     try:
         while True:
-            with ways_of(backbone).running(ways, graphs):
+            with backends_of(backbone).running(ways, graphs):
                 finished = list(pack.tick())
             for step in finished:
                 if step.error is not None:

@@ -43,10 +43,11 @@ from pack_work import Peers, Timed, clock, closed, interleaved  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from bench.cell import Cell  # noqa: E402
+from bench.data import loading  # noqa: E402
 from bench.files import atomic_write  # noqa: E402
 from bench.sampling.sampler import Sampler  # noqa: E402
 from bench.sweeps.packs import run_pack  # noqa: E402
-from bench.training.compiling import ways_of  # noqa: E402
+from bench.training.compiling import backends_of  # noqa: E402
 
 STEPS = 500  # of a whole run
 LPIPS = {"_target_": "metrics.networks.LpipsNet", "name": "lpips-alex-64", "size": 64,
@@ -112,7 +113,7 @@ class Bench:
         ours = self._timed(work.training(self.backbone, method, self.dataset, case.cells, ways, graphs))
         peer = [self._timed(self.peers.training())] if case.method == "dreambooth" else []
         row = self._turns(ours, peer, case.cells, WARM[case.how])
-        return row | {"failure": ways_of(self.backbone).failure if ways else None}
+        return row | {"failure": backends_of(self.backbone).failure if ways else None}
 
     def _sampling(self, case: Case) -> dict[str, Any]:
         sampler, method = self.options.sampler, work.method_of("pair", self.options.where)
@@ -186,7 +187,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any
         backbone = work.backbone_of(
             options.backbone, options.resolution, options.device, options.small, options.weights or folder
         )
-        dataset = work.loading.load(work.described(), options.resolution)
+        dataset = loading.load(work.described(), options.resolution)
         bench = Bench(options, backbone, dataset, Peers(backbone, dataset, options.where))
     while left:
         found["left"] = len(left)
