@@ -15,11 +15,11 @@ from rigged_judge import CALLS, Rigged, colours, likeness, outlines
 
 from bench.contracts import BenchError, Comparison, Impossible
 from bench.data.weights import weights
-from metrics import judge
-from metrics.judge import CONTENT, GRADES, LEAK, PROMPT, QUESTIONS, STYLE, YES_NO, Judge, JudgeLeak
+from metrics import vlm_judge
 from metrics.networks import VisionLanguage
 from metrics.networks.vision_language import Asked, _load, answer_tokens
 from metrics.preference_judge import PreferenceJudge
+from metrics.vlm_judge import CONTENT, GRADES, LEAK, PROMPT, QUESTIONS, STYLE, YES_NO, Judge, JudgeLeak
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["Is it?", "Is it a long question, or is it a short one?", "x"]
@@ -165,7 +165,7 @@ def test_an_answer_is_asked_for_once_and_two_questions_share_their_pictures(eval
 def test_a_question_is_part_of_what_the_numbers_depend_on(evaluation, monkeypatch):
     case = evaluation()
     before = Judge(Rigged()).score(case).fingerprint["questions"], Judge(Rigged()).identity()
-    monkeypatch.setattr(judge, "QUESTIONS", QUESTIONS | {"style": replace(STYLE, text="Alike?")})
+    monkeypatch.setattr(vlm_judge, "QUESTIONS", QUESTIONS | {"style": replace(STYLE, text="Alike?")})
     after = Judge(Rigged()).score(case).fingerprint["questions"], Judge(Rigged()).identity()
     assert before[0] != after[0] and before[1] != after[1]
 
