@@ -1,6 +1,6 @@
 """Rebuild `mini` from the artists' sheets: world, tokenizer, basis, unet, vae, clip, readers, export, encoder.
 
-    python -m bench.mini.recipe --out DIR [--device cuda|cpu] [--samples 2400000] [--scale 1.0] [--stages vae,clip]
+    python -m bench.mini.recipe --out DIR [--device cuda|cpu] [--samples 2000000] [--scale 1.0] [--stages vae,clip]
     python -m bench.mini.recipe --out DIR --stages world,tokenizer,basis,unet --minutes 150   # go on with the denoiser
     python -m bench.mini.recipe --out DIR --stages state                                    # ... and keep where it is
     python -m bench.mini.recipe --out DIR --stages world,tokenizer,basis,vae,flow,export_flow        # mini_flow
@@ -31,7 +31,7 @@ from bench.mini.recipe.training import OutOfTime, Run
 SHIPPED = Path(__file__).parents[1] / "weights"
 PICTURES = {"base": 100000, "judges": 60000, "readers": 40000, "odd": 10000}
 STEPS = {"vae": 4000, "clip": 3000, "readers": 4000, "encoder": 3000}
-SAMPLES = 2400000  # that the denoiser sees in all; its learning rate falls over the last 15 %
+SAMPLES = 2000000  # that the denoiser sees in all; its learning rate falls over the last 15 %
 
 
 class Recipe:
