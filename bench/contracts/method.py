@@ -167,7 +167,7 @@ class Method(ABC):
 def learned_from(dataset: Dataset, images: str | None = None) -> tuple[str, Sequence[Example]]:
     """A role and its images: the requested one, or a pair's style image, or the references where there is no pair."""
     role = images or ("style" if dataset.pairs else "references")
-    return role, [pair.style for pair in dataset.pairs] if role == "style" else dataset.references
+    return role, dataset.references if role == "references" else [pair.style for pair in dataset.pairs]
 
 
 def with_token(prompt: str, noun: str, token: str, keep_noun: bool = True) -> str:

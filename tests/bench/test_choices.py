@@ -199,6 +199,7 @@ def test_no_comment_of_a_yaml_lists_values_that_are_not_checked():
         "quantize",
         "time_sampling",
         "optimizer",
+        "use",
     }
     assert {"mode", "dtype", "scheduler", "tune"} <= promised
 

@@ -78,7 +78,9 @@ def share(unet, shift):
 class Theirs:
     def __init__(self, pipeline):
         self.pipeline = pipeline
-        self.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+        config = pipeline.scheduler.config
+        last = config.get("set_alpha_to_one", True)  # of SD's file: false; diffusers would take it for a default of PNDM
+        self.scheduler = DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=last)
         self.scheduler.set_timesteps(STEPS)
 
     @functools.cache  # noqa: B019
