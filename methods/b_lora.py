@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch.nn.functional import mse_loss
-
 from bench.choices import Role
 from bench.contracts import (
     AdapterSpec,
@@ -64,7 +62,7 @@ class BLoRA(Method):
         eps, t = data.noise(z, rng)
         text = data.text([f"A {self.token}"] * len(z))
         out = yield Ask(data.noisy(z, eps, t), t, text, {"content": 1.0, "style": 1.0})
-        yield Loss(mse_loss(out, data.target(z, eps, t)))
+        yield Loss(data.loss(out, data.target(z, eps, t), t))
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
         drawn = prompt if self.use == "style" else with_token(prompt, dataset.noun, self.token, keep_noun=False)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from bench.choices import Role
 from bench.contracts import (
@@ -70,7 +69,7 @@ class TLora(Method):
         eps, t = data.noise(z, rng)
         text = data.text([self._bound(example.caption, example.noun, data.dataset) for example in examples])
         out = yield Ask(data.noisy(z, eps, t), t, text, {"style": self.mask(t)})
-        yield Loss(mse_loss(out, data.target(z, eps, t)))
+        yield Loss(data.loss(out, data.target(z, eps, t), t))
 
     def mask(self, t: Tensor) -> Tensor:
         """Timesteps (B,) -> 1 for the ranks that take part, else 0, (B, r)."""

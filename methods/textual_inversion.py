@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import mse_loss
 
 from bench.choices import Role
 from bench.contracts import (
@@ -76,7 +75,7 @@ class TextualInversion(Method):
         eps, t = data.noise(z, rng)
         text = data.text([templates[i].replace("{}", self._words()) for i in drawn])
         out = yield Ask(data.noisy(z, eps, t), t, text, {"style": 1.0})
-        yield Loss(mse_loss(out, data.target(z, eps, t)))
+        yield Loss(data.loss(out, data.target(z, eps, t), t))
 
     def prompts(self, prompt: str, dataset: Dataset) -> Mapping[str, str]:
         if dataset.style_words:

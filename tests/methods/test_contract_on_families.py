@@ -47,11 +47,13 @@ def test_inherited(test, name, family, tmp_path, monkeypatch):
     real = test_contract.method
 
     def fitted(called, folder):
-        """A word that is one piece of the tiny SDXL's tokenizer, whose pieces are letters."""
+        """A word that is one piece of the tiny SDXL's tokenizer, whose pieces are letters, and texts of 20 at most."""
         method = real(called, folder)
         if family == "sdxl" and hasattr(method, "vectors"):
             method.token = "z"
             method.style_templates = ("a {}",)
+            texts = method.prompts
+            method.prompts = lambda prompt, dataset: {**texts(prompt, dataset), "style": "a cat in z"}
         return method
 
     monkeypatch.setattr(test_contract, "tiny", lambda: backbone(family))

@@ -79,7 +79,9 @@ class Theirs:
     def __init__(self, pipeline):
         self.pipeline = pipeline
         config = pipeline.scheduler.config
-        last = config.get("set_alpha_to_one", True)  # of SD's file: false; diffusers would take it for a default of PNDM
+        last = config.get(
+            "set_alpha_to_one", True
+        )  # of SD's file: false; diffusers would take it for a default of PNDM
         self.scheduler = DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=last)
         self.scheduler.set_timesteps(STEPS)
 
