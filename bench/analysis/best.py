@@ -129,7 +129,7 @@ def _separated(tails: np.ndarray, covariance: np.ndarray, i: int) -> bool:
 
 def _joint(tails: np.ndarray, covariance: np.ndarray, i: int) -> float:
     """The probability that the smallest of K - 1 p values is as small as the smallest seen."""
-    from scipy.special import ndtr
+    from scipy.special import ndtri
 
     others = [j for j in range(len(tails)) if j != i]
     with_i = covariance[others, i]
@@ -139,8 +139,8 @@ def _joint(tails: np.ndarray, covariance: np.ndarray, i: int) -> float:
     if not free.any():
         return float(tails[others].min())
     correlation = apart[np.ix_(free, free)] / np.outer(deviation[free], deviation[free])
-    least = ndtr(-(_root(correlation).T @ _draws(int(free.sum()))).max(axis=0))
-    return float(min(1.0, (least <= tails[others].min()).mean()))
+    largest = (_root(correlation).T @ _draws(int(free.sum()))).max(axis=0)
+    return float(min(1.0, (largest >= -ndtri(tails[others].min())).mean()))
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:

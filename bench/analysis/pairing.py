@@ -150,7 +150,7 @@ class Rows:
 
 def estimate(lines: Lines, levels: Sequence[str]) -> Estimate:
     """The mean of lines with its own error, the units of each level, and the levels that the error covers."""
-    units = {level: len(np.unique(lines.codes[LEVELS.index(level)])) for level in levels}
+    units = {level: int(np.count_nonzero(np.bincount(lines.codes[LEVELS.index(level)]))) for level in levels}
     if not len(lines.values):
         return Estimate(Mean(math.nan, 0, 0.0, 0.0, np.empty(0)), units, ())
     outer = next((level for level in levels if level != "prompt" and units[level] > 1), None)
@@ -193,9 +193,7 @@ def _columns(part: pd.DataFrame | Columns, value: str) -> Columns:
 
 
 def _trainings(key: Hashable, part: pd.DataFrame | Columns) -> Hashable:
-    import pandas as pd
-
-    return frozenset(pd.unique(part["run_id"])) if "run_id" in part else key
+    return frozenset(np.asarray(part["run_id"]).tolist()) if "run_id" in part else key
 
 
 def _lines(rows: Mapping[Hashable, Columns], value: str, levels: Sequence[str]) -> dict[Hashable, Lines]:
@@ -280,7 +278,8 @@ def compact(lines: Lines, level: str | None) -> np.ndarray:
     """(N,) the unit of a level that each value belongs to, as 0, 1, ...; without a level all 0."""
     if level is None:
         return np.zeros(len(lines.values), dtype=np.int64)
-    return np.unique(lines.codes[LEVELS.index(level)], return_inverse=True)[1]
+    codes = lines.codes[LEVELS.index(level)]
+    return (np.cumsum(np.bincount(codes) > 0) - 1)[codes]
 
 
 def _shared_error(lines: Lines) -> float:

@@ -56,26 +56,24 @@ def clock(what, work):
 
 
 def make(root: Path, i: int) -> None:
-    """Record i: names of its own, and one of 40 sets of numbers."""
+    """Record i: names of its own, and numbers of its own, those of one of 1009 sets with other last digits."""
     method, dataset, seed = f"method{i % 10}", f"style{i // 10 % 50}", i // 500
     folder = root / f"{method}-{dataset}-s{seed}"
     folder.mkdir(exist_ok=True)
-    text, lines = numbers(i % 40)
-    for name, value in (("RUN", folder.name), ("METHOD", method), ("DATASET", dataset), ('"SEED"', str(seed))):
-        text = text.replace(name, value)
-    (folder / "record.json").write_text(text)
-    (folder / "per_image.csv").write_text(lines)
+    values, lines = numbers(i % 1009)
+    config = {"method": {"name": method, "recipe": {"steps": 500}}, "dataset": {"name": dataset}, "seed": seed}
+    config |= {"backbone": {"name": "mini"}, "trainer": {}, "sampler": {"steps": 25}}
+    scores = [score(1.0 + g, name, values[g, j].mean()) for g in range(2) for j, name in enumerate(METRICS)]
+    record = Record(folder.name, "done", config=config, cost={"train_s": 10.0 + i}, scores=scores)
+    (folder / "record.json").write_text(dumps(record))
+    (folder / "per_image.csv").write_text(lines.replace("DIGITS", f"{i:05d}"))
 
 
 @cache
-def numbers(i: int) -> tuple[str, str]:
-    """record.json with its names open, and per_image.csv."""
-    config = {"method": {"name": "METHOD", "recipe": {"steps": 500}}, "dataset": {"name": "DATASET"}}
-    config |= {"backbone": {"name": "mini"}, "trainer": {}, "sampler": {"steps": 25}, "seed": "SEED"}
+def numbers(i: int) -> tuple[np.ndarray, str]:
+    """Values of images (strengths, metrics, prompts), and per_image.csv with their last digits open."""
     values = np.random.default_rng(i).normal(size=(2, len(METRICS), len(PROMPTS)))
-    scores = [score(1.0 + g, name, values[g, j].mean()) for g in range(2) for j, name in enumerate(METRICS)]
-    record = Record("RUN", "done", config=config, cost={"train_s": 10.0 + i}, scores=scores)
-    return dumps(record), csv(values)
+    return values, csv(values)
 
 
 def score(strength, metric, value):
@@ -85,7 +83,7 @@ def score(strength, metric, value):
 
 
 def csv(values):
-    lines = [f"{1.0 + g},{prompt},0," + ",".join(f"{x:.17g}" for x in values[g, :, p])
+    lines = [f"{1.0 + g},{prompt},0," + ",".join(f"{x:.12f}DIGITS" for x in values[g, :, p])
              for g in range(2) for p, prompt in enumerate(PROMPTS)]  # fmt: skip
     return "\n".join([",".join(["strength", "prompt", "seed", *METRICS]), *lines]) + "\n"
 
