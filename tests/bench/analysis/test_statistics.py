@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bench.analysis import pairing, statistics
+from bench.analysis import pairing, resampling, statistics
 from bench.analysis.pairing import Rows
 from bench.contracts import BenchError
 
@@ -66,6 +66,14 @@ def test_an_interval_over_prompts_is_that_of_a_bootstrap_written_a_second_time()
     assert found.mean == pytest.approx(mean) and found.covers == ("prompt",)
     assert (found.low, found.high) == pytest.approx(expected, rel=0.06)
     assert found.high - mean > 2 * (mean - found.low)  # skewed to the right, as the values are
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 9999])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.025, 0.3, 0.975, 1.0])
+def test_quantiles_are_those_of_numpy(count, share):
+    errors = np.random.default_rng(count).normal(size=count)
+    expected = np.quantile(errors, share, method="hazen")
+    assert resampling._quantile(np.sort(errors), share) == pytest.approx(expected, rel=0, abs=1e-15)
 
 
 def test_an_interval_over_runs_is_students():
