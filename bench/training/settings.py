@@ -52,7 +52,8 @@ class TrainerSettings:
         _check("lora_dropout", self.lora_dropout, 0 <= self.lora_dropout < 1, "0 or more, and less than 1")
         _check("resolution", self.resolution, self.resolution is None or self.resolution >= 8, "at least 8")
         sizes = self.time_ids
-        whole = sizes is None or (len(sizes) == 4 and all(type(size) is int and size >= 0 for size in sizes))
+        listed = isinstance(sizes, Sequence) and len(sizes) == 4
+        whole = sizes is None or (listed and all(type(size) is int and size >= 0 for size in sizes))
         _check("time_ids", sizes, whole, "[height,width,top,left] in pixels")
         rate = self.text_encoder_lr
         _check("text_encoder_lr", rate, rate is None or rate > 0, "more than 0")
