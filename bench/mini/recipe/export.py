@@ -8,35 +8,26 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
-from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from bench.files import replacing
 from bench.mini.recipe import unet as denoiser
+from bench.mini.recipe.training import averaged
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 LIMIT_BYTES = 48 * 2**20
 
 
-def averaged(work: Path, vocabulary: int) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The averaged UNet and text encoder of the checkpoint."""
-    saved = load_file(work / "unet.checkpoint.safetensors")
-    unet, text = denoiser.build(), denoiser.build_text(vocabulary)
-    for name, module in (("unet", unet), ("text", text)):
-        module.load_state_dict({k: saved[f"averages.{name}.{k}"].float() for k in module.state_dict()})
-    return unet.eval(), text.eval()
-
-
 def pipeline(work: Path) -> StableDiffusionPipeline:
     """The pipeline as it stands, in float32."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
-    unet, text = averaged(work, len(tokenizer))
+    checkpoint = work / "unet.checkpoint.safetensors"
     scheduler = DDIMScheduler(**denoiser.SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     return StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(work / "vae").eval(),
-        text_encoder=text,
+        text_encoder=denoiser.tower(checkpoint, len(tokenizer)),
         tokenizer=tokenizer,
-        unet=unet,
+        unet=averaged(checkpoint, "unet", denoiser.build()),
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,

@@ -11,23 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
-from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from bench.mini.recipe import flow, unet, vae
 from bench.mini.recipe.export import bundle_bytes, open_in_float32, replace_files
+from bench.mini.recipe.training import averaged
 
 LIMIT_BYTES = 16 * 2**20
-
-
-def averaged(checkpoint: Path, vocabulary: int) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The averaged transformer of a checkpoint, and the text tower that it was trained with."""
-    network = flow.build()
-    with safe_open(checkpoint, "pt") as saved:
-        averages = {name: saved.get_tensor(f"averages.transformer.{name}").float() for name in network.state_dict()}
-    network.load_state_dict(averages)
-    return network.eval(), unet.tower(checkpoint, vocabulary)
 
 
 def autoencoder(folder: Path, basis: Tensor, mean: Tensor) -> AutoencoderKL:
@@ -46,7 +37,7 @@ def autoencoder(folder: Path, basis: Tensor, mean: Tensor) -> AutoencoderKL:
 def pipeline(checkpoint: Path, tokenizer: Path, model: AutoencoderKL) -> FluxPipeline:
     """The pipeline as it stands, in float32."""
     names = CLIPTokenizer.from_pretrained(tokenizer)
-    network, text = averaged(checkpoint, len(names))
+    text = unet.tower(checkpoint, len(names))  # that the transformer was trained with
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
         vae=model,
@@ -54,7 +45,7 @@ def pipeline(checkpoint: Path, tokenizer: Path, model: AutoencoderKL) -> FluxPip
         tokenizer=names,
         text_encoder_2=text,
         tokenizer_2=names,
-        transformer=network,
+        transformer=averaged(checkpoint, "transformer", flow.build()),
     )
 
 

@@ -191,3 +191,10 @@ class Fit:
             module.load_state_dict(self.averages[key])
             module.eval()
         return self.modules
+
+
+def averaged(checkpoint: Path, name: str, module: nn.Module) -> nn.Module:
+    """A module of that name with the averaged weights of a checkpoint, in evaluation mode."""
+    with safe_open(checkpoint, "pt") as saved:
+        module.load_state_dict({k: saved.get_tensor(f"averages.{name}.{k}").float() for k in module.state_dict()})
+    return module.eval()

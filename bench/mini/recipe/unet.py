@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from bench.mini.recipe.tokenizer import LENGTH
-from bench.mini.recipe.training import Fit, Run, fast_precision, rows_at, warm_hold_cool
+from bench.mini.recipe.training import Fit, Run, averaged, fast_precision, rows_at, warm_hold_cool
 from bench.mini.recipe.vae import CHANNELS, LOGVAR
 
 SIDE = 16
@@ -72,10 +71,7 @@ def build_text(vocabulary: int) -> CLIPTextModel:
 
 def tower(checkpoint: Path, vocabulary: int) -> CLIPTextModel:
     """The averaged, frozen text encoder of a denoiser's checkpoint."""
-    text = build_text(vocabulary)
-    with safe_open(checkpoint, "pt") as saved:
-        text.load_state_dict({k: saved.get_tensor(f"averages.text.{k}").float() for k in text.state_dict()})
-    return text.eval().requires_grad_(False)
+    return averaged(checkpoint, "text", build_text(vocabulary)).requires_grad_(False)
 
 
 class Noise(nn.Module):
